@@ -1,0 +1,119 @@
+"""The daemon's settings: defaults, a TOML file, then the command line.  Pure but for reading the file.
+
+`docs/reference/configuration.md` lists them from this table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from insula.errors import InvalidRequest
+from insula.model.isolation import Isolation, parse_isolation
+
+DEFAULT_CONFIG = "/etc/insula/insula.toml"
+DEFAULT_SOCKET = "/run/insula/insula.sock"
+ACCELERATORS = ("auto", "kvm", "tcg")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Keys of the TOML file, with `-` for `_`.  Every one is also an option of `insula daemon`."""
+
+    host: tuple[str, ...] = (f"unix://{DEFAULT_SOCKET}",)
+    data_root: str = "/var/lib/insula"
+    exec_root: str = "/run/insula"
+    default_isolation: Isolation = Isolation.PROCESS
+    runtime: str = ""
+    accel: str = "auto"
+    vm_memory_mib: int = 256
+    vm_vcpus: int = 1
+    vm_disk_gib: int = 10
+    vm_kernel: str = ""
+    bridge: str = "insula0"
+    subnet: str = "172.29.0.0/16"
+    dns: tuple[str, ...] = ()
+    registry_mirror: tuple[str, ...] = ()
+    insecure_registry: tuple[str, ...] = ()
+    max_downloads: int = 3
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        if self.accel not in ACCELERATORS:
+            raise InvalidRequest(f"accel: {self.accel!r} is none of {', '.join(ACCELERATORS)}")
+        if self.runtime not in ("", "crun", "runc"):
+            raise InvalidRequest(f"runtime: {self.runtime!r} is neither crun nor runc")
+        for name, least in (("vm_memory_mib", 64), ("vm_vcpus", 1), ("vm_disk_gib", 1), ("max_downloads", 1)):
+            if getattr(self, name) < least:
+                raise InvalidRequest(f"{name.replace('_', '-')}: must be at least {least}")
+        for name in ("data_root", "exec_root"):
+            if not getattr(self, name).startswith("/"):
+                raise InvalidRequest(f"{name.replace('_', '-')}: must be an absolute path")
+        if len(self.bridge) > 15 or not self.bridge:
+            raise InvalidRequest(f"bridge: {self.bridge!r} is not a link name of 1 to 15 characters")
+        try:
+            network = ipaddress.IPv4Network(self.subnet)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"subnet: {error}", hint="give an IPv4 network, for example 172.29.0.0/16"
+            ) from None
+        if network.prefixlen > 28:
+            raise InvalidRequest("subnet: smaller than /28 leaves no room for instances")
+        for address in self.dns:
+            try:
+                ipaddress.ip_address(address)
+            except ValueError as error:
+                raise InvalidRequest(f"dns: {error}") from None
+
+
+def _typed(name: str, value: Any, where: str) -> Any:
+    """A value from outside as the type that the field has.  Raises InvalidRequest naming the key."""
+    key = name.replace("_", "-")
+    kind = next(f.type for f in dataclasses.fields(Settings) if f.name == name)
+    if kind == "Isolation":
+        if not isinstance(value, str):
+            raise InvalidRequest(f"{where}: {key}: expected a word")
+        return parse_isolation(value, Isolation.PROCESS)
+    if kind == "int":
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidRequest(f"{where}: {key}: expected a whole number, not {value!r}")
+        return value
+    if kind == "str":
+        if not isinstance(value, str):
+            raise InvalidRequest(f"{where}: {key}: expected a string, not {value!r}")
+        return value
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(i, str) for i in items):
+        raise InvalidRequest(f"{where}: {key}: expected a list of strings, not {value!r}")
+    return tuple(items)
+
+
+def read_settings(path: str | None, overrides: Mapping[str, Any]) -> Settings:
+    """Defaults, then the file, then `overrides` (field name to value; None is *not given*).
+
+    `path` None: the default file, if it exists.  Raises InvalidRequest for an unknown key, a value of
+    the wrong type, or a file that is not TOML.
+    """
+    known = {f.name for f in dataclasses.fields(Settings)}
+    values: dict[str, Any] = {}
+    where = path or DEFAULT_CONFIG
+    try:
+        with open(where, "rb") as file:
+            untrusted = tomllib.load(file)
+    except FileNotFoundError:
+        if path is not None:
+            raise InvalidRequest(f"{path}: no such configuration file") from None
+        untrusted = {}
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequest(f"{where}: {error}") from None
+    for key, value in untrusted.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise InvalidRequest(f"{where}: unknown key {key!r}", hint=f"keys: {', '.join(sorted(known))}")
+        values[name] = _typed(name, value, where)
+    values.update({k: _typed(k, v, "command line") for k, v in overrides.items() if v not in (None, ())})
+    return Settings(**values)

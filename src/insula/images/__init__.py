@@ -1,0 +1,1 @@
+"""Images: registries, the content store, layers, and the roots made from them."""

@@ -1,0 +1,165 @@
+"""Backend: what the engine asks of an isolation.  Defended: a new verb needs a decision record.
+
+Life of an instance, as the engine drives it:
+
+    check(plan)      pure: refuse what this isolation cannot honour, before anything is made
+    launch(plan)     everything up to, and not including, the first instruction of the workload;
+                     the stdio exists, so `attach` works from here on
+    release(id)      the workload runs
+    wait(id)         … until it ends (also when the daemon was away meanwhile)
+    discard(plan)    everything that launch made is gone; idempotent, also right after a crash
+
+`launch` undoes itself when it fails.  After `recover` has answered RUNNING every verb works as if this
+process had launched the instance itself.  Verbs for an id that is not launched raise NoSuchInstance.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from insula.isolation.plan import ExecPlan, LaunchPlan
+from insula.model.files import Change, PathStat
+from insula.model.instance import ExitStatus
+from insula.model.isolation import Isolation
+from insula.model.limits import Limits
+from insula.model.stream import Sample, Stream
+
+
+class Liveness(enum.Enum):
+    """What `recover` finds of an instance that was running when the daemon last looked."""
+
+    RUNNING = enum.auto()
+    PAUSED = enum.auto()
+    EXITED = enum.auto()  # it ended meanwhile: wait() answers at once with the recorded status
+    GONE = enum.auto()  # no process and no record (the host was rebooted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendInfo:
+    """For `docker info`: the programs that stand behind a backend.  `problem` says why it cannot run, if so."""
+
+    isolation: Isolation
+    runtime: str
+    version: str
+    details: tuple[tuple[str, str], ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessTable:
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Exec(Protocol):
+    """A running exec."""
+
+    stream: Stream
+    pid: int
+
+    async def wait(self) -> int:
+        """Exit code, 0–255."""
+        ...
+
+    async def resize(self, rows: int, cols: int) -> None: ...
+
+
+class Files(Protocol):
+    """Files of an instance, running or not.  Paths are absolute inside the instance, symlinks resolved
+    inside it.  Archives are tar streams in pieces of at most 1 MiB, made and read with back-pressure.
+    """
+
+    async def stat(self, path: str) -> PathStat:
+        """Of the path itself (a symlink is not followed).  Raises NoSuchPath."""
+        ...
+
+    def get(self, path: str) -> AsyncIterator[bytes]:
+        """A tar whose members are named from the last part of `path` on, as Docker's."""
+        ...
+
+    async def put(
+        self, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool, copy_owner: bool
+    ) -> None:
+        """Unpack into the directory `path`.  `no_overwrite_dir`: refuse to replace a directory by a
+        file and the reverse."""
+        ...
+
+    async def changes(self) -> tuple[Change, ...]:
+        """Against the image, sorted by path."""
+        ...
+
+    def export(self) -> AsyncIterator[bytes]:
+        """The whole root, without mounts, as a tar."""
+        ...
+
+    def layer(self) -> AsyncIterator[bytes]:
+        """What differs from the image, as an OCI layer (whiteouts as `.wh.` files): for commit."""
+        ...
+
+
+class Backend(Protocol):
+    isolation: Isolation
+
+    async def start(self) -> None:
+        """Once, when the daemon starts: probe the host's programs.  Never raises for a host that lacks
+        them: `info().problem` says so and `launch` raises Unavailable."""
+        ...
+
+    async def stop(self) -> None:
+        """The daemon ends; instances go on.  Close what this process holds."""
+        ...
+
+    def info(self) -> BackendInfo: ...
+
+    def check(self, plan: LaunchPlan) -> None:
+        """Raise UnsupportedField for what this isolation cannot honour."""
+        ...
+
+    async def launch(self, plan: LaunchPlan) -> int:
+        """Returns the pid on the host: of the workload's init, or of the hypervisor.
+        Raises CommandNotFound or CommandNotExecutable if that is already known here."""
+        ...
+
+    async def release(self, instance_id: str) -> None:
+        """May also raise CommandNotFound or CommandNotExecutable; the instance has then ended."""
+        ...
+
+    async def wait(self, instance_id: str) -> ExitStatus:
+        """All output is in the log when this returns.  Any number of callers."""
+        ...
+
+    async def signal(self, instance_id: str, signum: int) -> None:
+        """To the workload's first process.  SIGKILL always ends the whole instance."""
+        ...
+
+    async def freeze(self, instance_id: str, frozen: bool) -> None: ...
+
+    async def attach(self, instance_id: str) -> Stream:
+        """A new client of the main process's stdio.  Output from now on; several clients share it."""
+        ...
+
+    async def resize(self, instance_id: str, rows: int, cols: int) -> None: ...
+
+    async def exec(self, instance_id: str, plan: ExecPlan) -> Exec:
+        """Raises CommandNotFound, CommandNotExecutable."""
+        ...
+
+    async def sample(self, instance_id: str) -> Sample: ...
+
+    async def processes(self, instance_id: str, ps_args: Sequence[str]) -> ProcessTable: ...
+
+    async def update(self, instance_id: str, limits: Limits) -> None:
+        """Change the limits of a running instance."""
+        ...
+
+    def files(self, plan: LaunchPlan) -> AbstractAsyncContextManager[Files]:
+        """Works whether the instance runs or not; may take seconds to open where it needs a guest."""
+        ...
+
+    async def recover(self, plan: LaunchPlan) -> Liveness: ...
+
+    async def discard(self, plan: LaunchPlan) -> None: ...

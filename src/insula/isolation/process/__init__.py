@@ -1,0 +1,1 @@
+"""Instances that share the host's kernel: conmon and an OCI runtime."""

@@ -1,0 +1,1 @@
+"""Instances with a kernel of their own: QEMU and the guest agent."""

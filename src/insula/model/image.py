@@ -1,0 +1,71 @@
+"""Images as stored.  Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descriptor:
+    """OCI content descriptor: what a blob is, how long, and its digest (`sha256:…`)."""
+
+    media_type: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    os: str = "linux"
+    architecture: str = "amd64"
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    created: str = ""
+    created_by: str = ""
+    author: str = ""
+    comment: str = ""
+    empty_layer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConfig:
+    """The `config` object of an OCI image: what a workload gets unless the request says otherwise."""
+
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    user: str = ""
+    working_dir: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    exposed_ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    stop_signal: str = ""
+    shell: tuple[str, ...] = ()
+    on_build: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """One image: `id` is the digest of its configuration blob (`sha256:…`).
+
+    `diff_ids` are the digests of the uncompressed layers, lowest first.  `layers` are the blobs as
+    they came (possibly compressed), in the same order.  `tags` are familiar names (`debian:12`),
+    `digests` are `name@sha256:…` as pulled or pushed.  `size_bytes` is the unpacked size.
+    """
+
+    id: str
+    config: ImageConfig
+    platform: Platform
+    diff_ids: tuple[str, ...]
+    layers: tuple[Descriptor, ...]
+    history: tuple[HistoryEntry, ...] = ()
+    created: str = ""
+    author: str = ""
+    comment: str = ""
+    size_bytes: int = 0
+    tags: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    parent: str = ""

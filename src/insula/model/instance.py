@@ -1,0 +1,140 @@
+"""Instances: what a user asked for (`InstanceSpec`), what is known of it (`Instance`).  Pure.
+
+The word *instance* covers both isolations; *container* is the Docker API's word for it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from insula.model.isolation import Isolation
+from insula.model.limits import Limits
+from insula.model.mounts import MountSpec
+from insula.model.network import PortBinding
+
+
+class State(enum.StrEnum):
+    """Docker's words.  `removing` is never stored: a half-done removal is finished at start."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"
+    REMOVING = "removing"
+    EXITED = "exited"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy:
+    name: str = "no"
+    maximum_retry_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    driver: str = "json-file"
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    host_path: str
+    container_path: str
+    permissions: str = "rwm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSpec:
+    """A create request, normalised: defaults of the daemon filled in, defaults of the image not.
+
+    `command`, `entrypoint`, `user`, `working_dir` and `env` are what the *request* said (None or
+    empty: take the image's).  The planner merges them with the image's configuration.
+    """
+
+    image: str
+    isolation: Isolation
+
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    env: tuple[str, ...] = ()
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    working_dir: str = ""
+    hostname: str = ""
+    domainname: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    stop_signal: str = ""
+    stop_timeout_s: int | None = None
+    init: bool = False
+
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = True
+    attach_stderr: bool = True
+
+    limits: Limits = Limits()
+    mounts: tuple[MountSpec, ...] = ()
+
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    read_only_root: bool = False
+    devices: tuple[Device, ...] = ()
+    sysctls: dict[str, str] = field(default_factory=dict)
+    pid_mode: str = ""
+    ipc_mode: str = ""
+    uts_mode: str = ""
+    cgroup_parent: str = ""
+
+    network_mode: str = "default"
+    ports: tuple[PortBinding, ...] = ()
+    publish_all: bool = False
+    exposed_ports: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    mac_address: str = ""
+    links: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    ipv4_address: str = ""
+
+    auto_remove: bool = False
+    restart: RestartPolicy = RestartPolicy()
+    log: LogConfig = LogConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitStatus:
+    """How a workload ended.  `code` is 0–255 (128+n for signal n); `error` says what broke, if anything."""
+
+    code: int
+    finished_at_ns: int
+    oom_killed: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """What the engine knows of one instance; the record that the store keeps.  Times: ns since 1970, 0 never."""
+
+    id: str
+    name: str
+    spec: InstanceSpec
+    image_id: str
+    state: State
+    created_ns: int
+    started_ns: int = 0
+    finished_ns: int = 0
+    pid: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    restart_count: int = 0
+    stopped_by_user: bool = False

@@ -1,0 +1,36 @@
+"""The one field that insula adds: what separates an instance from its neighbours.  Pure."""
+
+from __future__ import annotations
+
+import enum
+
+from insula.errors import InvalidRequest
+
+
+class Isolation(enum.StrEnum):
+    PROCESS = "process"
+    VM = "vm"
+
+
+def parse_isolation(text: str | None, default: Isolation) -> Isolation:
+    """Read `HostConfig.Isolation`; empty and `default` mean the daemon's default.
+
+    `hyperv` is what Docker on Windows calls a VM of its own.  Raises InvalidRequest with moby's
+    wording for anything else.
+    """
+    word = (text or "").lower()
+    if word in ("", "default"):
+        return default
+    if word == "hyperv":
+        return Isolation.VM
+    try:
+        return Isolation(word)
+    except ValueError:
+        raise InvalidRequest(
+            f"Invalid isolation: {text!r}", hint="use process, vm, hyperv (the same as vm) or default"
+        ) from None
+
+
+def names_a_domain(isolation: Isolation, instance_id: str) -> str:
+    """The kernel domain of an instance: all instances of one domain fall with one kernel."""
+    return f"vm:{instance_id}" if isolation is Isolation.VM else "host"

@@ -1,0 +1,45 @@
+"""What an instance may use of the machine.  Units are in the names; zero means unlimited.  Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ulimit:
+    """One rlimit by Docker's name (`nofile`, `nproc`, …); -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """`HostConfig`'s resource fields.  `pids` and `cpu_quota_us`: zero or less is unlimited.
+
+    `memory_swap_bytes` is memory plus swap as in Docker: -1 unlimited, 0 twice the memory.
+    """
+
+    memory_bytes: int = 0
+    memory_swap_bytes: int = 0
+    memory_reservation_bytes: int = 0
+    nano_cpus: int = 0
+    cpu_shares: int = 0
+    cpu_quota_us: int = 0
+    cpu_period_us: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    pids: int = 0
+    oom_kill_disable: bool = False
+    oom_score_adj: int = 0
+    shm_size_bytes: int = 64 * 1024 * 1024
+    ulimits: tuple[Ulimit, ...] = ()
+
+    def cpus(self) -> float:
+        """How many CPUs' worth of time it may use; 0.0 when that is not limited."""
+        if self.nano_cpus > 0:
+            return self.nano_cpus / 1e9
+        if self.cpu_quota_us > 0:
+            return self.cpu_quota_us / (self.cpu_period_us or 100_000)
+        return 0.0

@@ -1,0 +1,28 @@
+"""Root file systems as `images` makes them and `isolation` uses them.  Pure.
+
+A *directory* is a mounted overlay of unpacked layers and an upper directory (process backend).
+A *disk* is a read-only erofs image plus a sparse ext4 upper disk; the guest makes the overlay
+(VM backend).  The host never mounts the upper disk: a guest has written to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryRoot:
+    """`merged` is where the overlay is (or will be) mounted; `lowers` has the topmost layer first."""
+
+    merged: str
+    lowers: tuple[str, ...]
+    upper: str
+    work: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskRoot:
+    """Files on the host: a raw erofs image shared by all VMs of the image, and this VM's ext4."""
+
+    image_disk: str
+    upper_disk: str

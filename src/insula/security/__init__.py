@@ -1,0 +1,1 @@
+"""What is allowed, as data: seccomp, capabilities, id maps, path confinement."""

@@ -1,0 +1,1 @@
+"""The one door to the kernel and to programs.  Synchronous, except `run.arun`; no policy."""
