@@ -23,7 +23,8 @@
         ├── RegistryFailed           500   a registry answered with nonsense, or not at all
         ├── CorruptData              500   something stored or received does not match its digest or format
         ├── DiskFull                 500   no space left where insula stores things
-        └── DaemonUnreachable        500   (client side) nobody listens on the socket
+        ├── DaemonUnreachable        500   (client side) nobody listens on the socket
+        └── DaemonRefused            500   (client side) the daemon answered with an error; carries its status
 
 Each class fixes its HTTP status (`status`) and the exit code of the command line (`exit_code`);
 neither is decided anywhere else.  The message says what, which and why; `hint`, if the reader can
@@ -201,3 +202,13 @@ class DiskFull(Failure):
 
 class DaemonUnreachable(Failure):
     exit_code = 1
+
+
+class DaemonRefused(Failure):
+    """What a daemon, ours or another's, said no with.  `http_status` is its answer's."""
+
+    exit_code = 1
+
+    def __init__(self, http_status: int, message: str) -> None:
+        super().__init__(message)
+        self.http_status = http_status

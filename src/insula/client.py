@@ -1,0 +1,318 @@
+"""A Docker-API client on the standard library: the only way in for `cli` and `compare`.
+
+Synchronous.  Speaks to a unix socket (`unix:///path`) or a TCP port (`tcp://host:port`), ours or any
+other engine's.  Nothing of the daemon is imported here: the command line must start fast.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from insula.errors import DaemonRefused, DaemonUnreachable, InvalidRequest
+
+API_VERSION = "1.47"
+_PIECE = 64 * 1024
+_MULTIPLEXED = {
+    "application/vnd.docker.multiplexed-stream": True,
+    "application/vnd.docker.raw-stream": False,
+}
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Answer:
+    """A response whose body has not been read yet.  Closes its connection at the end; a context manager."""
+
+    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+        self._connection = connection
+        self._response = response
+        self.status = response.status
+        self.headers = response.headers
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._response.close()
+        self._connection.close()
+
+    def read(self) -> bytes:
+        with self:
+            return self._response.read()
+
+    def json(self) -> Any:
+        raw = self.read()
+        return json.loads(raw) if raw.strip() else None
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it arrives, in pieces of at most 64 KiB."""
+        with self:
+            while piece := self._response.read1(_PIECE):
+                yield piece
+
+    def lines(self) -> Iterator[Any]:
+        """A body of JSON documents, one per line (events, progress), as they arrive."""
+        rest = b""
+        for piece in self.pieces():
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from (json.loads(line) for line in whole if line.strip())
+        if rest.strip():
+            yield json.loads(rest)
+
+    def read_exactly(self, size: int) -> bytes:
+        """Fewer bytes only at the end of the body."""
+        parts = []
+        while size > 0 and (part := self._response.read(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+class Hijacked:
+    """A connection that has become a byte stream: attach and exec.  `multiplexed` says whether the
+    output carries Docker's 8-byte headers (no tty)."""
+
+    def __init__(self, sock: socket.socket, rest: bytes, multiplexed: bool | None) -> None:
+        self._sock = sock
+        self._rest = rest
+        self.multiplexed = multiplexed
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def recv(self, size: int = _PIECE) -> bytes:
+        """b"" at the end."""
+        if self._rest:
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            return piece
+        try:
+            return self._sock.recv(size)
+        except ConnectionResetError:
+            return b""
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """(channel, data) until the end: 1 is stdout, 2 is stderr."""
+        if not self.multiplexed:
+            while piece := self.recv():
+                yield 1, piece
+            return
+        while header := self._exactly(8):
+            left = int.from_bytes(header[4:8], "big")
+            while left and (piece := self.recv(min(left, _PIECE))):
+                left -= len(piece)
+                yield header[0], piece
+            if left:
+                return
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = self.recv(size - len(data))
+            if not piece:
+                return b""
+            data += piece
+        return data
+
+    def send(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def close_stdin(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the other side is gone already
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class Client:
+    """One daemon.  Every request has a connection of its own, so a Client may be used from threads."""
+
+    def __init__(self, host: str, *, timeout_s: float | None = None, version: str = API_VERSION) -> None:
+        """`host` is `unix:///path` or `tcp://host:port`.  Raises InvalidRequest for anything else."""
+        parts = urlsplit(host)
+        if parts.scheme == "unix" and parts.path:
+            self._path: str | None = parts.path
+        elif parts.scheme == "tcp" and parts.hostname:
+            self._path = None
+        else:
+            raise InvalidRequest(
+                f"--host: {host!r} is not an address", hint="unix:///path or tcp://host:port"
+            )
+        self.host = host
+        self.socket_path = self._path
+        self._tcp = (parts.hostname or "", parts.port or 2375)
+        self._timeout_s = timeout_s
+        self._prefix = f"/v{version}"
+
+    def negotiate(self) -> None:
+        """Speak an older API version if the daemon knows no newer one (another engine's daemon)."""
+        with self.request("GET", "/_ping", versioned=False) as answer:
+            theirs = answer.headers.get("Api-Version", "")
+        if theirs and _version(theirs) < _version(self._prefix[2:]):
+            self._prefix = f"/v{theirs}"
+
+    def reachable(self) -> bool:
+        try:
+            self.request("GET", "/_ping", versioned=False).read()
+        except (DaemonUnreachable, DaemonRefused):
+            return False
+        return True
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        raw: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        versioned: bool = True,
+        ok: tuple[int, ...] = (),
+    ) -> Answer:
+        """Send and return once the headers are in.  `body` is sent as JSON, `raw` as it is.
+
+        Raises DaemonUnreachable, and DaemonRefused for a status of 400 and above (and 304) unless it is in `ok`.
+        """
+        connection = self._connect()
+        target = (self._prefix if versioned else "") + path
+        if query:
+            words = {k: _word(v) for k, v in query.items() if v is not None}
+            target += "?" + urlencode(words, quote_via=quote)
+        sent: dict[str, str] = dict(headers or {})
+        payload: Any = raw
+        if body is not None:
+            payload = json.dumps(body).encode()
+            sent["Content-Type"] = "application/json"
+        elif raw is not None:
+            sent.setdefault("Content-Type", "application/x-tar")
+        elif method == "POST":
+            sent["Content-Length"] = "0"
+        try:
+            try:
+                connection.request(method, target, payload, sent, encode_chunked=payload_is_stream(payload))
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the daemon refused before it had read everything; its answer says why
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._lost(error) from error
+        answer = Answer(connection, response)
+        if (response.status >= 400 or response.status == 304) and response.status not in ok:
+            raise DaemonRefused(response.status, _message(answer.read(), response.status))
+        return answer
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self.request("GET", path, query=query).json()
+
+    def post(self, path: str, body: Any = None, **query: Any) -> Any:
+        return self.request("POST", path, query=query, body=body).json()
+
+    def delete(self, path: str, **query: Any) -> Any:
+        return self.request("DELETE", path, query=query).json()
+
+    def hijack(self, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None) -> Hijacked:
+        """POST, and take the connection over once the daemon has agreed (101, or 200 from older ones)."""
+        connection = self._connect()
+        target = self._prefix + path
+        if query:
+            target += "?" + urlencode({k: _word(v) for k, v in query.items() if v is not None})
+        payload = b"" if body is None else json.dumps(body).encode()
+        head = (
+            f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(payload)}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+        )
+        try:
+            connection.sock.sendall(head.encode() + payload)
+            status, headers, rest = _read_head(connection.sock)
+        except (OSError, ValueError) as error:
+            connection.close()
+            raise self._lost(error) from error
+        if status not in (101, 200):
+            with connection.sock.makefile("rb") as reader:
+                rest += reader.read(max(0, int(headers.get("content-length", 0)) - len(rest)))
+            connection.close()
+            raise DaemonRefused(status, _message(rest, status))
+        own = connection.sock.dup()
+        connection.close()
+        own.settimeout(None)
+        return Hijacked(own, rest, _MULTIPLEXED.get(headers.get("content-type", "")))
+
+    def _lost(self, error: Exception) -> DaemonUnreachable:
+        return DaemonUnreachable(f"lost the daemon at {self.host}: {error or type(error).__name__}")
+
+    def _connect(self) -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection
+        if self._path is not None:
+            connection = _UnixConnection(self._path, self._timeout_s)
+        else:
+            connection = http.client.HTTPConnection(*self._tcp, timeout=self._timeout_s)
+        try:
+            connection.connect()
+        except PermissionError as error:
+            raise DaemonUnreachable(
+                f"permission denied on {self.host}", hint="use sudo, or join the group that owns the socket"
+            ) from error
+        except OSError as error:
+            raise DaemonUnreachable(
+                f"cannot connect to the daemon at {self.host}: {error.strerror or error}",
+                hint="start it: sudo insula daemon, or systemctl start insula",
+            ) from error
+        return connection
+
+
+def payload_is_stream(payload: Any) -> bool:
+    return payload is not None and not isinstance(payload, bytes)
+
+
+def _read_head(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers (names in lower case) and what has come after them.  Raises ValueError for no HTTP."""
+    raw = b""
+    while b"\r\n\r\n" not in raw:
+        piece = sock.recv(_PIECE)
+        if not piece or len(raw) > _PIECE:
+            raise ValueError("the answer is not HTTP")
+        raw += piece
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    first, *others = head.decode("latin-1").split("\r\n")
+    pairs = (line.partition(":") for line in others)
+    return int(first.split(" ")[1]), {name.lower(): value.strip() for name, _, value in pairs}, rest
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, (dict, list)):
+        return json.dumps(value)
+    return str(value)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def _message(raw: bytes, status: int) -> str:
+    text = raw.decode(errors="replace").strip()
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text or f"HTTP status {status}"
