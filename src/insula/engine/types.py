@@ -1,0 +1,241 @@
+"""What the doors and the engine hand to each other.  Pure.
+
+Records of what exists are in `model`; these are requests to the engine and its answers.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from insula.isolation.backend import BackendInfo
+from insula.isolation.plan import LaunchPlan
+from insula.model.files import PathStat
+from insula.model.image import Image, ImageConfig
+from insula.model.instance import Instance
+from insula.model.isolation import Isolation
+from insula.model.mounts import MountKind
+from insula.model.network import Endpoint, PortBinding
+from insula.model.reports import PruneFilters, PruneReport
+from insula.model.stream import Channel
+from insula.model.volume import Volume
+
+__all__ = [
+    "Archive",
+    "CommitSpec",
+    "Created",
+    "DiskUsage",
+    "EngineInfo",
+    "ExecSpec",
+    "ExecView",
+    "InstanceSizes",
+    "InstanceView",
+    "LogQuery",
+    "LogRecord",
+    "MergedConfig",
+    "MountView",
+    "PruneFilters",
+    "PruneReport",
+    "VolumeUsage",
+    "WaitCondition",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    id: str
+    warnings: tuple[str, ...] = ()
+
+
+class WaitCondition(enum.StrEnum):
+    """Docker's words.  NOT_RUNNING answers at once when it does not run; NEXT_EXIT never does."""
+
+    NOT_RUNNING = "not-running"
+    NEXT_EXIT = "next-exit"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogQuery:
+    """`since_ns` inclusive, `until_ns` exclusive, 0 is no limit.  `tail` None: everything."""
+
+    since_ns: int = 0
+    until_ns: int = 0
+    tail: int | None = None
+    follow: bool = False
+    stdout: bool = True
+    stderr: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One line as the workload wrote it, its newline included if there was one."""
+
+    time_ns: int
+    channel: Channel
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecSpec:
+    """`docker exec` as asked for.  `env` is added to the instance's; `user`, `cwd` "": the instance's own."""
+
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = ""
+    user: str = ""
+    tty: bool = False
+    open_stdin: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    privileged: bool = False
+    detach_keys: str = ""
+    console_rows: int = 0
+    console_cols: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecView:
+    """`exit_code` None until it has ended.  `pid` 0 until it runs.  `can_remove`: it has been started and ended."""
+
+    id: str
+    instance_id: str
+    spec: ExecSpec
+    running: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedConfig:
+    """A request and its image's defaults, merged as Docker merges them.  `args` is entrypoint + command."""
+
+    entrypoint: tuple[str, ...]
+    command: tuple[str, ...]
+    env: tuple[str, ...]
+    user: str
+    working_dir: str
+    hostname: str
+    stop_signal: str
+    labels: dict[str, str]
+    exposed_ports: tuple[str, ...]
+    volumes: tuple[str, ...]
+
+    @property
+    def args(self) -> tuple[str, ...]:
+        return self.entrypoint + self.command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountView:
+    """One entry of inspect's `Mounts`.  `name` and `driver` are a volume's."""
+
+    kind: MountKind
+    source: str
+    target: str
+    name: str = ""
+    driver: str = ""
+    mode: str = ""
+    writable: bool = True
+    propagation: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceView:
+    """Everything that inspect and ps render.
+
+    `image` is None when it was removed by force; `image_name` is what the user asked for.  `plan` is
+    that of the present or last run, None before the first.  `ports` are resolved (host ports filled in)
+    and, like `endpoints`, empty while it does not run.  The paths are on the host.
+    """
+
+    instance: Instance
+    image: Image | None
+    config: MergedConfig
+    plan: LaunchPlan | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[PortBinding, ...] = ()
+    execs: tuple[ExecView, ...] = ()
+    mounts: tuple[MountView, ...] = ()
+    log_path: str = ""
+    hosts_path: str = ""
+    hostname_path: str = ""
+    resolv_conf_path: str = ""
+    merged_path: str = ""
+    upper_path: str = ""
+    work_path: str = ""
+    lower_paths: tuple[str, ...] = ()
+    image_disk: str = ""
+    upper_disk: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSizes:
+    """Bytes: what the instance wrote, and that plus its image."""
+
+    written_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """`docker cp` out of an instance: what the path is, then the tar."""
+
+    stat: PathStat
+    pieces: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitSpec:
+    """`config` replaces the instance's merged configuration; `changes` are Dockerfile lines on top of it."""
+
+    ref: str | None = None
+    author: str = ""
+    comment: str = ""
+    pause: bool = True
+    changes: tuple[str, ...] = ()
+    config: ImageConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeUsage:
+    volume: Volume
+    size_bytes: int
+    references: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskUsage:
+    """`docker system df`.  `sizes` by instance id."""
+
+    layers_bytes: int
+    images: tuple[Image, ...]
+    instances: tuple[Instance, ...]
+    sizes: dict[str, InstanceSizes]
+    volumes: tuple[VolumeUsage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """`id` is stable for a data root."""
+
+    id: str
+    name: str
+    running: int
+    paused: int
+    stopped: int
+    images: int
+    default_isolation: Isolation
+    backends: tuple[BackendInfo, ...]
+    data_root: str
+    kernel: str
+    operating_system: str
+    architecture: str
+    cpus: int
+    memory_bytes: int
+    started_ns: int
+    labels: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default_factory=tuple)
