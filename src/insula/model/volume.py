@@ -1,4 +1,4 @@
-"""Named directories that outlive instances.  Pure."""
+"""Named volumes as stored.  Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """A local volume as stored; its data lies in `mountpoint`.  `anonymous`: made for an instance without
-    a name given, and removed with it on request.  `created_ns`: ns since 1970."""
+    """`options` are the driver's (`--opt`), `created` an RFC 3339 time as Docker shows it.
+
+    `anonymous`: made for an instance that named none; goes with `rm -v` and `volume prune`.
+    """
 
     name: str
-    mountpoint: str
-    created_ns: int
-    labels: dict[str, str] = field(default_factory=dict)
+    driver: str = "local"
     options: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    created: str = ""
     anonymous: bool = False
