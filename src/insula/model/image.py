@@ -53,7 +53,9 @@ class Image:
 
     `diff_ids` are the digests of the uncompressed layers, lowest first.  `layers` are the blobs as
     they came (possibly compressed), in the same order.  `tags` are familiar names (`debian:12`),
-    `digests` are `name@sha256:…` as pulled or pushed.  `size_bytes` is the unpacked size.
+    `digests` are `name@sha256:…` as pulled or pushed.  `size_bytes` is the unpacked size.  `manifest` is the
+    digest of the manifest that it came with, kept as a blob so that a push gives the same digest; empty
+    when there is none (loaded, imported, committed): a push then makes one.
     """
 
     id: str
@@ -69,3 +71,4 @@ class Image:
     tags: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     parent: str = ""
+    manifest: str = ""
