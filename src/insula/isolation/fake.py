@@ -1,0 +1,427 @@
+"""The fake backend: the whole seam in memory, so that engine and API tests need no privilege.  Async.
+
+Workloads are the scripted programs of `fake_programs`; logs are real CRI files at `console.log_path`;
+streams have back-pressure.  As in a PID namespace, a first process without a handler ignores every signal
+but SIGKILL, unless the plan asks for an init.  Give one object to two engines, one after the other, to
+test a restart of the daemon; `reboot` forgets everything, as the host's reboot does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import signal
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+
+from insula.errors import Conflict, NoSuchInstance, UnsupportedField
+from insula.isolation.backend import BackendInfo, Exec, Files, Liveness, ProcessTable
+from insula.isolation.fake_files import FakeTree
+from insula.isolation.fake_programs import Context, check_program, run_program
+from insula.isolation.plan import ExecPlan, LaunchPlan, Process
+from insula.model.instance import ExitStatus
+from insula.model.isolation import Isolation
+from insula.model.limits import Limits
+from insula.model.stream import Channel, Chunk, NetworkSample, Sample, Stream
+
+_ROOM = 256 * 1024
+_KILLED = 128 + signal.SIGKILL
+
+
+class _Stdin:
+    """Bounded bytes from clients to a program."""
+
+    def __init__(self, open_: bool) -> None:
+        self._data = bytearray()
+        self._ended = not open_
+        self._changed = asyncio.Condition()
+
+    async def read(self) -> bytes:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._data or self._ended)
+            data = bytes(self._data[:65536])
+            del self._data[:65536]
+            self._changed.notify_all()
+            return data
+
+    async def write(self, data: bytes) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._ended or len(self._data) < _ROOM)
+            if not self._ended:
+                self._data += data
+                self._changed.notify_all()
+
+    async def end(self) -> None:
+        async with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+class FakeStream:
+    """One client of a program's stdio."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        self._chunks: deque[Chunk] = deque()
+        self._size = 0
+        self._ended = False
+        self._changed = asyncio.Condition()
+
+    async def read(self) -> Chunk | None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._chunks or self._ended)
+            if not self._chunks:
+                return None
+            chunk = self._chunks.popleft()
+            self._size -= len(chunk.data)
+            self._changed.notify_all()
+            return chunk
+
+    async def put(self, chunk: Chunk) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._ended or self._size < _ROOM)
+            if not self._ended:
+                self._chunks.append(chunk)
+                self._size += len(chunk.data)
+                self._changed.notify_all()
+
+    async def end(self) -> None:
+        async with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    async def write(self, data: bytes) -> None:
+        await self._job.stdin.write(data)
+
+    async def close_stdin(self) -> None:
+        if self._job.stdin_once:
+            await self._job.stdin.end()
+
+    async def close(self) -> None:
+        self._job.clients.discard(self)
+        self._chunks.clear()
+        await self.end()
+        await self.close_stdin()
+
+
+class _Job:
+    """One running program: the main one of an instance, or an exec."""
+
+    def __init__(
+        self,
+        process: Process,
+        hostname: str,
+        tree: FakeTree,
+        *,
+        pid: int,
+        open_stdin: bool,
+        stdin_once: bool,
+        log_path: str,
+    ) -> None:
+        self.process = process
+        self.pid = pid
+        self.stdin = _Stdin(open_stdin)
+        self.stdin_once = stdin_once
+        self.clients: set[FakeStream] = set()
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.running = asyncio.Event()
+        self.running.set()
+        self.rows, self.cols = process.console_rows, process.console_cols
+        self.context = Context(
+            args=process.args,
+            env=dict(e.partition("=")[::2] for e in process.env),
+            cwd=process.cwd,
+            user=process.user,
+            hostname=hostname,
+            stdin=self.stdin,
+            write=self._write,
+            tree=tree,
+            size=lambda: (self.rows, self.cols),
+        )
+        self._log_path = log_path
+        self._task: asyncio.Task[None] | None = None
+        if log_path:
+            with open(log_path, "ab"):
+                pass
+
+    def begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        code = _KILLED
+        try:
+            code = await run_program(self.context)
+        except asyncio.CancelledError:
+            code = self._code
+        finally:
+            await self.finish(code)
+
+    _code = _KILLED
+
+    def kill(self, code: int = _KILLED) -> None:
+        self._code = code
+        self.running.set()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def finish(self, code: int) -> None:
+        for client in list(self.clients):
+            await client.end()
+        await self.stdin.end()
+        if not self.ended.done():
+            self.ended.set_result(code)
+
+    async def _write(self, channel: Channel, data: bytes) -> None:
+        await self.running.wait()
+        if not data:
+            return
+        if self.process.tty:
+            channel, data = Channel.STDOUT, data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        if self._log_path:
+            with open(self._log_path, "ab") as log:
+                log.write(make_log_records(channel, data, time.time_ns()))
+        for client in list(self.clients):
+            await client.put(Chunk(channel, data))
+        await asyncio.sleep(0)
+
+    def attach(self) -> FakeStream:
+        stream = FakeStream(self)
+        self.clients.add(stream)
+        return stream
+
+
+def make_log_records(channel: Channel, data: bytes, time_ns: int) -> bytes:
+    """CRI records, one per line, `P` for what does not end in a newline."""
+    second = datetime.datetime.fromtimestamp(time_ns // 10**9, datetime.UTC)
+    head = f"{second:%Y-%m-%dT%H:%M:%S}.{time_ns % 10**9:09}Z {channel.name.lower()}".encode()
+    return b"".join(
+        head + (b" F " if line.endswith(b"\n") else b" P ") + line.removesuffix(b"\n") + b"\n"
+        for line in data.splitlines(keepends=True)
+    )
+
+
+class _Instance:
+    def __init__(self, plan: LaunchPlan, job: _Job, tree: FakeTree) -> None:
+        self.plan = plan
+        self.job = job
+        self.tree = tree
+        self.execs: list[_Job] = []
+        self.frozen = False
+        self.status: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        self.limits = plan.limits
+
+
+class FakeExec:
+    def __init__(self, job: _Job, stream: FakeStream) -> None:
+        self._job = job
+        self.stream: Stream = stream
+        self.pid = job.pid
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._job.ended)
+
+    async def resize(self, rows: int, cols: int) -> None:
+        self._job.rows, self._job.cols = rows, cols
+
+
+class FakeBackend:
+    """See the module.  `isolation` says which one it stands in for."""
+
+    def __init__(self, isolation: Isolation = Isolation.PROCESS) -> None:
+        self.isolation = isolation
+        self._instances: dict[str, _Instance] = {}
+        self._trees: dict[str, FakeTree] = {}
+        self._next_pid = 1000
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    def reboot(self) -> None:
+        """Everything that runs is gone, without a record."""
+        for instance in self._instances.values():
+            for job in (instance.job, *instance.execs):
+                job.kill()
+        self._instances.clear()
+
+    def info(self) -> BackendInfo:
+        return BackendInfo(isolation=self.isolation, runtime="fake", version="1")
+
+    def check(self, plan: LaunchPlan) -> None:
+        if self.isolation is Isolation.VM and plan.host_network:
+            raise UnsupportedField(
+                "HostConfig.NetworkMode", "a VM has a network stack of its own, not the host's"
+            )
+
+    async def launch(self, plan: LaunchPlan) -> int:
+        if plan.id in self._instances:
+            raise Conflict(f"instance {plan.id} is already launched")
+        tree = self._trees.setdefault(plan.id, FakeTree(plan.id))
+        check_program(plan.process.args, tree)
+        console = plan.console
+        job = _Job(
+            plan.process,
+            plan.hostname,
+            tree,
+            pid=self._pid(),
+            open_stdin=console.open_stdin,
+            stdin_once=console.stdin_once,
+            log_path=console.log_path,
+        )
+        self._instances[plan.id] = _Instance(plan, job, tree)
+        return job.pid
+
+    async def release(self, instance_id: str) -> None:
+        instance = self._find(instance_id)
+        instance.job.begin()
+        instance.job.ended.add_done_callback(lambda ended: self._ended(instance, ended.result()))
+
+    def _ended(self, instance: _Instance, code: int) -> None:
+        if not instance.status.done():
+            instance.status.set_result(ExitStatus(code=code, finished_at_ns=time.time_ns()))
+        for job in instance.execs:
+            job.kill()
+
+    async def wait(self, instance_id: str) -> ExitStatus:
+        instance = self._find(instance_id)
+        return await asyncio.shield(instance.status)
+
+    async def signal(self, instance_id: str, signum: int) -> None:
+        instance = self._find(instance_id)
+        job = instance.job
+        if signum == signal.SIGKILL:
+            if job._task is None and not job.ended.done():
+                self._ended(instance, _KILLED)
+                await job.finish(_KILLED)
+            job.kill()
+        elif not job.context.interrupt(signum) and instance.plan.init and signum != signal.SIGCHLD:
+            job.kill(128 + signum)
+
+    async def freeze(self, instance_id: str, frozen: bool) -> None:
+        instance = self._find(instance_id)
+        instance.frozen = frozen
+        for job in (instance.job, *instance.execs):
+            if frozen:
+                job.running.clear()
+            else:
+                job.running.set()
+
+    async def attach(self, instance_id: str) -> FakeStream:
+        instance = self._find(instance_id)
+        stream = instance.job.attach()
+        if instance.status.done():
+            await stream.end()
+        return stream
+
+    async def resize(self, instance_id: str, rows: int, cols: int) -> None:
+        job = self._find(instance_id).job
+        job.rows, job.cols = rows, cols
+
+    async def exec(self, instance_id: str, plan: ExecPlan) -> Exec:
+        instance = self._find(instance_id)
+        if instance.status.done():
+            raise NoSuchInstance(instance_id)
+        check_program(plan.process.args, instance.tree)
+        job = _Job(
+            plan.process,
+            instance.plan.hostname,
+            instance.tree,
+            pid=self._pid(),
+            open_stdin=plan.open_stdin,
+            stdin_once=True,
+            log_path="",
+        )
+        stream = job.attach()
+        instance.execs.append(job)
+        job.ended.add_done_callback(lambda _: instance.execs.remove(job))
+        job.begin()
+        return FakeExec(job, stream)
+
+    async def sample(self, instance_id: str) -> Sample:
+        instance = self._find(instance_id)
+        return Sample(
+            taken_ns=time.time_ns(),
+            cpu_total_ns=1_000_000,
+            cpu_user_ns=600_000,
+            cpu_system_ns=400_000,
+            cpus_online=1,
+            memory_bytes=1024 * 1024,
+            memory_limit_bytes=instance.limits.memory_bytes,
+            pids=1 + len(instance.execs),
+            pids_limit=max(instance.limits.pids, 0),
+            networks=tuple(
+                NetworkSample(
+                    interface=e.interface,
+                    rx_bytes=1,
+                    rx_packets=1,
+                    rx_errors=0,
+                    rx_dropped=0,
+                    tx_bytes=1,
+                    tx_packets=1,
+                    tx_errors=0,
+                    tx_dropped=0,
+                )
+                for e in instance.plan.endpoints
+            ),
+        )
+
+    async def processes(self, instance_id: str, ps_args: Sequence[str]) -> ProcessTable:
+        instance = self._find(instance_id)
+        return ProcessTable(
+            titles=("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"),
+            rows=tuple(
+                (
+                    job.process.user or "root",
+                    str(job.pid),
+                    "1",
+                    "0",
+                    "00:00",
+                    "?",
+                    "00:00:00",
+                    " ".join(job.process.args),
+                )
+                for job in (instance.job, *instance.execs)
+            ),
+        )
+
+    async def update(self, instance_id: str, limits: Limits) -> None:
+        self._find(instance_id).limits = limits
+
+    @contextlib.asynccontextmanager
+    async def files(self, plan: LaunchPlan) -> AsyncIterator[Files]:
+        yield self._trees.setdefault(plan.id, FakeTree(plan.id))
+
+    async def recover(self, plan: LaunchPlan) -> Liveness:
+        instance = self._instances.get(plan.id)
+        if instance is None:
+            return Liveness.GONE
+        if instance.status.done():
+            return Liveness.EXITED
+        return Liveness.PAUSED if instance.frozen else Liveness.RUNNING
+
+    async def discard(self, plan: LaunchPlan) -> None:
+        """Files stay (the engine keeps the root of a stopped instance); `forget` drops them too."""
+        instance = self._instances.pop(plan.id, None)
+        if instance is not None:
+            for job in (instance.job, *instance.execs):
+                job.kill()
+                if job._task is not None:
+                    await asyncio.wait([job._task])
+
+    def forget(self, instance_id: str) -> None:
+        """Drop the files of an instance: what removing its root does in the other backends."""
+        self._trees.pop(instance_id, None)
+
+    def _find(self, instance_id: str) -> _Instance:
+        try:
+            return self._instances[instance_id]
+        except KeyError:
+            raise NoSuchInstance(instance_id) from None
+
+    def _pid(self) -> int:
+        self._next_pid += 1
+        return self._next_pid
