@@ -18,3 +18,4 @@ class Volume:
     labels: dict[str, str] = field(default_factory=dict)
     created: str = ""
     anonymous: bool = False
+    driver: str = "local"

@@ -160,7 +160,7 @@ def test_networks_and_endpoints(store: Store) -> None:
 
 
 def test_volumes(store: Store) -> None:
-    volume = Volume(name="data", labels={"a": "b"}, created="2026-01-01T00:00:00Z")
+    volume = Volume(name="data", mountpoint="/v/data/_data", created_ns=5, labels={"a": "b"})
     store.put_volume(volume)
     assert store.volumes() == [volume]
     store.delete_volume("data")
@@ -221,11 +221,12 @@ def test_a_damaged_row_is_named_and_the_others_still_listed(store: Store, path: 
 
 
 def test_records_without_newer_fields_are_read_with_defaults(store: Store, path: str) -> None:
+    old = '{"name": "old", "mountpoint": "/m", "created_ns": 5, "a_later_field": 1}'
     raw = sqlite3.connect(path)
-    raw.execute("""INSERT INTO volumes VALUES ('old', '{"name": "old", "a_later_field": 1}')""")
+    raw.execute("""INSERT INTO volumes VALUES ('old', ?)""", (old,))
     raw.commit()
     raw.close()
-    assert store.volumes() == [Volume(name="old")]
+    assert store.volumes() == [Volume(name="old", mountpoint="/m", created_ns=5)]
 
 
 def test_a_newer_schema_is_refused(path: str) -> None:
