@@ -1,4 +1,4 @@
-"""Named volumes as stored.  Pure."""
+"""Named directories that outlive instances.  Pure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """`options` are the driver's (`--opt`), `created` an RFC 3339 time as Docker shows it.
-
-    `anonymous`: made for an instance that named none; goes with `rm -v` and `volume prune`.
-    """
+    """A local volume as stored; its data lies in `mountpoint`.  `anonymous`: made for an instance without
+    a name given, and removed with it on request.  `created_ns`: ns since 1970."""
 
     name: str
-    driver: str = "local"
-    options: dict[str, str] = field(default_factory=dict)
+    mountpoint: str
+    created_ns: int
     labels: dict[str, str] = field(default_factory=dict)
-    created: str = ""
+    options: dict[str, str] = field(default_factory=dict)
     anonymous: bool = False
     driver: str = "local"
