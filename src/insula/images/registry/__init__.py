@@ -1,0 +1,1 @@
+"""The registry client: names to endpoints, authentication, manifests, blobs down and up."""
