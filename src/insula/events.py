@@ -31,7 +31,7 @@ class EventBus:
         self._past: deque[Event] = deque(maxlen=_REMEMBERED)
         self._followers: set[asyncio.Queue[Event | None]] = set()
 
-    def publish(self, kind: str, action: str, actor_id: str, **attributes: str) -> None:
+    def publish(self, kind: str, action: str, actor_id: str, /, **attributes: str) -> None:
         event = Event(
             kind=kind, action=action, actor_id=actor_id, attributes=attributes, time_ns=time.time_ns()
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 
 from insula.errors import InvalidRequest
+from insula.model.network import LinkKind
+from insula.model.root import RootKind
 
 
 class Isolation(enum.StrEnum):
@@ -34,3 +36,13 @@ def parse_isolation(text: str | None, default: Isolation) -> Isolation:
 def names_a_domain(isolation: Isolation, instance_id: str) -> str:
     """The kernel domain of an instance: all instances of one domain fall with one kernel."""
     return f"vm:{instance_id}" if isolation is Isolation.VM else "host"
+
+
+def link_kind(isolation: Isolation) -> LinkKind:
+    """What the network has to make for an instance to be plugged in."""
+    return LinkKind.TAP if isolation is Isolation.VM else LinkKind.VETH
+
+
+def root_kind(isolation: Isolation) -> RootKind:
+    """In which form an instance takes its image."""
+    return RootKind.DISK if isolation is Isolation.VM else RootKind.DIRECTORY

@@ -7,7 +7,13 @@ A *disk* is a read-only erofs image plus a sparse ext4 upper disk; the guest mak
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
+
+
+class RootKind(enum.StrEnum):
+    DIRECTORY = "directory"
+    DISK = "disk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,66 @@
+"""Waking whoever follows a file when it grows: one inotify descriptor for the whole daemon.  Async.
+
+The kernel allows a user few inotify instances (128 by default) and many watches, so followers share one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+
+from insula.system import inotify
+
+
+class Growth:
+    def __init__(self) -> None:
+        self._fd = -1
+        self._events: dict[int, set[asyncio.Event]] = {}
+        self._watches: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def watch(self, path: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the file at `path` (which exists) is written to."""
+        if self._fd < 0:
+            self._fd = inotify.init()
+            asyncio.get_running_loop().add_reader(self._fd, self._drain)
+        number = self._watches.get(path)
+        if number is None:
+            number = inotify.add_watch(self._fd, path)
+            self._watches[path] = number
+        event = asyncio.Event()
+        followers = self._events.setdefault(number, set())
+        followers.add(event)
+        try:
+            yield event
+        finally:
+            followers.discard(event)
+            if not followers and self._events.get(number) is followers:
+                self._forget(path, number)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+        self._fd = -1
+        self._events.clear()
+        self._watches.clear()
+
+    def _forget(self, path: str, number: int) -> None:
+        del self._events[number]
+        del self._watches[path]
+        inotify.remove_watch(self._fd, number)
+
+    def _drain(self) -> None:
+        try:
+            raw = os.read(self._fd, 65536)
+        except BlockingIOError:
+            return
+        for number, overflow in inotify.parse(raw):
+            if overflow:
+                for followers in self._events.values():
+                    for event in followers:
+                        event.set()
+            for event in self._events.get(number, ()):
+                event.set()
