@@ -63,9 +63,7 @@ def _from_entry(entry: Mapping[str, Any], server: str, path: str) -> Credentials
         try:
             text = base64.b64decode(str(auth), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
-            raise Failure(
-                f"{path}: auth of {server} is not base64", hint=f"docker login {server}"
-            ) from None
+            raise Failure(f"{path}: auth of {server} is not base64", hint=f"docker login {server}") from None
         username, colon, password = text.partition(":")
         if not colon:
             raise Failure(f"{path}: auth of {server} is not user:password", hint=f"docker login {server}")

@@ -170,8 +170,7 @@ def _read_manifest(document: dict[str, Any], media_type: str) -> Manifest:
             hint="it is another kind of artifact (a Helm chart, a signature, …)",
         )
     layers = tuple(
-        read_descriptor(layer, "manifest: layer")
-        for layer in take(document, "layers", list, [], "manifest")
+        read_descriptor(layer, "manifest: layer") for layer in take(document, "layers", list, [], "manifest")
     )
     if len(layers) > MAX_LAYERS:
         raise CorruptData(f"manifest: {len(layers)} layers, more than {MAX_LAYERS}")
@@ -186,8 +185,7 @@ def choose(index: Index, wanted: Platform) -> Descriptor:
     ranked = [
         (rank, position)
         for position, entry in enumerate(index.entries)
-        if entry.platform is not None
-        and (rank := platform_rank(entry.platform, wanted)) is not None
+        if entry.platform is not None and (rank := platform_rank(entry.platform, wanted)) is not None
     ]
     if ranked:
         return index.entries[min(ranked)[1]].manifest
