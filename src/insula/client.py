@@ -139,6 +139,13 @@ class Hijacked:
         except OSError:
             pass  # the other side is gone already
 
+    def shut(self) -> None:
+        """End it from another thread: a `recv` that waits returns b""."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
     def close(self) -> None:
         self._sock.close()
 

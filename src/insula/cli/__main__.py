@@ -1,0 +1,5 @@
+"""`python -m insula.cli`."""
+
+from insula.cli.main import main
+
+main()

@@ -1,0 +1,61 @@
+"""Finding the daemon, and starting it when there is none and we may."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from functools import cached_property
+
+import click
+
+from insula.client import Client
+from insula.config import DEFAULT_SOCKET
+from insula.errors import DaemonUnreachable
+
+_START_LIMIT_S = 30.0
+
+
+class Connection:
+    """What `--host` and `INSULA_HOST` say; connects when a command first asks for `client`."""
+
+    def __init__(self, host: str | None) -> None:
+        self.host = host
+
+    @cached_property
+    def client(self) -> Client:
+        """A client of a daemon that answers, started if need be.  Raises DaemonUnreachable."""
+        client = Client(self.host or f"unix://{DEFAULT_SOCKET}")
+        if (self.host is None and not os.path.exists(DEFAULT_SOCKET) and os.geteuid() == 0) or (
+            self.host is None and os.geteuid() == 0 and not client.reachable()
+        ):
+            start_daemon(client)
+        return client
+
+
+def start_daemon(client: Client) -> None:
+    """Start `insula daemon` in the background with its defaults, and wait until it answers."""
+    log_path = "/var/log/insula.log"
+    with open(log_path, "ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "insula.cli", "daemon"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+        )
+    print(f"insula: started the daemon (pid {child.pid}, log in {log_path})", file=sys.stderr)
+    limit = time.monotonic() + _START_LIMIT_S
+    while not client.reachable():
+        if child.poll() is not None or time.monotonic() > limit:
+            raise DaemonUnreachable("the daemon did not start", hint=f"its log is in {log_path}")
+        time.sleep(0.02)
+
+
+def pass_client(ctx: click.Context) -> Client:
+    """The client of the running command."""
+    connection = ctx.find_object(Connection)
+    assert connection is not None
+    return connection.client

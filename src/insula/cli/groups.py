@@ -1,0 +1,242 @@
+"""`insula container …`, `image …`, `network …`, `volume …`, `system …`, `guest …`: Docker's long forms."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from insula.cli import copy, images, lifecycle, run, show
+from insula.cli import system as engine
+from insula.cli.connect import pass_client
+from insula.cli.lifecycle import for_each
+from insula.cli.progress import show_progress
+from insula.cli.show import filters_of
+from insula.cli.table import human_size, print_rows
+from insula.cli.values import parse_pairs
+from insula.client import Client
+
+_FILTER = click.option(
+    "-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match."
+)
+_YES = click.option("--force", "-f", is_flag=True, help="Do not ask.")
+_QUIET = click.option("-q", "--quiet", is_flag=True, help="Names or ids only.")
+
+
+@click.group()
+def container() -> None:
+    """Instances, of either isolation."""
+
+
+for _command in (
+    *(run.run, run.create, run.start, run.attach, run.exec_),
+    *(lifecycle.stop, lifecycle.restart, lifecycle.kill, lifecycle.rm, lifecycle.wait),
+    *(lifecycle.pause, lifecycle.unpause, lifecycle.rename, lifecycle.update),
+    *(show.inspect, show.logs, show.top, show.stats, show.port, show.diff),
+    *(copy.cp, copy.export, images.commit),
+):
+    container.add_command(_command)
+container.add_command(show.ps, "ls")
+container.add_command(show.ps, "list")
+
+
+@click.group()
+def image() -> None:
+    """Images."""
+
+
+for _command in (
+    images.pull,
+    images.push,
+    images.tag,
+    images.history,
+    images.save,
+    images.load,
+    images.import_,
+):
+    image.add_command(_command)
+image.add_command(images.images, "ls")
+image.add_command(images.rmi, "rm")
+image.add_command(show.inspect, "inspect")
+
+
+def _prune(client: Client, what: str, filters: dict[str, list[str]]) -> None:
+    report: dict[str, Any] = client.request(
+        "POST", f"/{what}/prune", query={"filters": filters or None}
+    ).json()
+    for key, value in report.items():
+        if key != "SpaceReclaimed" and value:
+            print(f"{key}:")
+            for item in value:
+                print(" " + (item if isinstance(item, str) else " ".join(map(str, item.values()))))
+    if "SpaceReclaimed" in report:
+        print(f"Total reclaimed space: {human_size(report['SpaceReclaimed'])}")
+
+
+def _ask(question: str, force: bool) -> None:
+    if not force:
+        click.confirm(question, abort=True, err=True)
+
+
+@container.command(name="prune")
+@_YES
+@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@click.pass_context
+def prune_containers(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
+    """Remove all instances that do not run."""
+    _ask("Remove all stopped instances?", force)
+    _prune(pass_client(ctx), "containers", filters_of(filters))
+
+
+@image.command(name="prune")
+@click.option("-a", "--all", "everything", is_flag=True, help="All unused images, not only untagged ones.")
+@_YES
+@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@click.pass_context
+def prune_images(ctx: click.Context, everything: bool, force: bool, filters: tuple[str, ...]) -> None:
+    """Remove images that nothing uses."""
+    _ask("Remove all unused images?" if everything else "Remove all untagged images?", force)
+    wanted = filters_of(filters)
+    wanted["dangling"] = ["false" if everything else "true"]
+    _prune(pass_client(ctx), "images", wanted)
+
+
+@click.group()
+def network() -> None:
+    """Networks."""
+
+
+@network.command(name="ls")
+@_FILTER
+@_QUIET
+@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@click.pass_context
+def list_networks(ctx: click.Context, filters: tuple[str, ...], quiet: bool, template: str | None) -> None:
+    """List networks."""
+    rows = [
+        {"ID": n["Id"][:12], "Name": n["Name"], "Driver": n["Driver"], "Scope": n["Scope"]}
+        for n in pass_client(ctx).get("/networks", filters=filters_of(filters) or None)
+    ]
+    if quiet:
+        for row in rows:
+            print(row["ID"])
+        return
+    columns = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"}
+    print_rows(rows, columns, template=template)
+
+
+@network.command(name="inspect")
+@click.argument("name", nargs=-1, required=True)
+@click.pass_context
+def inspect_network(ctx: click.Context, name: tuple[str, ...]) -> None:
+    """Everything about networks, as JSON."""
+    client = pass_client(ctx)
+    print(json.dumps([client.get(f"/networks/{ref}") for ref in name], indent=4))
+
+
+@click.group()
+def volume() -> None:
+    """Volumes."""
+
+
+@volume.command(name="ls")
+@_FILTER
+@_QUIET
+@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@click.pass_context
+def list_volumes(ctx: click.Context, filters: tuple[str, ...], quiet: bool, template: str | None) -> None:
+    """List volumes."""
+    rows = pass_client(ctx).get("/volumes", filters=filters_of(filters) or None)["Volumes"] or []
+    if quiet:
+        for row in rows:
+            print(row["Name"])
+        return
+    print_rows(rows, {"Driver": "DRIVER", "Name": "VOLUME NAME"}, template=template)
+
+
+@volume.command(name="create")
+@click.option("-d", "--driver", default="local", metavar="NAME", help="Driver.")
+@click.option("--label", multiple=True, metavar="KEY=VALUE", help="Set a label.")
+@click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE", help="Option of the driver.")
+@click.argument("name", required=False)
+@click.pass_context
+def create_volume(
+    ctx: click.Context, name: str | None, driver: str, label: tuple[str, ...], opt: tuple[str, ...]
+) -> None:
+    """Make a volume."""
+    body = {
+        "Name": name or "",
+        "Driver": driver,
+        "Labels": parse_pairs(label, "--label"),
+        "DriverOpts": parse_pairs(opt, "--opt"),
+    }
+    print(pass_client(ctx).post("/volumes/create", body)["Name"])
+
+
+@volume.command(name="inspect")
+@click.argument("name", nargs=-1, required=True)
+@click.pass_context
+def inspect_volume(ctx: click.Context, name: tuple[str, ...]) -> None:
+    """Everything about volumes, as JSON."""
+    client = pass_client(ctx)
+    print(json.dumps([client.get(f"/volumes/{ref}") for ref in name], indent=4))
+
+
+@volume.command(name="rm")
+@click.option("-f", "--force", is_flag=True, help="Fine if it does not exist.")
+@click.argument("name", nargs=-1, required=True)
+@click.pass_context
+def remove_volume(ctx: click.Context, name: tuple[str, ...], force: bool) -> int:
+    """Remove volumes and what is in them."""
+    client = pass_client(ctx)
+    return for_each(name, lambda ref: client.delete(f"/volumes/{ref}", force=force))
+
+
+@volume.command(name="prune")
+@click.option("-a", "--all", "everything", is_flag=True, help="Named ones too.")
+@_YES
+@click.pass_context
+def prune_volumes(ctx: click.Context, everything: bool, force: bool) -> None:
+    """Remove volumes that nothing uses."""
+    _ask("Remove all unused volumes?" if everything else "Remove all unused anonymous volumes?", force)
+    _prune(pass_client(ctx), "volumes", {"all": ["true"]} if everything else {})
+
+
+@click.group()
+def system() -> None:
+    """The engine."""
+
+
+system.add_command(engine.df)
+system.add_command(engine.info)
+system.add_command(engine.events)
+
+
+@system.command(name="prune")
+@click.option("-a", "--all", "everything", is_flag=True, help="All unused images, not only untagged ones.")
+@_YES
+@click.option("--volumes", is_flag=True, help="Anonymous volumes too.")
+@click.pass_context
+def prune_system(ctx: click.Context, everything: bool, force: bool, volumes: bool) -> None:
+    """Remove what nothing uses: stopped instances, images, volumes if asked."""
+    _ask("Remove all stopped instances and unused images?", force)
+    client = pass_client(ctx)
+    _prune(client, "containers", {})
+    if volumes:
+        _prune(client, "volumes", {})
+    _prune(client, "images", {"dangling": ["false" if everything else "true"]})
+
+
+@click.group()
+def guest() -> None:
+    """The kernel and the agent that virtual machines boot."""
+
+
+@guest.command(name="make")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.pass_context
+def make_guest(ctx: click.Context, quiet: bool) -> None:
+    """Fetch and build it now instead of at the first virtual machine."""
+    answer = pass_client(ctx).request("POST", "/insula/v1/guest/make", versioned=False)
+    show_progress(answer.lines(), quiet=quiet)

@@ -1,0 +1,319 @@
+"""images, pull, push, save, load and their like."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+from urllib.parse import urlencode
+
+import click
+
+from insula.cli.connect import pass_client
+from insula.cli.lifecycle import for_each
+from insula.cli.progress import auth_of, pull_image, show_progress, split_reference
+from insula.cli.show import filters_of
+from insula.cli.table import age_of, human_size, print_rows
+from insula.errors import InvalidRequest
+
+_PIECE = 256 * 1024
+
+
+def pieces_of(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        yield piece
+
+
+@contextlib.contextmanager
+def start_output(path: str | None) -> Iterator[BinaryIO]:
+    """Standard output (never a terminal), or a file that appears whole or not at all."""
+    if path is None:
+        if sys.stdout.isatty():
+            raise InvalidRequest(
+                "cowardly refusing to save to a terminal", hint="use the -o flag or redirect the output"
+            )
+        yield sys.stdout.buffer
+        return
+    fresh = f"{path}.{os.getpid()}.new"
+    try:
+        with open(fresh, "wb") as file:
+            yield file
+        os.rename(fresh, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh)
+
+
+@click.command()
+@click.option("-a", "--all", "everything", is_flag=True, help="Also intermediate images.")
+@click.option("-q", "--quiet", is_flag=True, help="Ids only.")
+@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@click.option("--digests", is_flag=True, help="Show digests.")
+@click.option("--no-trunc", is_flag=True, help="Do not shorten.")
+@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@click.argument("name", required=False)
+@click.pass_context
+def images(
+    ctx: click.Context,
+    name: str | None,
+    everything: bool,
+    quiet: bool,
+    filters: tuple[str, ...],
+    digests: bool,
+    no_trunc: bool,
+    template: str | None,
+) -> None:
+    """List images."""
+    wanted = filters_of(filters)
+    if name:
+        wanted.setdefault("reference", []).append(name)
+    listed = pass_client(ctx).get(
+        "/images/json", all=everything, filters=wanted or None, digests=digests or None
+    )
+    rows = []
+    for image in listed:
+        ident = image["Id"] if no_trunc else image["Id"].removeprefix("sha256:")[:12]
+        for tag in image.get("RepoTags") or ["<none>:<none>"]:
+            repository, _, word = tag.rpartition(":")
+            digest = next((d.partition("@")[2] for d in image.get("RepoDigests") or ()), "<none>")
+            rows.append(
+                {
+                    "Repository": repository,
+                    "Tag": word,
+                    "Digest": digest,
+                    "ID": ident,
+                    "CreatedSince": age_of(image["Created"]),
+                    "Size": human_size(image["Size"]),
+                }
+            )
+    if quiet:
+        for ident in dict.fromkeys(str(row["ID"]) for row in rows):
+            print(ident)
+        return
+    columns = {
+        "Repository": "REPOSITORY",
+        "Tag": "TAG",
+        "ID": "IMAGE ID",
+        "CreatedSince": "CREATED",
+        "Size": "SIZE",
+    }
+    if digests:
+        columns = {"Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", **columns}
+    print_rows(rows, columns, template=template)
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--platform", metavar="OS/ARCH", help="Platform to pull.")
+@click.argument("name")
+@click.pass_context
+def pull(ctx: click.Context, name: str, quiet: bool, platform: str | None) -> None:
+    """Get an image from a registry."""
+    pull_image(pass_client(ctx), name, platform=platform, quiet=quiet)
+    print(name if "@" in name else ":".join(split_reference(name)))
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.argument("name")
+@click.pass_context
+def push(ctx: click.Context, name: str, quiet: bool) -> None:
+    """Put an image into the registry that its name says."""
+    repository, tag = split_reference(name)
+    headers = {"X-Registry-Auth": "e30=", **auth_of(name)}
+    answer = pass_client(ctx).request(
+        "POST", f"/images/{repository}/push", query={"tag": tag}, headers=headers
+    )
+    show_progress(answer.lines(), quiet=quiet)
+
+
+@click.command()
+@click.argument("source")
+@click.argument("target")
+@click.pass_context
+def tag(ctx: click.Context, source: str, target: str) -> None:
+    """Give an image one more name."""
+    repository, word = split_reference(target)
+    pass_client(ctx).post(f"/images/{source}/tag", repo=repository, tag=word)
+
+
+@click.command()
+@click.option("-f", "--force", is_flag=True, help="Also when stopped instances use it.")
+@click.option("--no-prune", is_flag=True, help="Keep untagged parents.")
+@click.argument("image", nargs=-1, required=True)
+@click.pass_context
+def rmi(ctx: click.Context, image: tuple[str, ...], force: bool, no_prune: bool) -> int:
+    """Remove images."""
+    client = pass_client(ctx)
+
+    def act(ref: str) -> None:
+        for removed in client.delete(f"/images/{ref}", force=force, noprune=no_prune):
+            for verb, what in removed.items():
+                print(f"{verb}: {what}")
+
+    return for_each(image, act, echo=False)
+
+
+@click.command()
+@click.option("--no-trunc", is_flag=True, help="Do not shorten.")
+@click.option("-q", "--quiet", is_flag=True, help="Ids only.")
+@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@click.argument("image")
+@click.pass_context
+def history(ctx: click.Context, image: str, no_trunc: bool, quiet: bool, template: str | None) -> None:
+    """How an image was made, newest step first."""
+    rows = []
+    for step in pass_client(ctx).get(f"/images/{image}/history"):
+        ident, created_by = step["Id"], step["CreatedBy"]
+        if not no_trunc:
+            ident = ident if ident == "<missing>" else ident.removeprefix("sha256:")[:12]
+            created_by = created_by if len(created_by) <= 45 else created_by[:44] + "…"
+        rows.append(
+            {
+                "ID": ident,
+                "CreatedSince": age_of(step["Created"]) if step["Created"] else "N/A",
+                "CreatedBy": created_by,
+                "Size": human_size(step["Size"]),
+                "Comment": step.get("Comment", ""),
+            }
+        )
+    if quiet:
+        for row in rows:
+            print(row["ID"])
+        return
+    columns = {
+        "ID": "IMAGE",
+        "CreatedSince": "CREATED",
+        "CreatedBy": "CREATED BY",
+        "Size": "SIZE",
+        "Comment": "COMMENT",
+    }
+    print_rows(rows, columns, template=template)
+
+
+@click.command()
+@click.option("-o", "--output", metavar="FILE", help="Write to a file instead of standard output.")
+@click.argument("image", nargs=-1, required=True)
+@click.pass_context
+def save(ctx: click.Context, image: tuple[str, ...], output: str | None) -> None:
+    """Images as one tar archive that docker and OCI tools load."""
+    client = pass_client(ctx)
+    with start_output(output) as file:
+        path = "/images/get?" + urlencode([("names", name) for name in image])
+        for piece in client.request("GET", path).pieces():
+            file.write(piece)
+
+
+@click.command()
+@click.option("-i", "--input", "source", metavar="FILE", help="Read a file instead of standard input.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.pass_context
+def load(ctx: click.Context, source: str | None, quiet: bool) -> None:
+    """Images out of an archive made by save, or an OCI layout."""
+    if source is None and sys.stdin.isatty():
+        raise InvalidRequest(
+            "load: requested load from stdin, but stdin is empty", hint="use -i FILE, or a pipe"
+        )
+    client = pass_client(ctx)
+    with open_input(source) as file:
+        answer = client.request("POST", "/images/load", query={"quiet": quiet}, raw=pieces_of(file))
+        messages = []
+
+        def noted() -> Iterator[Any]:
+            for message in answer.lines():
+                if str(message.get("stream", "")).startswith("Loaded image"):
+                    messages.append(message["stream"].rstrip())
+                else:
+                    yield message
+
+        show_progress(noted(), quiet=quiet)
+    for text in messages:
+        print(text)
+
+
+@contextlib.contextmanager
+def open_input(path: str | None) -> Iterator[BinaryIO]:
+    """A file, or standard input for none and for `-`.  Raises InvalidRequest when it cannot be read."""
+    if path in (None, "-"):
+        yield sys.stdin.buffer
+        return
+    assert path is not None
+    if not os.access(path, os.R_OK):
+        raise InvalidRequest(f"{path}: cannot be read", hint="does it exist?")
+    with open(path, "rb") as file:
+        yield file
+
+
+@click.command(name="import")
+@click.option("-c", "--change", multiple=True, metavar="INSTRUCTION", help="Dockerfile instruction to apply.")
+@click.option("-m", "--message", metavar="TEXT", help="Comment of the image.")
+@click.option("--platform", metavar="OS/ARCH", help="Platform of the image.")
+@click.argument("file")
+@click.argument("name", required=False)
+@click.pass_context
+def import_(
+    ctx: click.Context,
+    file: str,
+    name: str | None,
+    change: tuple[str, ...],
+    message: str | None,
+    platform: str | None,
+) -> None:
+    """An image from a tar of a root file system (`-` is standard input)."""
+    repository, tag = split_reference(name) if name else ("", "")
+    query = [("fromSrc", "-"), ("repo", repository), ("tag", tag), *(("changes", text) for text in change)]
+    query += [(key, value) for key, value in (("message", message), ("platform", platform)) if value]
+    with open_input(file) as source:
+        answer = pass_client(ctx).request("POST", f"/images/create?{urlencode(query)}", raw=pieces_of(source))
+        last = ""
+        for line in answer.lines():
+            if "error" in line:
+                raise InvalidRequest(str(line["error"]))
+            last = line.get("status", last)
+    print(last)
+
+
+@click.command()
+@click.option("-a", "--author", metavar="TEXT", help="Author of the image.")
+@click.option("-m", "--message", metavar="TEXT", help="Comment of the image.")
+@click.option("-c", "--change", multiple=True, metavar="INSTRUCTION", help="Dockerfile instruction to apply.")
+@click.option("-p", "--pause", type=bool, default=True, metavar="BOOL", help="Freeze it meanwhile.")
+@click.argument("instance")
+@click.argument("name", required=False)
+@click.pass_context
+def commit(
+    ctx: click.Context,
+    instance: str,
+    name: str | None,
+    author: str | None,
+    message: str | None,
+    change: tuple[str, ...],
+    pause: bool,
+) -> None:
+    """An image from what an instance has changed."""
+    repository, tag = split_reference(name) if name else (None, None)
+    query = {
+        "container": instance,
+        "repo": repository,
+        "tag": tag,
+        "author": author,
+        "comment": message,
+        "pause": pause,
+        "changes": "\n".join(change) or None,
+    }
+    print(pass_client(ctx).request("POST", "/commit", query=query, body={}).json()["Id"])
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.argument("name", metavar="NAME[:RELEASE]")
+@click.pass_context
+def bootstrap(ctx: click.Context, name: str, quiet: bool) -> None:
+    """Make an image from the distribution's packages, with no registry: debian:12."""
+    answer = pass_client(ctx).request(
+        "POST", "/insula/v1/images/bootstrap", query={"name": name}, versioned=False
+    )
+    aux = show_progress(answer.lines(), quiet=quiet)
+    print(aux[-1]["ID"] if aux else name)

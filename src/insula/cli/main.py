@@ -1,0 +1,146 @@
+"""`insula`: the group of commands, its global options, and how errors become exit codes.
+
+Commands load when they are named, so `insula ps` imports neither the daemon nor the other commands.
+The table holds import strings for that reason; doors never import each other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from insula import __version__
+from insula.cli.connect import Connection
+from insula.errors import InsulaError
+
+# command: (module:object, section of --help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("insula.cli.run:run", "Instances"),
+    "create": ("insula.cli.run:create", "Instances"),
+    "start": ("insula.cli.run:start", "Instances"),
+    "attach": ("insula.cli.run:attach", "Instances"),
+    "exec": ("insula.cli.run:exec_", "Instances"),
+    "ps": ("insula.cli.show:ps", "Instances"),
+    "stop": ("insula.cli.lifecycle:stop", "Instances"),
+    "restart": ("insula.cli.lifecycle:restart", "Instances"),
+    "kill": ("insula.cli.lifecycle:kill", "Instances"),
+    "rm": ("insula.cli.lifecycle:rm", "Instances"),
+    "wait": ("insula.cli.lifecycle:wait", "Instances"),
+    "pause": ("insula.cli.lifecycle:pause", "Instances"),
+    "unpause": ("insula.cli.lifecycle:unpause", "Instances"),
+    "rename": ("insula.cli.lifecycle:rename", "Instances"),
+    "update": ("insula.cli.lifecycle:update", "Instances"),
+    "logs": ("insula.cli.show:logs", "Instances"),
+    "inspect": ("insula.cli.show:inspect", "Instances"),
+    "top": ("insula.cli.show:top", "Instances"),
+    "stats": ("insula.cli.show:stats", "Instances"),
+    "port": ("insula.cli.show:port", "Instances"),
+    "diff": ("insula.cli.show:diff", "Instances"),
+    "cp": ("insula.cli.copy:cp", "Instances"),
+    "export": ("insula.cli.copy:export", "Instances"),
+    "commit": ("insula.cli.images:commit", "Images"),
+    "images": ("insula.cli.images:images", "Images"),
+    "pull": ("insula.cli.images:pull", "Images"),
+    "push": ("insula.cli.images:push", "Images"),
+    "tag": ("insula.cli.images:tag", "Images"),
+    "rmi": ("insula.cli.images:rmi", "Images"),
+    "history": ("insula.cli.images:history", "Images"),
+    "save": ("insula.cli.images:save", "Images"),
+    "load": ("insula.cli.images:load", "Images"),
+    "import": ("insula.cli.images:import_", "Images"),
+    "bootstrap": ("insula.cli.images:bootstrap", "Images"),
+    "login": ("insula.cli.registry:login", "Images"),
+    "logout": ("insula.cli.registry:logout", "Images"),
+    "container": ("insula.cli.groups:container", "Groups"),
+    "image": ("insula.cli.groups:image", "Groups"),
+    "network": ("insula.cli.groups:network", "Groups"),
+    "volume": ("insula.cli.groups:volume", "Groups"),
+    "system": ("insula.cli.groups:system", "Groups"),
+    "version": ("insula.cli.system:version", "Engine"),
+    "info": ("insula.cli.system:info", "Engine"),
+    "events": ("insula.cli.system:events", "Engine"),
+    "compare": ("insula.compare.command:compare", "Engine"),
+    "guest": ("insula.cli.groups:guest", "Engine"),
+    "daemon": ("insula.daemon:command", "Engine"),
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are import strings until they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        loaded = getattr(importlib.import_module(module), name)
+        assert isinstance(loaded, click.Command)
+        return loaded
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, (_, section) in COMMANDS.items():
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                sections.setdefault(section, []).append((name, command.get_short_help_str(limit=70)))
+        for section, rows in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=3)
+            hint = f"  Did you mean {' or '.join(close)}?" if close else ""
+            raise click.UsageError(f"there is no command {args[0]!r}.{hint}", ctx) from error
+
+
+@click.group(
+    cls=Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Examples: insula run --rm debian:12 uname -r      in a container (the host's kernel)\n\n"
+    "          insula run --rm --isolation vm debian:12 uname -r      in a VM (its own kernel)",
+)
+@click.option("-H", "--host", metavar="ADDRESS", help="Daemon to talk to: unix:///path or tcp://host:port.")
+@click.version_option(__version__, prog_name="insula", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, host: str | None) -> None:
+    """Run an OCI image as a container, or as a virtual machine: the same image, command and API."""
+    ctx.obj = Connection(host or os.environ.get("INSULA_HOST"))
+
+
+def main() -> None:
+    """Entry point of the `insula` program."""
+    try:
+        status = cli.main(prog_name="insula", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(125 if error.ctx is not None and error.ctx.info_name in ("run", "create", "exec") else 1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except InsulaError as error:
+        print(f"insula: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # whoever read our output has gone (`insula ps | head -1`); don't complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,168 @@
+"""version, info, events and disk use: the engine itself."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from typing import Any
+
+import click
+
+from insula import __version__
+from insula.cli.connect import pass_client
+from insula.cli.show import filters_of, moment
+from insula.cli.table import human_binary, human_size, print_rows, render
+from insula.client import API_VERSION
+from insula.errors import DaemonUnreachable
+
+
+@click.command()
+@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
+@click.pass_context
+def version(ctx: click.Context, template: str | None) -> int:
+    """Versions of the client and of the daemon."""
+    ours = {
+        "Version": __version__,
+        "ApiVersion": API_VERSION,
+        "Python": platform.python_version(),
+        "Os": platform.system().lower(),
+        "Arch": platform.machine(),
+    }
+    problem: DaemonUnreachable | None = None
+    theirs: dict[str, Any] | None = None
+    try:
+        theirs = pass_client(ctx).get("/version")
+    except DaemonUnreachable as error:
+        problem = error
+    both = {"Client": ours, "Server": theirs}
+    if template:
+        print(json.dumps(both) if template == "json" else render(template, both))
+    else:
+        _section("Client", ours)
+        if theirs is not None:
+            _section("Server", {k: v for k, v in theirs.items() if isinstance(v, (str, bool))})
+            for part in theirs.get("Components") or ():
+                print(f" {part['Name']}: {part['Version']}")
+    if problem is not None:
+        raise problem
+    return 0
+
+
+def _section(title: str, values: dict[str, Any]) -> None:
+    print(f"{title}:")
+    for key, value in values.items():
+        print(f" {key + ':':<16}{value}")
+
+
+@click.command()
+@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
+@click.pass_context
+def info(ctx: click.Context, template: str | None) -> None:
+    """What the engine runs on, and what it can."""
+    found = pass_client(ctx).get("/info")
+    if template:
+        print(json.dumps(found) if template == "json" else render(template, found))
+        return
+    print(f"Instances: {found['Containers']}")
+    for key in ("Running", "Paused", "Stopped"):
+        print(f" {key}: {found['Containers' + key]}")
+    print(f"Images: {found['Images']}")
+    labels = {
+        "Server version": "ServerVersion",
+        "Default isolation": "Isolation",
+        "Storage driver": "Driver",
+        "Runtime": "DefaultRuntime",
+        "Cgroup version": "CgroupVersion",
+        "Cgroup driver": "CgroupDriver",
+        "Kernel": "KernelVersion",
+        "Operating system": "OperatingSystem",
+        "CPUs": "NCPU",
+        "Data root": "DockerRootDir",
+        "Name": "Name",
+        "ID": "ID",
+    }
+    for label, key in labels.items():
+        print(f"{label}: {found.get(key, '')}")
+    print(f"Memory: {human_binary(found['MemTotal'])}")
+    for name, value in found.get("DriverStatus") or ():
+        print(f"{name}: {value}")
+    for warning in found.get("Warnings") or ():
+        print(f"WARNING: {warning}")
+
+
+@click.command()
+@click.option("--since", metavar="TIME", help="From then on.")
+@click.option("--until", metavar="TIME", help="Up to then, and end.")
+@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@click.option("--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
+@click.pass_context
+def events(
+    ctx: click.Context,
+    since: str | None,
+    until: str | None,
+    filters: tuple[str, ...],
+    template: str | None,
+) -> None:
+    """What happens, as it happens."""
+    query = {
+        "since": moment(since, "--since"),
+        "until": moment(until, "--until"),
+        "filters": filters_of(filters) or None,
+    }
+    for event in pass_client(ctx).request("GET", "/events", query=query).lines():
+        if template:
+            print(json.dumps(event) if template == "json" else render(template, event), flush=True)
+            continue
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(event["time"]))
+        zone = time.strftime("%z", time.localtime(event["time"]))
+        attributes = ", ".join(f"{k}={v}" for k, v in sorted(event["Actor"]["Attributes"].items()))
+        stamp = f"{when}.{event['timeNano'] % 1_000_000_000:09d}{zone[:3]}:{zone[3:]}"
+        print(f"{stamp} {event['Type']} {event['Action']} {event['Actor']['ID']} ({attributes})", flush=True)
+
+
+@click.command()
+@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@click.pass_context
+def df(ctx: click.Context, template: str | None) -> None:
+    """Disk space that images, instances and volumes take."""
+    found = pass_client(ctx).get("/system/df")
+    parts = (
+        ("Images", found.get("Images") or [], "Size", "Containers"),
+        ("Containers", found.get("Containers") or [], "SizeRw", "State"),
+        ("Local Volumes", found.get("Volumes") or [], "UsageData", "UsageData"),
+    )
+    rows = []
+    for title, items, size_key, active_key in parts:
+        sizes = [_number(item.get(size_key)) for item in items]
+        active = [_active(item.get(active_key)) for item in items]
+        idle = sum(size for size, used in zip(sizes, active, strict=True) if not used)
+        rows.append(
+            {
+                "Type": title,
+                "TotalCount": len(items),
+                "Active": sum(active),
+                "Size": human_size(sum(sizes)),
+                "Reclaimable": human_size(idle),
+            }
+        )
+    columns = {
+        "Type": "TYPE",
+        "TotalCount": "TOTAL",
+        "Active": "ACTIVE",
+        "Size": "SIZE",
+        "Reclaimable": "RECLAIMABLE",
+    }
+    print_rows(rows, columns, template=template)
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, dict):
+        value = value.get("Size")
+    return max(0, int(value or 0))
+
+
+def _active(value: Any) -> bool:
+    if isinstance(value, dict):
+        return int(value.get("RefCount") or 0) > 0
+    return value == "running" if isinstance(value, str) else int(value or 0) > 0

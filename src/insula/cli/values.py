@@ -1,0 +1,198 @@
+"""Words of the command line as values of the API: sizes, ports, mounts, durations.  Pure."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from typing import Any
+
+from insula.errors import InvalidRequest
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(i?b)?", re.IGNORECASE)
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """`64m`, `1.5g`, `1024` (binary units, as Docker).  Raises InvalidRequest naming the flag."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidRequest(f"{flag}: {text!r} is not a size", hint="a number, then b, k, m or g: 512m")
+    return int(float(match[1]) * 1024 ** " kmgtp".index((match[2] or " ").lower()))
+
+
+def parse_duration_ns(text: str, flag: str) -> int:
+    """`1m30s` (Go's durations).  Raises InvalidRequest naming the flag."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise InvalidRequest(f"{flag}: {text!r} is not a duration", hint="for example 1m30s")
+    return int(sum(float(number) * _SECONDS[unit] for number, unit in parts) * 1e9)
+
+
+def parse_pairs(words: tuple[str, ...], flag: str) -> dict[str, str]:
+    """`key=value` words; a bare key has an empty value (labels)."""
+    pairs = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if not key:
+            raise InvalidRequest(f"{flag}: {word!r} has no name before the =")
+        pairs[key] = value
+    return pairs
+
+
+def read_env(words: tuple[str, ...], files: tuple[str, ...]) -> list[str]:
+    """`--env` and `--env-file`: `NAME` alone takes the value from our own environment, if it has one."""
+    lines: list[str] = []
+    for path in files:
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines += [
+                    line.strip("\n") for line in file if line.strip() and not line.lstrip().startswith("#")
+                ]
+        except OSError as error:
+            raise InvalidRequest(f"--env-file: {path}: {error.strerror}") from None
+    env = []
+    for line in (*lines, *words):
+        name, equals, _ = line.partition("=")
+        if not name:
+            raise InvalidRequest(f"--env: {line!r} has no name")
+        if equals:
+            env.append(line)
+        elif name in os.environ:
+            env.append(f"{name}={os.environ[name]}")
+    return env
+
+
+def _port_range(text: str, word: str) -> range:
+    first, _, last = text.partition("-")
+    try:
+        start, end = int(first), int(last or first)
+    except ValueError:
+        raise InvalidRequest(f"--publish: {word!r}: {text!r} is not a port") from None
+    if not 0 < start <= end <= 65535:
+        raise InvalidRequest(f"--publish: {word!r}: ports are 1 to 65535")
+    return range(start, end + 1)
+
+
+def parse_publish(words: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`-p [[ip:]host:]port[/protocol]`, ranges too, as (PortBindings, ExposedPorts)."""
+    bindings: dict[str, list[dict[str, str]]] = {}
+    for word in words:
+        rest, _, protocol = word.partition("/")
+        protocol = protocol or "tcp"
+        if protocol not in ("tcp", "udp", "sctp"):
+            raise InvalidRequest(f"--publish: {word!r}: the protocol is tcp or udp")
+        ip = ""
+        if rest.startswith("["):
+            ip, _, rest = rest[1:].partition("]")
+            rest = rest.removeprefix(":")
+        elif rest.count(":") == 2:
+            ip, _, rest = rest.partition(":")
+        host, _, inside = rest.rpartition(":")
+        ports = _port_range(inside, word)
+        hosts = _port_range(host, word) if host else None
+        if hosts is not None and len(hosts) not in (len(ports),) and len(ports) != 1:
+            raise InvalidRequest(f"--publish: {word!r}: the two ranges differ in length")
+        for index, port in enumerate(ports):
+            chosen = ""
+            if hosts is not None:
+                chosen = host if len(ports) == 1 else str(hosts[index])
+            bindings.setdefault(f"{port}/{protocol}", []).append({"HostIp": ip, "HostPort": chosen})
+    return bindings, {key: {} for key in bindings}
+
+
+def parse_expose(words: tuple[str, ...]) -> dict[str, Any]:
+    exposed: dict[str, Any] = {}
+    for word in words:
+        rest, _, protocol = word.partition("/")
+        exposed.update({f"{port}/{protocol or 'tcp'}": {} for port in _port_range(rest, word)})
+    return exposed
+
+
+def parse_volumes(words: tuple[str, ...]) -> tuple[list[str], dict[str, Any]]:
+    """`-v` words as (Binds, Volumes): a lone path is an anonymous volume."""
+    binds: list[str] = []
+    volumes: dict[str, Any] = {}
+    for word in words:
+        source, colon, rest = word.partition(":")
+        if not colon:
+            if not source.startswith("/"):
+                raise InvalidRequest(f"--volume: {word!r}: the path inside must be absolute")
+            volumes[source] = {}
+        elif source.startswith((".", "~")):
+            binds.append(f"{os.path.abspath(os.path.expanduser(source))}:{rest}")
+        else:
+            binds.append(word)
+    return binds, volumes
+
+
+_MOUNT_KEYS = {
+    "type": "Type",
+    "source": "Source",
+    "src": "Source",
+    "target": "Target",
+    "dst": "Target",
+    "destination": "Target",
+}
+_TRUE = ("", "1", "true")
+
+
+def parse_mount(word: str) -> dict[str, Any]:
+    """One `--mount type=bind,src=…,dst=…`.  Raises InvalidRequest for a key that does not exist."""
+    mount: dict[str, Any] = {"Type": "volume"}
+    for part in next(csv.reader([word])):
+        key, _, value = part.partition("=")
+        key = key.strip().lower()
+        if key in _MOUNT_KEYS:
+            mount[_MOUNT_KEYS[key]] = value
+        elif key in ("readonly", "ro"):
+            mount["ReadOnly"] = value.lower() in _TRUE
+        elif key == "bind-propagation":
+            mount.setdefault("BindOptions", {})["Propagation"] = value
+        elif key == "volume-nocopy":
+            mount.setdefault("VolumeOptions", {})["NoCopy"] = value.lower() in _TRUE
+        elif key == "tmpfs-size":
+            mount.setdefault("TmpfsOptions", {})["SizeBytes"] = parse_bytes(value, "--mount tmpfs-size")
+        elif key == "tmpfs-mode":
+            try:
+                mount.setdefault("TmpfsOptions", {})["Mode"] = int(value, 8)
+            except ValueError:
+                raise InvalidRequest(f"--mount: tmpfs-mode: {value!r} is not an octal number") from None
+        else:
+            raise InvalidRequest(f"--mount: unknown key {key!r} in {word!r}")
+    if mount["Type"] == "bind" and str(mount.get("Source", "")).startswith((".", "~")):
+        mount["Source"] = os.path.abspath(os.path.expanduser(str(mount["Source"])))
+    if not mount.get("Target"):
+        raise InvalidRequest(f"--mount: {word!r} says no target")
+    return mount
+
+
+def parse_ulimit(word: str) -> dict[str, Any]:
+    """`nofile=1024[:4096]`."""
+    name, _, values = word.partition("=")
+    soft, _, hard = values.partition(":")
+    try:
+        return {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}
+    except ValueError:
+        raise InvalidRequest(f"--ulimit: {word!r} is not name=soft[:hard]") from None
+
+
+def parse_device(word: str) -> dict[str, str]:
+    """`/dev/x[:/dev/y][:rwm]`."""
+    host, *rest = word.split(":")
+    inside, rules = host, "rwm"
+    for part in rest:
+        if part.startswith("/"):
+            inside = part
+        else:
+            rules = part
+    return {"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": rules}
+
+
+def parse_restart(word: str) -> dict[str, Any]:
+    """`on-failure:3`."""
+    name, _, count = word.partition(":")
+    if count and not count.isdigit():
+        raise InvalidRequest(f"--restart: {word!r}: the count is not a number")
+    return {"Name": name, "MaximumRetryCount": int(count or 0)}

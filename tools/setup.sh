@@ -1,0 +1,75 @@
+#!/bin/sh
+# Installs what insula needs on Debian 12 or 13 (packages, then a virtual environment in $1).
+# Says what it does, does nothing twice.  Root is needed only when a package is missing.
+set -eu
+venv=$1
+python=${PYTHON:-/usr/bin/python3}
+
+# program or file                     package
+needs='
+/usr/bin/python3                      python3
+/usr/bin/conmon                       conmon
+/usr/bin/crun                         crun
+/usr/sbin/runc                        runc
+/usr/sbin/nft                         nftables
+/usr/sbin/ip                          iproute2
+/usr/bin/mkfs.erofs                   erofs-utils
+/usr/sbin/mke2fs                      e2fsprogs
+/usr/bin/qemu-system-x86_64           qemu-system-x86
+/usr/bin/mmdebstrap                   mmdebstrap
+/usr/share/containers/seccomp.json    golang-github-containers-common
+/usr/bin/tini-static                  tini
+/usr/bin/busybox                      busybox-static
+/usr/bin/docker-registry              docker-registry
+/usr/bin/hyperfine                    hyperfine
+/usr/bin/htpasswd                     apache2-utils
+/usr/bin/nsenter                      util-linux
+/usr/bin/modinfo                      kmod
+/usr/bin/ps                           procps
+'
+missing=
+while read -r file package; do
+    [ -n "$file" ] || continue
+    [ -e "$file" ] || missing="$missing $package"
+done <<EOF
+$needs
+EOF
+# Debian 12 has virtiofsd in qemu-system-common, Debian 13 in a package of its own
+if [ ! -e /usr/lib/qemu/virtiofsd ] && [ ! -e /usr/libexec/virtiofsd ]; then
+    if apt-cache show virtiofsd >/dev/null 2>&1; then missing="$missing virtiofsd"; else missing="$missing qemu-system-common"; fi
+fi
+# Debian 13 splits the firmware ROMs that -nodefaults machines still load
+"$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
+
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" != 0 ]; then
+        echo "setup: these packages are missing:$missing" >&2
+        echo "setup: run this with sudo, or install them: apt-get install$missing" >&2
+        exit 1
+    fi
+    echo "setup: installing$missing"
+    log=$(mktemp)
+    # no package may start a service of its own while we install
+    made=
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; made=1
+    fi
+    status=0
+    { DEBIAN_FRONTEND=noninteractive apt-get -qq update &&
+      DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing; } > "$log" 2>&1 || status=$?
+    [ -z "$made" ] || rm -f /usr/sbin/policy-rc.d
+    if [ "$status" != 0 ]; then
+        tail -n 20 "$log" >&2
+        echo "setup: apt-get failed; the whole output is in $log" >&2
+        exit 1
+    fi
+    rm -f "$log"
+fi
+
+if [ ! -x "$venv/bin/python" ]; then
+    echo "setup: making a virtual environment in $venv"
+    "$python" -m venv "$venv"
+fi
+echo "setup: installing the Python packages"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --root-user-action=ignore ziglang hatchling
+"$venv/bin/pip" install --quiet --disable-pip-version-check --root-user-action=ignore --no-build-isolation --editable '.[dev]' 
