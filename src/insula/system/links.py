@@ -1,0 +1,179 @@
+"""Network links, addresses and routes, as verbs over `netlink`.  Synchronous.
+
+Functions named `*_message` make requests, so that several go to the kernel at once; the rest send.
+IPv4 only so far.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from insula.system.netlink import (
+    NETLINK_ROUTE,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    Message,
+    Netlink,
+    NetlinkError,
+    attribute,
+    attributes,
+    nested,
+    number,
+    text,
+)
+
+RTM_NEWLINK = 16
+RTM_DELLINK = 17
+RTM_GETLINK = 18
+RTM_NEWADDR = 20
+RTM_NEWROUTE = 24
+RTM_GETROUTE = 26
+
+IFLA_ADDRESS = 1
+IFLA_IFNAME = 3
+IFLA_MTU = 4
+IFLA_MASTER = 10
+IFLA_LINKINFO = 18
+IFLA_STATS64 = 23
+IFLA_NET_NS_FD = 28
+IFLA_INFO_KIND = 1
+IFLA_INFO_DATA = 2
+_VETH_INFO_PEER = 1
+
+IFF_UP = 1
+
+_IFINFO = struct.Struct("=BxHiII")
+_IFADDR = struct.Struct("=BBBBi")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    index: int
+    name: str
+    up: bool
+    master: int
+    kind: str
+    mac: str
+
+
+def open_route() -> Netlink:
+    """In the network namespace of the calling thread."""
+    return Netlink(NETLINK_ROUTE)
+
+
+def mac_bytes(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def _ifinfo(index: int = 0, *, up: bool = False) -> bytes:
+    return _IFINFO.pack(socket.AF_UNSPEC, 0, index, IFF_UP if up else 0, IFF_UP if up else 0)
+
+
+def bridge_message(name: str, mac: str) -> Message:
+    """A bridge, up.  A MAC of its own: else it takes its lowest port's, and changes with it."""
+    info = nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge"))
+    body = _ifinfo(up=True) + text(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac)) + info
+    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def veth_message(
+    name: str, master: int, *, peer: str, peer_mac: str, peer_netns_fd: int, mtu: int
+) -> Message:
+    """A pair: our end is up and a port of bridge `master`, the other is down in another namespace
+    (the kernel refuses to bring up a peer that is not paired yet)."""
+    there = (
+        _ifinfo()
+        + text(IFLA_IFNAME, peer)
+        + attribute(IFLA_ADDRESS, mac_bytes(peer_mac))
+        + number(IFLA_MTU, mtu)
+        + number(IFLA_NET_NS_FD, peer_netns_fd)
+    )
+    info = nested(
+        IFLA_LINKINFO,
+        text(IFLA_INFO_KIND, "veth"),
+        nested(IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, there)),
+    )
+    body = _ifinfo(up=True) + text(IFLA_IFNAME, name) + number(IFLA_MTU, mtu) + number(IFLA_MASTER, master)
+    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + info)
+
+
+def up_message(index: int) -> Message:
+    return Message(RTM_NEWLINK, 0, _ifinfo(index, up=True))
+
+
+def port_message(index: int, master: int) -> Message:
+    """Make a link a port of a bridge, and up."""
+    return Message(RTM_NEWLINK, 0, _ifinfo(index, up=True) + number(IFLA_MASTER, master))
+
+
+def address_message(index: int, address: str, prefix_len: int) -> Message:
+    raw = socket.inet_aton(address)
+    everyone = ipaddress.IPv4Network((address, prefix_len), strict=False).broadcast_address.packed
+    body = _IFADDR.pack(socket.AF_INET, prefix_len, 0, 0, index)
+    return Message(
+        RTM_NEWADDR,
+        NLM_F_CREATE | NLM_F_EXCL,
+        body + attribute(1, raw) + attribute(2, raw) + attribute(4, everyone),
+    )
+
+
+def default_route_message(gateway: str) -> Message:
+    # table main, protocol boot, scope universe, type unicast
+    body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0)
+    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body + attribute(5, socket.inet_aton(gateway)))
+
+
+def delete_link(route: Netlink, name: str) -> bool:
+    """False if there was none."""
+    try:
+        route.send(Message(RTM_DELLINK, 0, _ifinfo() + text(IFLA_IFNAME, name)))
+    except NetlinkError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return False
+    return True
+
+
+def find_link(route: Netlink, name: str) -> Link | None:
+    try:
+        answer = route.ask(Message(RTM_GETLINK, 0, _ifinfo() + text(IFLA_IFNAME, name)))
+    except NetlinkError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return None
+    return _link(answer.body)
+
+
+def list_links(route: Netlink) -> Iterator[Link]:
+    for answer in route.dump(Message(RTM_GETLINK, 0, _ifinfo())):
+        yield _link(answer.body)
+
+
+def list_subnets(route: Netlink) -> Iterator[tuple[ipaddress.IPv4Network, int]]:
+    """Networks that the host has a route to, with the link's index; the default route is left out."""
+    for answer in route.dump(Message(RTM_GETROUTE, 0, _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))):
+        _, prefix_len, _, _, table, *_ = _RTMSG.unpack_from(answer.body)
+        found = attributes(answer.body[_RTMSG.size :])
+        if table == 254 and prefix_len and 1 in found:
+            index = struct.unpack("=i", found[4])[0] if 4 in found else 0
+            yield ipaddress.IPv4Network((found[1], prefix_len), strict=False), index
+
+
+def _link(body: bytes) -> Link:
+    _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    found = attributes(body[_IFINFO.size :])
+    info = attributes(found.get(IFLA_LINKINFO, b""))
+    return Link(
+        index=index,
+        name=found[IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
+        up=bool(flags & IFF_UP),
+        master=struct.unpack("=I", found[IFLA_MASTER])[0] if IFLA_MASTER in found else 0,
+        kind=info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace"),
+        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+    )
