@@ -16,15 +16,13 @@ from insula.compare.workload import Column, read_probe, start_image
 
 
 @click.command()
-@click.option(
-    "--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Repeat each measure."
-)
+@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Repetitions.")
 @click.option(
     "--instances",
     type=click.IntRange(1, 100),
     default=3,
     show_default=True,
-    help="Idle ones, for the memory.",
+    help="Idle ones.",
 )
 @click.option(
     "--isolation",
@@ -33,9 +31,7 @@ from insula.compare.workload import Column, read_probe, start_image
     type=click.Choice(["process", "vm"]),
     help="Only this one (default: both).",
 )
-@click.option(
-    "--against", multiple=True, metavar="ADDRESS", help="Another Docker-API engine: unix:///path.sock."
-)
+@click.option("--against", multiple=True, metavar="ADDRESS", help="One more engine: unix:///path.sock.")
 @click.option("--json", "as_json", is_flag=True, help="Every sample, as JSON.")
 @click.argument("image")
 @click.pass_context
@@ -72,7 +68,8 @@ def compare(
                 say("preparing the image")
                 host = column.client.host
                 if host not in images:
-                    images[host] = stack.enter_context(start_image(column.client, image, probe))
+                    carrier = "process" if column.isolation else ""
+                    images[host] = stack.enter_context(start_image(column.client, image, probe, carrier))
                 results.append(measure(column, images[host], runs=runs, instances=instances, tell=say))
     if as_json:
         print(json.dumps(document(image, runs, results), indent=2))

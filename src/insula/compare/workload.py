@@ -48,8 +48,10 @@ def _probe_archive(probe: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def start_image(client: Client, image: str, probe: bytes) -> Iterator[str]:
+def start_image(client: Client, image: str, probe: bytes, isolation: str) -> Iterator[str]:
     """A temporary image: `image` with the probe in it and as its entrypoint.  Removed afterwards.
+
+    `isolation` is that of the instance which carries the probe in; files are put fastest into a container.
 
     Raises NoSuchImage when the engine does not have the image.
     """
