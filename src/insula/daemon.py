@@ -148,7 +148,7 @@ def _option(name: str, **arguments: Any) -> Any:
 @click.option("-H", "--host", multiple=True, metavar="ADDRESS", help="Listen here; may be repeated.")
 @_option("data_root", metavar="DIR", help="What survives a reboot.")
 @_option("exec_root", metavar="DIR", help="What does not.")
-@_option("default_isolation", metavar="WORD", help="Isolation of instances that name none: process or vm.")
+@_option("default_isolation", metavar="WORD", help="For instances that name none: process or vm.")
 @_option("runtime", metavar="NAME", help="crun or runc.  [default: the first that works]")
 @_option("accel", type=click.Choice(ACCELERATORS), help="Accelerator of VMs.  [default: auto]")
 @_option("vm_memory_mib", type=int, metavar="MIB", help="Memory of a VM without a limit.")

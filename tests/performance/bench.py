@@ -1,0 +1,252 @@
+"""`make bench`: speed and memory of both isolations, beside any other Docker-API engine, as ratios in one run.
+
+    sudo make bench
+    sudo make bench AGAINST=unix:///tmp/peers/docker/docker.sock
+
+Starts a daemon of its own, imports one static busybox image into every engine, and drives all of them with the
+stock docker client and over raw HTTP, round robin, so that a noisy machine is noisy for all.  Times are
+medians in milliseconds; memory is the proportional set size of all processes that an idle instance adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from insula.client import Client
+
+IMAGE = "insula-bench:latest"
+
+
+@dataclass(frozen=True)
+class Peer:
+    title: str
+    client: Client
+    isolation: str
+    daemon_pid: int
+
+    def host_config(self, network: str) -> dict[str, Any]:
+        config: dict[str, Any] = {"NetworkMode": network}
+        if self.isolation:
+            config["Isolation"] = self.isolation
+        return config
+
+    def docker(self, *words: str) -> None:
+        flags = [f"--isolation={self.isolation}"] if self.isolation and words[0] == "run" else []
+        argv = ["docker", "-H", self.client.host, words[0], *flags, *words[1:]]
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def make_image(path: Path) -> None:
+    """A root with one static busybox in it."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        sys.exit("bench: busybox-static is not installed: make setup")
+    with tarfile.open(path, "w") as tar:
+        tar.add(os.path.realpath(busybox), "bin/busybox")
+        for name in ("sh", "true", "sleep", "cat", "echo"):
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname, link.mode = tarfile.SYMTYPE, "busybox", 0o777
+            tar.addfile(link)
+        for name in ("proc", "sys", "dev", "tmp", "etc"):
+            directory = tarfile.TarInfo(name)
+            directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(directory)
+
+
+def pss_kib(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
+
+
+def all_pss_kib() -> int:
+    return sum(pss_kib(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def rss_mib(pid: int) -> float:
+    """Resident memory of a process and of all its children's, MiB."""
+    total, todo = 0.0, [pid]
+    while todo:
+        one = todo.pop()
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{one}/status").read_text()
+            total += next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+            for task in Path(f"/proc/{one}/task").iterdir():
+                todo += map(int, (task / "children").read_text().split())
+    return total
+
+
+def timed(act: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    act()
+    return (time.perf_counter() - began) * 1e3
+
+
+def round_trip(peer: Peer) -> None:
+    """create, start, wait, delete over the socket."""
+    body = {"Image": IMAGE, "Cmd": ["/bin/true"], "HostConfig": peer.host_config("bridge")}
+    ident = peer.client.post("/containers/create", body)["Id"]
+    peer.client.post(f"/containers/{ident}/start")
+    peer.client.post(f"/containers/{ident}/wait")
+    peer.client.delete(f"/containers/{ident}")
+
+
+def start_idle(peer: Peer, number: int) -> str:
+    body = {"Image": IMAGE, "Cmd": ["/bin/sleep", "1000"], "HostConfig": peer.host_config("bridge")}
+    query = {"name": f"bench-{os.getpid()}-{number}-{peer.isolation or 'peer'}"}
+    ident = str(peer.client.request("POST", "/containers/create", query=query, body=body).json()["Id"])
+    peer.client.post(f"/containers/{ident}/start")
+    return ident
+
+
+def at_once(peer: Peer, count: int) -> float:
+    with ThreadPoolExecutor(count) as pool:
+        began = time.perf_counter()
+        idents = list(pool.map(lambda n: start_idle(peer, n), range(count)))
+        took = (time.perf_counter() - began) * 1e3
+        list(pool.map(lambda i: peer.client.delete(f"/containers/{i}", force=True), idents))
+    return took
+
+
+def memory_kib(peer: Peer, count: int) -> float:
+    before = all_pss_kib()
+    idents = [start_idle(peer, n) for n in range(count)]
+    time.sleep(1.0)
+    each = (all_pss_kib() - before) / count
+    for ident in idents:
+        peer.client.delete(f"/containers/{ident}", force=True)
+    return each
+
+
+@contextlib.contextmanager
+def start_daemon(insula: str, scratch: Path) -> Iterator[tuple[str, int]]:
+    host = f"unix://{scratch}/run/insula.sock"
+    argv = [
+        *(insula, "daemon", "--host", host),
+        *("--data-root", str(scratch / "data"), "--exec-root", str(scratch / "run")),
+        *("--bridge", "insula-bench0", "--subnet", "172.31.241.0/24"),
+    ]
+    with open(scratch / "daemon.log", "wb") as log:
+        child = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        client = Client(host)
+        for _ in range(300):
+            if client.reachable():
+                break
+            if child.poll() is not None:
+                sys.exit(f"bench: the daemon ended:\n{(scratch / 'daemon.log').read_text()[-2000:]}")
+            time.sleep(0.1)
+        yield host, child.pid
+    finally:
+        child.terminate()
+        child.wait(30)
+
+
+def daemon_pid_of(host: str) -> int:
+    """Who listens on a unix socket (SO_PEERCRED); 0 when it cannot be told."""
+    import socket
+    import struct
+
+    path = host.removeprefix("unix://")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+
+
+def measure(peers: list[Peer], samples: int, vm_samples: int) -> dict[str, dict[str, float]]:
+    figures: dict[str, dict[str, list[float]]] = {peer.title: {} for peer in peers}
+
+    def note(peer: Peer, key: str, value: float) -> None:
+        figures[peer.title].setdefault(key, []).append(value)
+
+    running = {peer.title: start_idle(peer, 999) for peer in peers}
+    for number in range(samples):
+        print(f"\rround {number + 1}/{samples} ", end="", file=sys.stderr, flush=True)
+        for peer in peers:
+            if peer.isolation == "vm" and number >= vm_samples:
+                continue
+            note(peer, "run --rm, no network", timed(lambda p=peer: p.docker("run", "--rm", "--network", "none", IMAGE, "/bin/true")))  # noqa: E501
+            note(peer, "run --rm, bridge", timed(lambda p=peer: p.docker("run", "--rm", IMAGE, "/bin/true")))
+            note(peer, "API create+start+wait+delete", timed(lambda p=peer: round_trip(p)))
+            ident = running[peer.title]
+            note(peer, "exec", timed(lambda p=peer, i=ident: p.docker("exec", i, "/bin/true")))
+    for peer in peers:
+        peer.client.delete(f"/containers/{running[peer.title]}", force=True)
+        count = 20 if peer.isolation != "vm" else 4
+        print(f"\r{peer.title}: {count} at once  ", end="", file=sys.stderr, flush=True)
+        note(peer, f"{count} at once", at_once(peer, count))
+        note(peer, "memory per idle instance, KiB", memory_kib(peer, 10 if peer.isolation != "vm" else 2))
+        if peer.daemon_pid:
+            note(peer, "daemon, RSS MiB", rss_mib(peer.daemon_pid))
+    print("\r\033[K", end="", file=sys.stderr)
+    return {t: {k: statistics.median(v) for k, v in f.items()} for t, f in figures.items()}
+
+
+def show(peers: list[Peer], figures: dict[str, dict[str, float]]) -> None:
+    keys = list(dict.fromkeys(key for peer in peers for key in figures[peer.title]))
+    base = next((peer.title for peer in peers if not peer.isolation), None)
+    heading = ["median", *(peer.title for peer in peers)]
+    rows = [heading]
+    for key in keys:
+        row = [key]
+        for peer in peers:
+            value = figures[peer.title].get(key)
+            other = figures[base].get(key) if base else None
+            ratio = f"  {value / other:.2f}×" if value and other and peer.title != base else ""
+            row.append("–" if value is None else f"{value:.0f}{ratio}")
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heading))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--insula", default="insula")
+    parser.add_argument("--against", action="append", default=[], metavar="ADDRESS")
+    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--vm-samples", type=int, default=3)
+    parser.add_argument("--isolation", action="append", choices=["process", "vm"])
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("bench: needs root: sudo make bench")
+    with tempfile.TemporaryDirectory(prefix="insula-bench-", dir="/var/tmp") as scratch:
+        archive = Path(scratch) / "image.tar"
+        make_image(archive)
+        with start_daemon(options.insula, Path(scratch)) as (host, pid):
+            peers = [
+                Peer(word, Client(host), word, pid) for word in options.isolation or ("process", "vm")
+            ]
+            for address in options.against:
+                other = Client(address)
+                other.negotiate()
+                peers.append(Peer(address.rpartition("/")[2], other, "", daemon_pid_of(address)))
+            for host_of in {peer.client.host: peer.client for peer in peers}.values():
+                query = {"fromSrc": "-", "repo": "insula-bench", "tag": "latest"}
+                host_of.request("POST", "/images/create", query=query, raw=archive.read_bytes()).read()
+            try:
+                show(peers, measure(peers, options.samples, options.vm_samples))
+            finally:
+                for client in {peer.client.host: peer.client for peer in peers}.values():
+                    with contextlib.suppress(Exception):
+                        client.delete(f"/images/{IMAGE}", force=True)
+
+
+if __name__ == "__main__":
+    main()
