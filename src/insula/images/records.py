@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,17 +30,14 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PruneReport:
-    removed: tuple[Removed, ...] = ()
-    reclaimed_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
     """Who uses an image.  `holder` is an instance's full id."""
 
     holder: str
     running: bool = False
+
+
+InUse = Callable[[str], Use | str | None]  # by image id; a plain id of an instance is one that is stopped
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from insula.errors import Forbidden, InsulaError, NotFound, RegistryFailed, Unauthorized
-from insula.images.records import MAX_DOCUMENT
+from insula.images.records import MAX_DOCUMENT, read_json
 from insula.images.registry.auth import Authenticator
 from insula.images.registry.endpoints import Endpoint
 from insula.images.registry.manifests import ACCEPT
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
 _MAX_ERROR = 64 << 10
+_MAX_PAGES = 1000
 _ATTEMPTS = 2  # with what is known (nothing, or a token that may be stale), then as the registry asks
 
 
@@ -50,6 +51,22 @@ class Registries:
         if endpoint.key not in self._bases:
             self._bases[endpoint.key] = await self._probe(endpoint)
         return self._bases[endpoint.key]
+
+    async def check(self, endpoint: Endpoint, credentials: Credentials) -> None:
+        """Does the registry take these credentials?  Raises Unauthorized, Interrupted."""
+        url = f"{await self.base(endpoint)}/v2/"
+        for _ in range(_ATTEMPTS):
+            header = await self.auth.header(endpoint, (), credentials)
+            headers = {"Authorization": header} if header else {}
+            async with self.transport.send("GET", url, headers=headers, verify=endpoint.verify) as answer:
+                if answer.status == 200:
+                    return
+                asked = answer.headers.getall("WWW-Authenticate", [])
+                if answer.status != 401:
+                    raise RegistryFailed(f"{url}: status {answer.status}")
+                if asked:
+                    self.auth.learn(endpoint, asked)
+        raise Unauthorized("unauthorized: incorrect username or password")
 
     def forget(self, endpoint: Endpoint) -> None:
         """After a failure: next time the registry may speak another way."""
@@ -115,6 +132,23 @@ class Repository:
                 raise Interrupted(f"{show(answer.url)}: the registry has no byte {offset}")
             else:
                 raise await self._error(answer, self._with(digest), what="blob")
+
+    async def tags(self) -> tuple[str, ...]:
+        """Every tag of the repository, page by page.  Raises as `manifest` does."""
+        found: list[str] = []
+        path = "tags/list"
+        for _ in range(_MAX_PAGES):
+            async with self._open("GET", path) as answer:
+                if answer.status != 200:
+                    raise await self._error(answer, self.reference, what="tags")
+                body = await self._transport.read(answer, MAX_DOCUMENT)
+                names = read_json(body, "list of tags").get("tags") or []
+                following = answer.links["next"].get("url") if "next" in answer.links else None
+            found += [name for name in names if isinstance(name, str)]
+            if following is None:
+                return tuple(found)
+            path = str(following)
+        raise RegistryFailed(f"{self.endpoint.key}: the list of tags does not end")
 
     async def has_blob(self, digest: str) -> bool:
         async with self._open("HEAD", f"blobs/{digest}", actions="pull,push") as answer:

@@ -1,0 +1,276 @@
+"""Images: the facade of the room, the only thing that the engine and the daemon hold of it.  Async.
+
+An image is on the disk in full before its row is written, and its row is gone before anything of it is
+removed: a crash leaves nothing but orphans, which `start` sweeps.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+from insula.errors import CorruptData, InvalidReference, InvalidRequest, NotFound
+from insula.events import EventBus
+from insula.images.catalog import Catalog
+from insula.images.content import ContentStore
+from insula.images.layers import Layers
+from insula.images.pull import Puller
+from insula.images.push import Pusher
+from insula.images.records import InUse, Removed, read_json
+from insula.images.registry.blobs import in_thread
+from insula.images.registry.client import Registries
+from insula.images.registry.credentials import find_credentials
+from insula.images.registry.endpoints import find_endpoints
+from insula.images.registry.manifests import parse_platform
+from insula.images.registry.transport import STALL_S
+from insula.images.removal import Removal, plan_prune, plan_removal
+from insula.images.upkeep import Upkeep
+from insula.model.credentials import Credentials
+from insula.model.image import Image
+from insula.model.progress import Progress, no_progress
+from insula.model.reference import Reference, parse_reference
+from insula.model.reports import PruneFilters, PruneReport
+from insula.store.store import Store
+
+_AMBIGUOUS_NAMES = ("sha256", "sha384", "sha512")
+
+
+class Images:
+    """`root` is data_root/images.  `stall_s` and `retry_s` are for tests of bad networks."""
+
+    def __init__(
+        self,
+        root: str,
+        store: Store,
+        events: EventBus,
+        *,
+        mirrors: Sequence[str] = (),
+        insecure: Sequence[str] = (),
+        max_downloads: int = 3,
+        stall_s: float = STALL_S,
+        retry_s: float = 0.5,
+    ) -> None:
+        self.content = ContentStore(root)
+        self.layers = Layers(root, self.content)
+        self._events = events
+        self._insecure = tuple(insecure)
+        self._registries = Registries(stall_s=stall_s)
+        self._catalog = Catalog(store)
+        self._upkeep = Upkeep(self._catalog, self.content, self.layers)
+        self._puller = Puller(
+            self._registries,
+            self._catalog,
+            self.content,
+            self.layers,
+            mirrors=mirrors,
+            insecure=insecure,
+            max_downloads=max_downloads,
+            retry_s=retry_s,
+        )
+        self._pusher = Pusher(
+            self._registries, self._catalog, self.content, insecure=insecure, retry_s=retry_s
+        )
+
+    async def start(self) -> None:
+        """Remove what a crash left half stored, and what no image needs."""
+        await in_thread(self.content.clean)
+        await in_thread(self.layers.clean)
+        self._catalog.reload()
+        await self._upkeep.sweep()
+
+    # what there is
+
+    def find(self, ref: str) -> Image:
+        """By name, name:tag, name@digest, id or the beginning of one.  Raises NoSuchImage, InvalidReference,
+        InvalidRequest when several ids begin so."""
+        return self._catalog.find(ref)
+
+    def list(self) -> tuple[Image, ...]:
+        """Newest first."""
+        return self._catalog.all()
+
+    def inspect_document(self, image: Image) -> dict[str, object]:
+        """The OCI configuration document as it came.  Raises NotFound, CorruptData."""
+        return read_json(self.content.read(image.id), f"configuration of image {image.id}")
+
+    # from and to registries
+
+    async def pull(
+        self,
+        ref: str,
+        *,
+        platform: str | None = None,
+        auth: Credentials | None = None,
+        progress: Progress = no_progress,
+    ) -> Image:
+        """Raises NotFound, Unauthorized, RegistryFailed, CorruptData, DiskFull; the image is then not there,
+        and nothing of it that failed a check."""
+        reference = parse_reference(ref).tagged()
+        wanted = parse_platform(platform) if platform else None
+        credentials = await self._find_credentials(reference, auth)
+        if reference.tag:
+            progress(f"Pulling from {reference.path}", id=reference.tag)
+        before = self._catalog.named(reference)
+        async with self._upkeep.busy():
+            try:
+                image, digest = await self._puller.pull(
+                    reference, platform=wanted, credentials=credentials, progress=progress
+                )
+            except (CorruptData, InvalidRequest):
+                self._upkeep.want()
+                raise
+            by_digest = str(reference.with_digest(digest))
+            image = self._catalog.add(image, tag=str(reference) if reference.tag else "", digest=by_digest)
+        progress(f"Digest: {digest}")
+        same = before is not None and before.id == image.id
+        progress(f"Status: {'Image is up to date' if same else 'Downloaded newer image'} for {reference}")
+        self._events.publish(
+            "image", "pull", str(reference), name=reference.familiar_name, **image.config.labels
+        )
+        return image
+
+    async def pull_all(
+        self,
+        ref: str,
+        *,
+        platform: str | None = None,
+        auth: Credentials | None = None,
+        progress: Progress = no_progress,
+    ) -> tuple[Image, ...]:
+        """Every tag of a repository (`docker pull --all-tags`)."""
+        reference = parse_reference(ref)
+        if reference.tag or reference.digest:
+            raise InvalidRequest("tag can't be used with --all-tags/-a")
+        credentials = await self._find_credentials(reference, auth)
+        tags = await self._puller.tags(reference, credentials)
+        return tuple(
+            [
+                await self.pull(str(reference.with_tag(tag)), platform=platform, auth=auth, progress=progress)
+                for tag in tags
+            ]
+        )
+
+    async def push(
+        self,
+        ref: str,
+        *,
+        auth: Credentials | None = None,
+        progress: Progress = no_progress,
+        all_tags: bool = False,
+    ) -> str:
+        """Returns the digest on the registry (of the last one, with `all_tags`).
+
+        Raises NotFound if there is no such tag here, Unauthorized, Forbidden, RegistryFailed.
+        """
+        reference = parse_reference(ref)
+        if reference.digest:
+            raise InvalidReference("cannot push a digest reference")
+        references = self._tags_of(reference) if all_tags else (reference.tagged(),)
+        credentials = await self._find_credentials(reference, auth)
+        progress(f"The push refers to repository [{reference.name}]")
+        digest = ""
+        async with self._upkeep.busy():
+            for one in references:
+                image = self._catalog.named(one)
+                if image is None:
+                    raise NotFound(f"An image does not exist locally with the tag: {one.familiar_name}")
+                digest, size = await self._pusher.push(image, one, credentials=credentials, progress=progress)
+                self._catalog.set_digest(str(one.with_digest(digest)), image.id)
+                progress(f"{one.tag}: digest: {digest} size: {size}")
+                self._events.publish("image", "push", str(one), name=one.familiar_name, **image.config.labels)
+        return digest
+
+    async def login(self, credentials: Credentials) -> None:
+        """Ask a registry whether it takes these (`docker login`).  Raises Unauthorized."""
+        server = credentials.server.removeprefix("https://").removeprefix("http://").split("/")[0]
+        domain = "docker.io" if server in ("", "index.docker.io", "registry-1.docker.io") else server
+        endpoint = find_endpoints(Reference(domain, "login"), insecure=self._insecure)[-1]
+        async with self._registries.opened():
+            await self._registries.check(endpoint, credentials)
+
+    def _tags_of(self, reference: Reference) -> tuple[Reference, ...]:
+        if reference.tag:
+            raise InvalidReference("tag can't be used with --all-tags/-a")
+        all_tags = (parse_reference(tag) for image in self._catalog.all() for tag in image.tags)
+        found = sorted((tag for tag in all_tags if tag.name == reference.name), key=str)
+        if not found:
+            raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
+        return tuple(found)
+
+    async def _find_credentials(self, reference: Reference, auth: Credentials | None) -> Credentials | None:
+        """What came with the request; if nothing came, what `docker login` left for the daemon's own user."""
+        if auth is None:
+            return await in_thread(find_credentials, reference.domain)
+        return auth if auth.username or auth.identity_token or auth.registry_token else None
+
+    # names
+
+    async def tag(self, ref: str, new: str) -> None:
+        """Let `new` mean the image `ref`, whatever it meant before.  Raises NoSuchImage, InvalidReference."""
+        image = self._catalog.find(ref)
+        reference = parse_reference(new)
+        if reference.digest:
+            raise InvalidReference("refusing to create a tag with a digest reference")
+        if reference.familiar_name in _AMBIGUOUS_NAMES:
+            raise InvalidReference("refusing to create an ambiguous tag using digest algorithm as name")
+        name = str(reference.tagged())
+        self._catalog.tag(name, image.id)
+        self._events.publish("image", "tag", image.id, name=name, **image.config.labels)
+
+    # removal
+
+    async def remove(
+        self, ref: str, *, force: bool = False, prune_children: bool = True, in_use: InUse
+    ) -> Sequence[Removed]:
+        """As `docker rmi`.  `prune_children` False keeps unnamed parents.  Raises NoSuchImage, Conflict."""
+        plan = plan_removal(self._catalog, ref, force=force, prune_children=prune_children, in_use=in_use)
+        removed = self._carry_out(plan, self._catalog.find(ref))
+        if plan.delete:
+            await self._upkeep.sweep()
+        return removed
+
+    async def prune(
+        self,
+        *,
+        dangling_only: bool = True,
+        in_use: InUse,
+        filters: PruneFilters | None = None,
+    ) -> PruneReport:
+        """Images without a tag, or (`dangling_only` False) all that no instance uses.  In the report, what
+        begins with `sha256:` was deleted, the rest untagged."""
+        filters = filters or PruneFilters()
+        wanted = [
+            image
+            for image in self._catalog.all()
+            if filters.matches(_created_ns(image.created), image.config.labels)
+        ]
+        plan = plan_prune(self._catalog, dangling_only=dangling_only, in_use=in_use, wanted=wanted)
+        removed = self._carry_out(plan, None)
+        freed = await self._upkeep.sweep()
+        self._events.publish("image", "prune", "", reclaimed=str(freed))
+        return PruneReport(
+            deleted=tuple(one.deleted or one.untagged for one in removed), reclaimed_bytes=freed
+        )
+
+    def _carry_out(self, plan: Removal, image: Image | None) -> Sequence[Removed]:
+        """Rows first; what they leave behind is swept after."""
+        named = {name: owner.id for owner in self._catalog.all() for name in (*owner.tags, *owner.digests)}
+        self._catalog.untag(plan.untag)
+        for name in plan.untag:
+            owner = named.get(name) or (image.id if image else "")
+            self._events.publish("image", "untag", owner, name=name)
+        for one in plan.delete:
+            self._catalog.delete(one.id)
+            self._events.publish("image", "delete", one.id, name=one.id)
+        return [
+            *(Removed(untagged=name) for name in plan.untag),
+            *(Removed(deleted=one.id) for one in plan.delete),
+        ]
+
+
+def _created_ns(text: str) -> int:
+    """RFC 3339 to nanoseconds; 0 for what cannot be read: as old as can be."""
+    try:
+        return int(datetime.datetime.fromisoformat(text).timestamp() * 1_000_000_000)
+    except (ValueError, OverflowError):
+        return 0

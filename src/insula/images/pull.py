@@ -1,0 +1,285 @@
+"""Pulling: a name to a manifest, its layers down and unpacked side by side, the row written last.  Async.
+
+Every layer is a directory of its own, so a layer is unpacked as soon as it is down.  Two pulls that want
+the same layer share the work.  Not for names that are already here (`catalog`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
+
+from insula.errors import CorruptData, InsulaError, NotFound, Unauthorized
+from insula.images.catalog import Catalog
+from insula.images.content import ContentStore
+from insula.images.layers import Layers
+from insula.images.records import (
+    MAX_DOCUMENT,
+    check_document,
+    digest_of,
+    read_diff_ids,
+    read_image,
+    read_json,
+)
+from insula.images.registry.blobs import Download, in_thread
+from insula.images.registry.client import Fetched, Registries, Repository
+from insula.images.registry.endpoints import find_endpoints
+from insula.images.registry.manifests import (
+    Index,
+    Manifest,
+    choose,
+    host_platform,
+    parse_manifest,
+    platform_rank,
+    show_platform,
+)
+from insula.images.registry.transport import Interrupted
+from insula.images.transfers import SharedWork
+from insula.model.credentials import Credentials
+from insula.model.ids import short_id
+from insula.model.image import Descriptor, Image, Platform
+from insula.model.progress import Progress
+from insula.model.reference import Reference
+
+_NESTED = 3  # indexes of indexes
+_ATTEMPTS = 4
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What a name means on a registry.  `digest` is that of what the name points to, an index perhaps."""
+
+    sources: tuple[Repository, ...]
+    digest: str
+    manifest: Manifest
+    manifest_data: bytes
+
+
+class Puller:
+    def __init__(
+        self,
+        registries: Registries,
+        catalog: Catalog,
+        content: ContentStore,
+        layers: Layers,
+        *,
+        mirrors: Sequence[str],
+        insecure: Sequence[str],
+        max_downloads: int,
+        retry_s: float = 0.5,
+    ) -> None:
+        self._registries = registries
+        self._catalog = catalog
+        self._content = content
+        self._layers = layers
+        self._mirrors = tuple(mirrors)
+        self._insecure = tuple(insecure)
+        self._retry_s = retry_s
+        self._downloads = asyncio.Semaphore(max_downloads)
+        self._unpacks = asyncio.Semaphore(os.cpu_count() or 2)
+        self._work: SharedWork[None] = SharedWork()
+        self._verified: dict[str, dict[str, Descriptor]] = {}  # layer → blobs seen to unpack to it
+        self._unpacking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def pull(
+        self,
+        reference: Reference,
+        *,
+        platform: Platform | None,
+        credentials: Credentials | None,
+        progress: Progress,
+    ) -> tuple[Image, str]:
+        """An image that is complete on the disk but not in the catalog yet, and the digest that its name
+        has on the registry.  The caller holds `Upkeep.busy`."""
+        async with self._registries.opened():
+            resolved = await self._resolve(reference, platform or host_platform(), credentials)
+            manifest = resolved.manifest
+            await self._download(resolved.sources, manifest.config)
+            config = await in_thread(self._content.read, manifest.config.digest)
+            if platform is not None:
+                _check_platform(config, platform, reference)
+            image = read_image(config, manifest.layers, manifest=digest_of(resolved.manifest_data))
+            image = await self._fetch_layers(image, resolved.sources, progress)
+        if image.manifest:
+            await in_thread(self._content.put, resolved.manifest_data)
+        size = sum(self._layers.size(diff_id) for diff_id in image.diff_ids)
+        return replace(image, size_bytes=size), resolved.digest
+
+    async def tags(self, reference: Reference, credentials: Credentials | None) -> tuple[str, ...]:
+        """Every tag of a repository."""
+        async with self._registries.opened():
+            endpoint = find_endpoints(reference, insecure=self._insecure)[-1]
+            return await self._registries.repository(endpoint, reference, credentials).tags()
+
+    # names
+
+    async def _resolve(
+        self, reference: Reference, platform: Platform, credentials: Credentials | None
+    ) -> Resolved:
+        endpoints = find_endpoints(reference, mirrors=self._mirrors, insecure=self._insecure)
+        repositories = [self._registries.repository(e, reference, credentials) for e in endpoints]
+        for position, repository in enumerate(repositories):
+            try:
+                top, digest = await self._fetch(repository, reference.identifier)
+                manifest, data = await self._descend(repository, top, platform)
+            except InsulaError as error:
+                self._registries.forget(repository.endpoint)
+                if position == len(repositories) - 1:
+                    raise
+                _log.warning("mirror %s: %s; trying the next", repository.endpoint.key, error)
+            else:
+                return Resolved(
+                    sources=tuple(repositories[position:]),
+                    digest=digest,
+                    manifest=manifest,
+                    manifest_data=data,
+                )
+        raise NotFound(f"manifest for {reference} not found: no endpoint")
+
+    async def _fetch(self, repository: Repository, identifier: str) -> tuple[Fetched, str]:
+        """A manifest whose digest was checked: against the name, or against what the registry says."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                fetched = await repository.manifest(identifier)
+                break
+            except Interrupted:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(self._retry_s * 2**attempt)
+        expected = identifier if ":" in identifier else fetched.digest
+        if not expected:
+            return fetched, digest_of(fetched.data)
+        if expected.partition(":")[0] not in ("sha256", "sha384", "sha512"):
+            raise CorruptData(f"manifest of {repository.reference}: unknown kind of digest {expected!r}")
+        check_document(fetched.data, expected, f"manifest of {repository.reference}")
+        return fetched, expected
+
+    async def _descend(
+        self, repository: Repository, fetched: Fetched, platform: Platform
+    ) -> tuple[Manifest, bytes]:
+        for _ in range(_NESTED):
+            document = parse_manifest(fetched.data, fetched.media_type)
+            if isinstance(document, Manifest):
+                return document, fetched.data
+            assert isinstance(document, Index)
+            entry = choose(document, platform)
+            if entry.size > MAX_DOCUMENT:
+                raise CorruptData(f"manifest {entry.digest}: {entry.size} bytes is more than {MAX_DOCUMENT}")
+            fetched, _digest = await self._fetch(repository, entry.digest)
+        raise CorruptData(f"{repository.reference}: lists of lists of manifests, {_NESTED} deep")
+
+    async def _download(self, sources: Sequence[Repository], blob: Descriptor) -> None:
+        if blob.size > MAX_DOCUMENT:
+            raise CorruptData(f"image configuration: {blob.size} bytes is more than {MAX_DOCUMENT}")
+        await Download(sources, blob, self._content, retry_s=self._retry_s).run()
+
+    # layers
+
+    async def _fetch_layers(self, image: Image, sources: Sequence[Repository], progress: Progress) -> Image:
+        """All layers, side by side; the first failure ends the others."""
+        missing: dict[tuple[str, str], Descriptor] = {}
+        for blob, diff_id in zip(image.layers, image.diff_ids, strict=True):
+            if self._find_here(blob, diff_id) is not None:
+                progress("Already exists", id=short_id(blob.digest))
+            elif (blob.digest, diff_id) not in missing:
+                missing[blob.digest, diff_id] = blob
+                progress("Pulling fs layer", id=short_id(blob.digest))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for (_, diff_id), blob in missing.items():
+                    group.create_task(self._fetch_layer(blob, diff_id, sources, progress))
+        except BaseExceptionGroup as failures:
+            raise first_failure(failures) from None
+        blobs = [
+            self._find_here(blob, diff_id) or blob
+            for blob, diff_id in zip(image.layers, image.diff_ids, strict=True)
+        ]
+        same = tuple(blobs) == image.layers
+        return replace(image, layers=tuple(blobs), manifest=image.manifest if same else "")
+
+    def _find_here(self, blob: Descriptor, diff_id: str) -> Descriptor | None:
+        """A blob that is known to be this layer and is here, unpacked too: this one, or one compressed
+        differently.  What a manifest claims of a blob counts only once it was unpacked and checked."""
+        if not self._layers.has(diff_id):
+            return None
+        here = [known for known in self._known_blobs(diff_id) if self._content.has(known.digest)]
+        if any(known.digest == blob.digest for known in here):
+            return blob
+        return here[0] if here else None
+
+    def _known_blobs(self, diff_id: str) -> tuple[Descriptor, ...]:
+        return (*self._catalog.blobs_of(diff_id), *self._verified.get(diff_id, {}).values())
+
+    async def _fetch_layer(
+        self, blob: Descriptor, diff_id: str, sources: Sequence[Repository], progress: Progress
+    ) -> None:
+        async def work(tell: Progress) -> None:
+            async with self._registries.opened():
+                await self._download_layer(blob, sources, tell)
+            async with self._unpacks:
+                await self._unpack(blob, diff_id, tell)
+            tell("Pull complete", id=short_id(blob.digest))
+
+        await self._work.run((blob.digest, diff_id), work, progress)
+
+    async def _download_layer(self, blob: Descriptor, sources: Sequence[Repository], tell: Progress) -> None:
+        about = short_id(blob.digest)
+        if self._downloads.locked():
+            tell("Waiting", id=about)
+        async with self._downloads:
+            await Download(
+                sources,
+                blob,
+                self._content,
+                on_bytes=lambda count: tell("Downloading", id=about, current=count, total=blob.size),
+                on_check=lambda: tell("Verifying Checksum", id=about),
+                retry_s=self._retry_s,
+            ).run()
+            tell("Download complete", id=about)
+
+    async def _unpack(self, blob: Descriptor, diff_id: str, tell: Progress) -> None:
+        about = short_id(blob.digest)
+
+        def extracting(status: str, *, id: str = "", current: int = 0, total: int = 0) -> None:
+            tell("Extracting", id=about, current=current, total=total or blob.size)
+
+        extracting("Extracting")
+        lock = self._unpacking.setdefault(diff_id, asyncio.Lock())
+        async with lock:
+            if self._layers.has(diff_id):
+                if self._known_blobs(diff_id):
+                    return  # by another blob, meanwhile; that one is taken for this layer
+                await self._layers.remove(diff_id)  # left by a pull that failed: check this blob instead
+            await self._layers.unpack(blob=blob, diff_id=diff_id, progress=extracting)
+            self._verified.setdefault(diff_id, {})[blob.digest] = blob
+
+
+def first_failure(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to tell: our own errors before others."""
+    flat: list[BaseException] = []
+    for failure in failures.exceptions:
+        flat.append(first_failure(failure) if isinstance(failure, BaseExceptionGroup) else failure)
+    flat.sort(
+        key=lambda failure: (not isinstance(failure, Unauthorized), not isinstance(failure, InsulaError))
+    )
+    return flat[0]
+
+
+def _check_platform(config: bytes, wanted: Platform, reference: Reference) -> None:
+    document = read_json(config, "image configuration")
+    read_diff_ids(document)
+    there = Platform(
+        os=str(document.get("os") or "linux"),
+        architecture=str(document.get("architecture") or ""),
+        variant=str(document.get("variant") or ""),
+    )
+    if platform_rank(there, wanted) is None:
+        raise NotFound(
+            f"image with reference {reference} was found but does not match the specified platform: "
+            f"wanted {show_platform(wanted)}, actual: {show_platform(there)}"
+        )
