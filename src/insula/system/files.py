@@ -6,10 +6,11 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 
 from insula.errors import DiskFull
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
@@ -43,7 +44,47 @@ def write_atomic(path: str, data: bytes | str, mode: int = 0o600) -> None:
             raise
 
 
-def remove_tree(path: str) -> None:
-    """Remove a directory and all that is in it; fine if it is not there.  Does not follow symlinks."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
+def remove_tree(path: str | bytes) -> None:
+    """Remove a directory and all that is in it; fine if it is not there.  Does not follow symlinks.
+
+    Not shutil.rmtree: that recurses, and an archive can make a tree deeper than Python's stack.
+    """
+    try:
+        fd = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        return
+    pending = [_remove_files(fd)]
+    names: list[bytes] = []
+    try:
+        while True:
+            if pending[-1]:
+                name = pending[-1].pop()
+                child = os.open(name, _DIRECTORY, dir_fd=fd)
+                names.append(name)
+            elif names:
+                child = os.open("..", _DIRECTORY, dir_fd=fd)
+                pending.pop()
+                os.rmdir(names.pop(), dir_fd=child)
+                os.close(fd)
+                fd = child
+                continue
+            else:
+                break
+            os.close(fd)
+            fd = child
+            pending.append(_remove_files(fd))
+    finally:
+        os.close(fd)
+    os.rmdir(path)
+
+
+def _remove_files(fd: int) -> list[bytes]:
+    """All but the directories, which are returned."""
+    directories = []
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(os.fsencode(entry.name))
+            else:
+                os.unlink(entry.name, dir_fd=fd)
+    return directories

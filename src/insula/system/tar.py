@@ -112,7 +112,7 @@ class Reader:
             left -= len(self._exactly(min(left, _PIECE)))
 
     def _block(self) -> bytes | None:
-        """The next header; None at the end: two blocks of zeros, or (GNU tar and Go accept it) no more data."""
+        """The next header; None at the end: two blocks of zeros, or (as GNU tar and Go) no more data."""
         first = self._source.read(BLOCK) or b""
         if not first:
             return None
