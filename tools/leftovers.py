@@ -1,4 +1,4 @@
-"""What insula could leave behind on a host, before and after: `--write FILE`, then `--compare FILE`.
+"""What insula could leave behind on a host: `--write FILE` before, `--compare FILE` after.
 
 Processes, mounts, network namespaces, links, nft tables, cgroups, loop devices, mount namespaces kept by files.
 """

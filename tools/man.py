@@ -70,9 +70,13 @@ def page(name: str, command: click.Command, ctx: click.Context) -> str:
             assert inner is not None
             parts.append(f".TP\n\\fB{escape(sub)}\\fR\n{escape(inner.get_short_help_str(limit=200))}")
     if name == "insula":
-        parts.append(".SH EXIT STATUS\nAs docker's: that of the workload for run and exec; 125 when insula failed,")
+        parts.append(
+            ".SH EXIT STATUS\nAs docker's: that of the workload for run and exec; 125 when insula failed,"
+        )
         parts.append("126 when the program cannot be executed, 127 when it is not there, 1 for other errors.")
-        parts.append(".SH ENVIRONMENT\n.TP\n\\fBINSULA_HOST\\fR\nDaemon to talk to when \\-\\-host is not given.")
+        parts.append(
+            ".SH ENVIRONMENT\n.TP\n\\fBINSULA_HOST\\fR\nDaemon to talk to when \\-\\-host is not given."
+        )
         parts.append(".TP\n\\fBDOCKER_CONFIG\\fR\nDirectory of Docker's configuration file, for credentials.")
     return "\n".join(parts) + "\n"
 

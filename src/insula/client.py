@@ -198,7 +198,7 @@ class Client:
     ) -> Answer:
         """Send and return once the headers are in.  `body` is sent as JSON, `raw` as it is.
 
-        Raises DaemonUnreachable, and DaemonRefused for a status of 400 and above (and 304) unless it is in `ok`.
+        Raises DaemonUnreachable, and DaemonRefused for 304 and from 400 on, unless it is in `ok`.
         """
         connection = self._connect()
         target = (self._prefix if versioned else "") + path
@@ -276,10 +276,12 @@ class Client:
         try:
             connection.connect()
         except PermissionError as error:
+            connection.close()
             raise DaemonUnreachable(
                 f"permission denied on {self.host}", hint="use sudo, or join the group that owns the socket"
             ) from error
         except OSError as error:
+            connection.close()
             raise DaemonUnreachable(
                 f"cannot connect to the daemon at {self.host}: {error.strerror or error}",
                 hint="start it: sudo insula daemon, or systemctl start insula",

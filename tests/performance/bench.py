@@ -1,9 +1,9 @@
-"""`make bench`: speed and memory of both isolations, beside any other Docker-API engine, as ratios in one run.
+"""`make bench`: speed and memory of both isolations, beside any other engine, as ratios in one run.
 
     sudo make bench
     sudo make bench AGAINST=unix:///tmp/peers/docker/docker.sock
 
-Starts a daemon of its own, imports one static busybox image into every engine, and drives all of them with the
+Starts a daemon of its own, imports one static busybox image into every engine, and drives all with the
 stock docker client and over raw HTTP, round robin, so that a noisy machine is noisy for all.  Times are
 medians in milliseconds; memory is the proportional set size of all processes that an idle instance adds.
 """
@@ -86,7 +86,9 @@ def rss_mib(pid: int) -> float:
         one = todo.pop()
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{one}/status").read_text()
-            total += next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+            total += (
+                next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+            )
             for task in Path(f"/proc/{one}/task").iterdir():
                 todo += map(int, (task / "children").read_text().split())
     return total
@@ -181,7 +183,11 @@ def measure(peers: list[Peer], samples: int, vm_samples: int) -> dict[str, dict[
         for peer in peers:
             if peer.isolation == "vm" and number >= vm_samples:
                 continue
-            note(peer, "run --rm, no network", timed(lambda p=peer: p.docker("run", "--rm", "--network", "none", IMAGE, "/bin/true")))  # noqa: E501
+            note(
+                peer,
+                "run --rm, no network",
+                timed(lambda p=peer: p.docker("run", "--rm", "--network", "none", IMAGE, "/bin/true")),
+            )
             note(peer, "run --rm, bridge", timed(lambda p=peer: p.docker("run", "--rm", IMAGE, "/bin/true")))
             note(peer, "API create+start+wait+delete", timed(lambda p=peer: round_trip(p)))
             ident = running[peer.title]
@@ -217,7 +223,9 @@ def show(peers: list[Peer], figures: dict[str, dict[str, float]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--insula", default="insula")
     parser.add_argument("--against", action="append", default=[], metavar="ADDRESS")
     parser.add_argument("--samples", type=int, default=12)
@@ -230,9 +238,7 @@ def main() -> None:
         archive = Path(scratch) / "image.tar"
         make_image(archive)
         with start_daemon(options.insula, Path(scratch)) as (host, pid):
-            peers = [
-                Peer(word, Client(host), word, pid) for word in options.isolation or ("process", "vm")
-            ]
+            peers = [Peer(word, Client(host), word, pid) for word in options.isolation or ("process", "vm")]
             for address in options.against:
                 other = Client(address)
                 other.negotiate()

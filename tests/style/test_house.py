@@ -70,7 +70,9 @@ def test_the_drawn_error_tree_is_the_real_one() -> None:
     """Every class of `errors` stands in the drawing at its top."""
     drawing = errors.__doc__ or ""
     real = {
-        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, Exception)
     }
     missing = sorted(name for name in real if not re.search(rf"\b{name}\b", drawing))
     assert missing == []
@@ -78,9 +80,7 @@ def test_the_drawn_error_tree_is_the_real_one() -> None:
 
 def test_every_promise_names_its_test() -> None:
     """SPECIFICATION.md: a row has an existing test file, or says *pending*."""
-    rows = [
-        line for line in (ROOT / "SPECIFICATION.md").read_text().splitlines() if line.startswith("| S")
-    ]
+    rows = [line for line in (ROOT / "SPECIFICATION.md").read_text().splitlines() if line.startswith("| S")]
     assert rows, "SPECIFICATION.md has no rows"
     for row in rows:
         enforced = row.rstrip("|").rpartition("|")[2].strip()

@@ -1,0 +1,57 @@
+"""Settings: defaults, file, command line, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from insula.config import Settings, read_settings
+from insula.errors import InvalidRequest
+from insula.model.isolation import Isolation
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_command_line_outranks_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", 'default-isolation = "vm"\nvm-memory-mib = 512\ndns = ["9.9.9.9"]\n')
+    settings = read_settings(path, {"vm_memory_mib": 128, "accel": None, "dns": ()})
+    assert Isolation.VM == settings.default_isolation
+    assert 128 == settings.vm_memory_mib
+    assert ("9.9.9.9",) == settings.dns
+    assert "auto" == settings.accel
+
+
+def test_no_file_is_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("insula.config.DEFAULT_CONFIG", str(tmp_path / "none"))
+    assert Settings() == read_settings(None, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("colour = 1", "colour"),
+        ('vm-memory-mib = "much"', "vm-memory-mib"),
+        ("vm-memory-mib = true", "vm-memory-mib"),
+        ("vm-memory-mib = 1", "vm-memory-mib"),
+        ('accel = "warp"', "accel"),
+        ('subnet = "10.0.0.0/30"', "subnet"),
+        ('subnet = "ten"', "subnet"),
+        ("dns = 8", "dns"),
+        ('dns = ["x"]', "dns"),
+        ('default-isolation = "jail"', "isolation"),
+        ('data-root = "here"', "data-root"),
+        ("= 3", "c.toml"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(InvalidRequest, match=named):
+        read_settings(write(tmp_path / "c.toml", text), {})
+
+
+def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="no such configuration file"):
+        read_settings(str(tmp_path / "none.toml"), {})
