@@ -6,14 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
-
+from insula.errors import Failure
 from insula.images.catalog import Catalog
 from insula.images.content import ContentStore
+from insula.images.layers import Layers
 from insula.images.registry.blobs import in_thread
-
-if TYPE_CHECKING:
-    from insula.images.layers import Layers
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +51,7 @@ class Upkeep:
             freed = 0
             for diff_id in self._layers.diff_ids():
                 if diff_id not in needed:
-                    freed += self._layers.size(diff_id)
+                    freed += self._size(diff_id)
                     await self._layers.remove(diff_id)
             for digest in self._content.digests():
                 if digest not in needed:
@@ -62,3 +59,10 @@ class Upkeep:
                     await in_thread(self._content.remove, digest)
             _log.info("swept images: %d bytes given back", freed)
             return freed
+
+    def _size(self, diff_id: str) -> int:
+        """0 for a layer whose size was never written: it is being removed, so nobody needs it."""
+        try:
+            return self._layers.size(diff_id)
+        except Failure:
+            return 0

@@ -139,9 +139,7 @@ class FakeRegistry:
 
 
 def error(status: int, code: str, message: str, **headers: str) -> web.Response:
-    return web.json_response(
-        {"errors": [{"code": code, "message": message}]}, status=status, headers=headers
-    )
+    return web.json_response({"errors": [{"code": code, "message": message}]}, status=status, headers=headers)
 
 
 def ranged(request: web.Request, data: bytes) -> web.Response:

@@ -7,19 +7,17 @@ import json
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from insula.errors import NotFound, Unauthorized
-from insula.events import EventBus
 from insula.images.images import Images
 from insula.model.credentials import Credentials
 from insula.model.image import Image
-from insula.store.store import Store
-from integration.images.fake_registry import FakeRegistry, start_fake_registry
+from integration.images.fake_registry import FakeRegistry
 
 pytestmark = pytest.mark.integration
 
@@ -100,22 +98,6 @@ def plain(tmp_path: Path) -> Iterator[str]:
 def guarded(tmp_path: Path) -> Iterator[str]:
     with start_registry(tmp_path / "guarded", f"ali:{_SESAME}") as address:
         yield address
-
-
-@pytest.fixture
-async def source() -> AsyncIterator[FakeRegistry]:
-    async with start_fake_registry() as registry:
-        yield registry
-
-
-@pytest.fixture
-async def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Images]:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    store = Store(str(tmp_path / "insula.db"))
-    room = Images(str(tmp_path / "images"), store, EventBus(), retry_s=0.01, stall_s=5)
-    await room.start()
-    yield room
-    store.close()
 
 
 @pytest.fixture
@@ -211,7 +193,7 @@ async def test_every_tag_goes_up_and_comes_down(images: Images, busybox: Image, 
 async def test_missing_tag_and_missing_repository(images: Images, busybox: Image, plain: str) -> None:
     await images.tag("busybox", f"{plain}/busybox")
     await images.push(f"{plain}/busybox")
-    with pytest.raises(NotFound, match="manifest for .*busybox:nosuch not found: manifest unknown"):
+    with pytest.raises(NotFound, match=r"manifest for .*busybox:nosuch not found: manifest unknown"):
         await images.pull(f"{plain}/busybox:nosuch")
     with pytest.raises(NotFound, match="not found"):
         await images.pull(f"{plain}/nothing/here")
