@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
 from insula.errors import Failure
 from insula.images.catalog import Catalog
 from insula.images.content import ContentStore
