@@ -18,12 +18,16 @@ class RootKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectoryRoot:
-    """`merged` is where the overlay is (or will be) mounted; `lowers` has the topmost layer first."""
+    """`merged` is where the overlay is (or will be) mounted; `lowers` has the topmost layer first.
+
+    `volatile`: it need not survive a crash of the host, so it is not synced when unmounted (`--rm`).
+    """
 
     merged: str
     lowers: tuple[str, ...]
     upper: str
     work: str
+    volatile: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,63 @@
+"""The child that builds an image's disk: a read-only overlay in its own mount namespace, then mkfs.erofs.
+
+Synchronous; started by `disks`, never imported.  The mount is seen nowhere else and ends with the child.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from typing import Any
+
+from insula.errors import DiskFull, ProgramFailed
+from insula.system.child import Reply
+from insula.system.confine import die_with_parent, own_namespaces
+from insula.system.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount_overlay
+
+
+def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    die_with_parent()
+    own_namespaces()
+    merged, disk = request["mount_point"], request["disk"]
+    mount_overlay(merged, request["lowers"], flags=MS_NODEV | MS_NOEXEC | MS_NOSUID)
+    stray = [f"--exclude-path={path}" for path in _stray_whiteouts(merged)]
+    argv = [request["mkfs"], "--quiet", *COMPRESSION, f"-U{request['uuid']}", *stray, disk, merged]
+    done = subprocess.run(
+        argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, preexec_fn=die_with_parent
+    )
+    if done.returncode != 0:
+        free = os.statvfs(os.path.dirname(disk))
+        if free.f_bavail * free.f_frsize < 1 << 20:
+            raise DiskFull("no space left for an image's disk", hint="free some space: insula system prune")
+        raise ProgramFailed(" ".join(argv), done.returncode, done.stderr.decode(errors="replace"))
+    return {}
+
+
+COMPRESSION: tuple[str, ...] = ("-zlz4hc",)
+
+
+def _stray_whiteouts(merged: str) -> list[str]:
+    """Whiteouts of nothing, in directories that only one layer has: overlayfs lists them and then denies
+    that they are there (its readdir does not filter a directory that is not merged)."""
+    found = []
+    pending = [merged]
+    while pending:
+        directory = pending.pop()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                    continue
+                plain = entry.is_file(follow_symlinks=False) or entry.is_symlink()
+                if not plain and _is_whiteout(entry.path):
+                    found.append(entry.path[len(merged) + 1 :])
+    return found
+
+
+def _is_whiteout(path: str) -> bool:
+    try:
+        node = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISCHR(node.st_mode) and node.st_rdev == 0
