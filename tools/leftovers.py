@@ -1,6 +1,6 @@
 """What insula could leave behind on a host: `--write FILE` before, `--compare FILE` after.
 
-Processes, mounts, network namespaces, links, nft tables, cgroups, loop devices, mount namespaces kept by files.
+Processes, mounts, network namespaces, links, nft tables, cgroups, loop devices.
 """
 
 from __future__ import annotations

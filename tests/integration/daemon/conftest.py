@@ -1,0 +1,67 @@
+"""One daemon for the whole directory; each test says in which isolation it runs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.daemon.rig import Daemon
+
+
+@pytest.fixture(scope="session")
+def netns() -> Iterator[str]:
+    name = f"insula-test-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@pytest.fixture(scope="session")
+def guest_cache() -> Path:
+    """Kernel and initramfs are fetched once per machine, not once per test run."""
+    path = Path("/var/cache/insula-tests/guest")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_daemon(
+    tmp_path_factory: pytest.TempPathFactory, netns: str, guest_cache: Path
+) -> Callable[..., Daemon]:
+    def make(*options: str) -> Daemon:
+        directory = tmp_path_factory.mktemp("insula")
+        (directory / "data").mkdir()
+        (directory / "data" / "guest").symlink_to(guest_cache)
+        return Daemon(
+            directory=directory,
+            netns=netns,
+            bridge=f"it{secrets.token_hex(3)}",
+            options=("--accel", "tcg", *options),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def daemon(make_daemon: Callable[..., Daemon]) -> Iterator[Daemon]:
+    one = make_daemon()
+    one.start()
+    one.import_image()
+    yield one
+    one.stop()
+
+
+@pytest.fixture(params=["process", pytest.param("vm", marks=pytest.mark.vm)])
+def isolation(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def name() -> str:
+    return f"t-{secrets.token_hex(4)}"
