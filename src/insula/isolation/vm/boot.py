@@ -1,0 +1,276 @@
+"""Boot one VM: descriptors, helpers, QEMU, and the agent's greeting.  Async; undoes itself when it fails.
+
+What is booted was decided (`order`), what the command line is, too (`machine`), and how it is
+confined (`confine`): this module only acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from insula.errors import GuestFailed, RuntimeFailed
+from insula.isolation.vm import confine, sockets, virtiofs
+from insula.isolation.vm.cgroup import Cgroup
+from insula.isolation.vm.channel import Channel
+from insula.isolation.vm.check import parse_cpus
+from insula.isolation.vm.guest import Guest
+from insula.isolation.vm.machine import (
+    OVERHEAD_MIB,
+    TCG_BUFFER_MIB,
+    Accelerator,
+    Disk,
+    Machine,
+    Nic,
+    Share,
+    finalize_argv,
+)
+from insula.isolation.vm.order import Order
+from insula.isolation.vm.record import (
+    VmRecord,
+    console_end,
+    find_panic,
+    host_boot_id,
+    qemu_end,
+    record_path,
+    write_record,
+)
+from insula.isolation.vm.virtiofs import Virtiofsd
+from insula.system import pidfd
+from insula.system.cgroups import Layout
+from insula.system.files import disk_errors
+from insula.system.tap import open_tap
+
+_MIB = 1024 * 1024
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What booting uses of this host, found once at start."""
+
+    qemu: str
+    firmware: str
+    virtiofsd: Virtiofsd | None
+    layout: Layout
+
+
+@dataclass(slots=True, kw_only=True)
+class Booted:
+    record: VmRecord
+    watch: pidfd.Watch
+    helpers: list[pidfd.Watch]
+    channel: Channel
+    cgroup: Cgroup
+
+
+def control_path(run_dir: str) -> str:
+    return os.path.join(run_dir, "control.sock")
+
+
+def qmp_path(run_dir: str) -> str:
+    return os.path.join(run_dir, "qmp.sock")
+
+
+class _Descriptors:
+    """Opened for the child, closed here once it has them."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+
+    def file(self, path: str, flags: int, mode: int = 0o600) -> int:
+        fd = os.open(path, flags | os.O_CLOEXEC, mode)
+        self._stack.callback(os.close, fd)
+        return fd
+
+    def fd(self, fd: int) -> int:
+        self._stack.callback(os.close, fd)
+        return fd
+
+    def socket(self, sock: socket.socket) -> int:
+        self._stack.callback(sock.close)
+        return sock.fileno()
+
+
+def _spawn(argv: list[str], fds: tuple[int, ...], output: int) -> pidfd.Watch:
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pid = pidfd.spawn(
+            argv,
+            _ENVIRONMENT,
+            stdio=(null, output, output),
+            pass_fds={fd: fd for fd in fds},
+            new_session=True,
+        )
+    finally:
+        os.close(null)
+    return pidfd.Watch(pid, child=True)
+
+
+def _start_share(
+    order: Order,
+    host: Host,
+    spec: confine.ShareSpec,
+    cgroups: tuple[str, ...],
+    output: int,
+    files: _Descriptors,
+) -> tuple[pidfd.Watch, int]:
+    listener, client = sockets.listen_and_connect(os.path.join(order.run_dir, "share.sock"))
+    os.makedirs(spec.at, mode=0o700, exist_ok=True)
+    argv = virtiofs.finalize_argv(virtiofs.need(host.virtiofsd), spec.at, listener.fileno())
+    with listener:
+        watch = _spawn(
+            confine.wrap(confine.Confinement(cgroups=cgroups, shares=(spec,)), argv),
+            (listener.fileno(),),
+            output,
+        )
+    return watch, files.socket(client)
+
+
+async def stop_helpers(helpers: list[pidfd.Watch]) -> None:
+    for helper in helpers:
+        helper.signal(9)
+    for helper in helpers:
+        await helper.wait()
+        helper.close()
+
+
+async def boot(
+    order: Order,
+    guest: Guest,
+    accelerator: Accelerator,
+    host: Host,
+    uid: int,
+    generation: str,
+    make_channel: Callable[[], Channel],
+    timeout_s: float,
+) -> Booted:
+    """Up to the agent's HELLO.  Raises RuntimeFailed or GuestFailed with what QEMU or the guest's console said."""
+    async with contextlib.AsyncExitStack() as undo:
+        with contextlib.ExitStack() as ours, disk_errors("starting a virtual machine"):
+            files = _Descriptors(ours)
+            os.makedirs(order.run_dir, mode=0o700, exist_ok=True)
+            jail_root = os.path.join(order.run_dir, "root")
+            os.makedirs(jail_root, mode=0o755, exist_ok=True)
+            fresh = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+            output = files.file(os.path.join(order.run_dir, "qemu.log"), fresh)
+            cgroup = Cgroup(host.layout, order.id)
+            overhead = OVERHEAD_MIB + (TCG_BUFFER_MIB if accelerator is Accelerator.TCG else 0)
+            procs = cgroup.make((order.memory_mib + overhead) * _MIB, order.limits)
+            undo.callback(cgroup.remove)
+            helpers: list[pidfd.Watch] = []
+            undo.push_async_callback(stop_helpers, helpers)
+            shares: list[Share] = []
+            for tag, spec in order.shares:
+                watch_, fd = _start_share(order, host, spec, procs, output, files)
+                helpers.append(watch_)
+                shares.append(Share(tag=tag, fd=fd))
+            disks = []
+            if order.image_disk:
+                image = files.file(order.image_disk, os.O_RDONLY)
+                disks.append(Disk(serial="image", fd=image, read_only=True))
+            if order.upper_disk:
+                upper = files.file(order.upper_disk, os.O_RDWR)
+                disks.append(Disk(serial="upper", fd=upper, read_only=False))
+            log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            machine = Machine(
+                name=order.id[:12],
+                accelerator=accelerator,
+                kernel=_inside(guest.kernel_for(accelerator)),
+                initramfs=_inside(guest.initramfs),
+                vcpus=order.vcpus,
+                memory_mib=order.memory_mib,
+                generation=generation,
+                control_fd=files.socket(sockets.listen(control_path(order.run_dir))),
+                qmp_fd=files.socket(sockets.listen(qmp_path(order.run_dir))),
+                console_fd=files.file(os.path.join(order.run_dir, "console.log"), fresh),
+                exit_fd=files.file(os.path.join(order.run_dir, "exit"), fresh),
+                log_fd=files.file(order.log_path, log_flags, 0o640) if order.log_path else -1,
+                firmware=host.firmware,
+                disks=tuple(disks),
+                nics=tuple(Nic(fd=files.fd(open_tap(link)), mac=mac) for link, mac in order.taps),
+                shares=tuple(shares),
+            )
+            confinement = confine.confine_qemu(
+                uid=uid,
+                cgroups=procs,
+                cpus=parse_cpus(order.limits.cpuset_cpus),
+                root_at=jail_root,
+                guest_directory=guest.directory,
+                kvm=accelerator is Accelerator.KVM,
+            )
+            watch = _spawn(
+                confine.wrap(confinement, finalize_argv(machine, host.qemu)), machine.fds(), output
+            )
+        undo.push_async_callback(_end, watch)
+        record = VmRecord(
+            pid=watch.pid,
+            started=pidfd.start_time(watch.pid) or 0,
+            boot_id=host_boot_id(),
+            uid=uid,
+            accelerator=accelerator.value,
+            launched_ns=time.time_ns(),
+            helpers=tuple((h.pid, pidfd.start_time(h.pid) or 0) for h in helpers),
+        )
+        write_record(order.run_dir, record)
+        undo.callback(_forget, order.run_dir)
+        channel = make_channel()
+        undo.push_async_callback(channel.close)
+        await _greet(channel, watch, order.run_dir, timeout_s)
+        undo.pop_all()
+    return Booted(record=record, watch=watch, helpers=helpers, channel=channel, cgroup=cgroup)
+
+
+def _inside(path: str) -> str:
+    """Where the jail shows a file of the guest's directory."""
+    return f"/guest/{os.path.basename(path)}"
+
+
+def _forget(run_dir: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(record_path(run_dir))
+
+
+async def _end(watch: pidfd.Watch) -> None:
+    watch.signal(9)
+    await watch.wait()
+    watch.close()
+
+
+async def connect(channel: Channel, run_dir: str, timeout_s: float) -> None:
+    """Open the channel on the VM's control port."""
+    reader, writer = await asyncio.open_unix_connection(sock=sockets.connect(control_path(run_dir)))
+    await channel.open(reader, writer, timeout_s)
+
+
+async def _greet(channel: Channel, watch: pidfd.Watch, run_dir: str, timeout_s: float) -> None:
+    greeting = asyncio.create_task(connect(channel, run_dir, timeout_s))
+    dying = asyncio.create_task(watch.wait())
+    try:
+        await asyncio.wait({greeting, dying}, return_when=asyncio.FIRST_COMPLETED)
+        if not greeting.done() or greeting.exception() is not None:
+            if not watch.ended and greeting.done():
+                raise GuestFailed(f"{greeting.exception()}{_explain(run_dir)}")
+            await dying
+            raise RuntimeFailed(f"QEMU could not start the virtual machine{_explain(run_dir)}")
+    finally:
+        for task in (greeting, dying):
+            task.cancel()
+        await asyncio.gather(greeting, dying, return_exceptions=True)
+
+
+def _explain(run_dir: str) -> str:
+    console = console_end(run_dir)
+    panic = find_panic(console)
+    said = qemu_end(run_dir)
+    last = console.decode(errors="replace").strip().splitlines()[-3:]
+    parts = [f"the guest kernel panicked: {panic}" if panic else "", said]
+    if not any(parts) and last:
+        parts.append("its console ends with: " + " / ".join(line[:200] for line in last))
+    text = "; ".join(filter(None, parts))
+    return f": {text}" if text else ""

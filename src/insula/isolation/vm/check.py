@@ -1,0 +1,135 @@
+"""What a virtual machine cannot honour, with the reason for each.  Pure, but for looking at the kinds of bind sources."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from insula.errors import Conflict, UnsupportedField
+from insula.isolation.plan import LaunchPlan
+from insula.isolation.vm.virtiofs import binds
+from insula.model.limits import Limits
+
+_CPUS = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
+_TAG_BYTES = 36  # of a virtiofs device
+_LEAST_MEMORY_MIB = 64
+
+
+def _namespaces(plan: LaunchPlan) -> None:
+    if plan.host_network:
+        raise UnsupportedField(
+            "HostConfig.NetworkMode",
+            "a virtual machine has a kernel and network stack of its own and cannot use the host's",
+            hint="use a bridge network and -p, or --isolation process",
+        )
+    modes = (("PidMode", plan.pid_mode), ("IpcMode", plan.ipc_mode), ("UTSMode", plan.uts_mode))
+    for field, mode in modes:
+        if mode == "host" or mode.startswith("container:"):
+            raise UnsupportedField(
+                f"HostConfig.{field}",
+                f"a virtual machine has a kernel of its own and cannot share namespaces ({mode})",
+                hint="use --isolation process",
+            )
+    if plan.cgroup_parent:
+        raise UnsupportedField(
+            "HostConfig.CgroupParent", "the cgroup of a virtual machine is chosen by the engine"
+        )
+
+
+def _devices(plan: LaunchPlan) -> None:
+    if plan.security.devices:
+        raise UnsupportedField(
+            "HostConfig.Devices",
+            f"{plan.security.devices[0].host_path} belongs to the host's kernel, which a virtual machine cannot reach",
+            hint="use --isolation process",
+        )
+
+
+def _limits(limits: Limits) -> None:
+    if limits.oom_kill_disable:
+        raise UnsupportedField(
+            "HostConfig.OomKillDisable", "the guest's kernel decides what to do when its memory is used up"
+        )
+    if limits.cpuset_mems:
+        raise UnsupportedField(
+            "HostConfig.CpusetMems", "a virtual machine's memory is not bound to memory nodes of the host"
+        )
+    if limits.cpuset_cpus:
+        if not _CPUS.fullmatch(limits.cpuset_cpus):
+            raise UnsupportedField(
+                "HostConfig.CpusetCpus", f"{limits.cpuset_cpus!r} is not a list such as 0-2,4"
+            )
+        available = os.sched_getaffinity(0)
+        wanted = parse_cpus(limits.cpuset_cpus)
+        if not set(wanted) <= available:
+            raise UnsupportedField(
+                "HostConfig.CpusetCpus",
+                f"{limits.cpuset_cpus} asks for CPUs that are not there (available: "
+                f"{','.join(map(str, sorted(available)))})",
+            )
+
+
+def _mounts(plan: LaunchPlan) -> None:
+    for mount in binds(plan.mounts):
+        if mount.propagation not in ("", "private", "rprivate"):
+            raise UnsupportedField(
+                "HostConfig.Mounts",
+                f"{mount.target}: propagation {mount.propagation}: mounts do not propagate between two kernels",
+                hint="leave it at rprivate, or use --isolation process",
+            )
+        if not mount.tag or len(mount.tag.encode()) > _TAG_BYTES or set(mount.tag) & set("/,\t:"):
+            raise UnsupportedField("HostConfig.Mounts", f"{mount.target}: {mount.tag!r} cannot name a device")
+        try:
+            mode = os.stat(mount.source).st_mode
+        except OSError:
+            continue  # launch says so, when it is still not there then
+        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise UnsupportedField(
+                "HostConfig.Binds",
+                f"{mount.source} is a socket, pipe or device of the host, which a virtual machine cannot reach",
+                hint="use --isolation process, or publish the service on a port",
+            )
+
+
+def check_plan(plan: LaunchPlan) -> None:
+    """Raise UnsupportedField for the first thing that cannot be honoured."""
+    _namespaces(plan)
+    _devices(plan)
+    _limits(plan.limits)
+    _mounts(plan)
+    if plan.machine is not None and plan.machine.memory_mib < _LEAST_MEMORY_MIB:
+        raise UnsupportedField("HostConfig.Memory", f"a guest kernel needs at least {_LEAST_MEMORY_MIB} MiB")
+
+
+def check_update(old: Limits, new: Limits) -> None:
+    """What can change while a VM runs is its share of CPU time.  Raises Conflict for the rest, naming it."""
+    fixed = (
+        ("memory", old.memory_bytes, new.memory_bytes, "the guest booted with this much memory"),
+        (
+            "memory reservation",
+            old.memory_reservation_bytes,
+            new.memory_reservation_bytes,
+            "it is set at boot",
+        ),
+        ("pids limit", old.pids, new.pids, "it is set inside the guest at boot"),
+        ("cpuset mems", old.cpuset_mems, new.cpuset_mems, "a guest's memory is not bound to nodes"),
+        ("ulimits", old.ulimits, new.ulimits, "they are set when the workload starts"),
+        ("shm size", old.shm_size_bytes, new.shm_size_bytes, "it is set at boot"),
+    )
+    for name, before, after, why in fixed:
+        if before != after:
+            raise Conflict(
+                f"the {name} of a running virtual machine cannot change: {why}",
+                hint="stop it, or create it anew with the new value",
+            )
+    _limits(new)
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """`0-2,4` as numbers; "" is no limit.  The text was checked by `check_plan`."""
+    cpus: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(cpus))

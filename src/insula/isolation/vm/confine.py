@@ -1,0 +1,124 @@
+"""How QEMU and virtiofsd are confined: decided here (pure), done by `jail.py` in the child.
+
+Each VM's QEMU is a user of its own (a uid that owns nothing), without capabilities, in namespaces of its own (mount,
+net, ipc, uts), in a root that holds /usr, three device nodes and the guest's kernel, all read-only.  Everything else
+reaches it as an open descriptor.  virtiofsd keeps root, because it must create files of any owner; it
+pivots into the shared directory and filters its system calls itself.
+
+Uids: FIRST_UID + slot.  A uid is free again when its VM is gone.  The range is above what distributions
+give to users, to systemd's DynamicUser (61184–65519) and to containers by default (/etc/subuid from 100000).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from insula.errors import Unavailable
+
+FIRST_UID = 1_500_000
+UIDS = 65_536
+
+_JAIL = os.path.join(os.path.dirname(__file__), "jail.py")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareSpec:
+    """A directory or file of the host as virtiofsd is to see it, at `at`.  `file` is the name of a single file."""
+
+    source: str
+    at: str
+    read_only: bool
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """What `jail.py` does before it becomes the program.  uid 0: keep root.  `root_at` "": keep the root."""
+
+    uid: int = 0
+    cgroups: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
+    private: bool = False
+    root_at: str = ""
+    root_binds: tuple[tuple[str, str, bool], ...] = ()
+    root_links: tuple[tuple[str, str], ...] = ()
+    root_nodes: tuple[tuple[str, int, int], ...] = ()
+    shares: tuple[ShareSpec, ...] = field(default=())
+
+    def to_json(self) -> str:
+        spec: dict[str, object] = {"cgroups": self.cgroups, "cpus": self.cpus, "private": self.private}
+        if self.uid:
+            spec |= {"uid": self.uid, "gid": self.uid}
+        if self.root_at:
+            spec["root"] = {
+                "at": self.root_at,
+                "binds": self.root_binds,
+                "links": self.root_links,
+                "nodes": self.root_nodes,
+            }
+        if self.shares:
+            spec["shares"] = [
+                {"source": s.source, "at": s.at, "read_only": s.read_only, "file": s.file}
+                for s in self.shares
+            ]
+        return json.dumps(spec)
+
+
+def pick_uid(taken: Collection[int]) -> int:
+    """The lowest free uid."""
+    for uid in range(FIRST_UID, FIRST_UID + UIDS):
+        if uid not in taken:
+            return uid
+    raise Unavailable(f"all {UIDS} uids for virtual machines are in use")
+
+
+def library_links() -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str, bool], ...]]:
+    """/lib, /lib64 and so on of the host: as symlinks where they are ones (merged /usr), else as binds."""
+    links: list[tuple[str, str]] = []
+    binds: list[tuple[str, str, bool]] = [("/usr", "/usr", True)]
+    for path in ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin"):
+        if os.path.islink(path):
+            links.append((path, os.readlink(path)))
+        elif os.path.isdir(path):
+            binds.append((path, path, True))
+    if os.path.exists("/etc/ld.so.cache"):
+        binds.append(("/etc/ld.so.cache", "/etc/ld.so.cache", True))
+    alternatives = "/etc/alternatives"  # libblas and friends are symlinks through it
+    if os.path.isdir(alternatives):
+        binds.append((alternatives, alternatives, True))
+    return tuple(links), tuple(binds)
+
+
+def confine_qemu(
+    *,
+    uid: int,
+    cgroups: tuple[str, ...],
+    cpus: tuple[int, ...],
+    root_at: str,
+    guest_directory: str,
+    kvm: bool,
+) -> Confinement:
+    links, binds = library_links()
+    nodes = [("/dev/null", os.makedev(1, 3)), ("/dev/urandom", os.makedev(1, 9))]
+    if kvm:
+        nodes.append(("/dev/kvm", os.stat("/dev/kvm").st_rdev))
+    return Confinement(
+        uid=uid,
+        cgroups=cgroups,
+        cpus=cpus,
+        private=True,
+        root_at=root_at,
+        root_binds=(*binds, (guest_directory, "/guest", True)),
+        root_links=links,
+        root_nodes=tuple((path, device, uid) for path, device in nodes),
+    )
+
+
+def wrap(confinement: Confinement, argv: Sequence[str]) -> list[str]:
+    """The command line that confines itself and becomes `argv`, whose first word is an absolute path."""
+    python = sys.executable or "/usr/bin/python3"
+    return [python, "-I", "-S", _JAIL, confinement.to_json(), *argv]

@@ -1,0 +1,134 @@
+"""Files of a VM, served by its agent.  Async.
+
+The host never reads the upper disk itself: a guest has written it.  `AgentFiles` works on any open
+channel; the backend opens a helper VM on the same disks when the instance is stopped.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator
+
+from insula.errors import GuestFailed, InvalidRequest, NoSuchPath
+from insula.isolation.vm.channel import AgentError, AgentStream, Channel, translate
+from insula.isolation.vm.wire import ProtocolViolation, Type, number
+from insula.model.files import Change, ChangeKind, PathStat
+
+_KINDS = {"A": ChangeKind.ADDED, "C": ChangeKind.MODIFIED, "D": ChangeKind.DELETED}
+_MOST_CHANGES = 256 * 1024 * 1024
+
+# Go's os.FileMode: the type bits are its own
+_GO_BITS = (
+    (stat.S_ISDIR, 1 << 31),
+    (stat.S_ISLNK, 1 << 27),
+    (stat.S_ISFIFO, 1 << 25),
+    (stat.S_ISSOCK, 1 << 24),
+    (stat.S_ISBLK, 1 << 26),
+    (stat.S_ISCHR, (1 << 26) | (1 << 21)),
+)
+_GO_SPECIAL = ((stat.S_ISUID, 1 << 23), (stat.S_ISGID, 1 << 22), (stat.S_ISVTX, 1 << 20))
+
+
+def go_mode(st_mode: int) -> int:
+    """st_mode as Docker's API has it."""
+    mode = stat.S_IMODE(st_mode) & 0o777
+    mode |= next((bits for test, bits in _GO_BITS if test(st_mode)), 0)
+    for bit, go in _GO_SPECIAL:
+        mode |= go if st_mode & bit else 0
+    return mode
+
+
+class AgentFiles:
+    """`Files` over a channel."""
+
+    def __init__(self, channel: Channel, instance_id: str) -> None:
+        self._channel = channel
+        self._id = instance_id[:12]
+
+    def _error(self, error: AgentError, path: str) -> Exception:
+        if error.kind == "no-such-path":
+            return NoSuchPath(path, self._id)
+        if error.kind == "conflict":
+            return InvalidRequest(error.text)  # moby: 400 for a directory over a file
+        return translate(error, path)
+
+    async def stat(self, path: str) -> PathStat:
+        try:
+            answer = await self._channel.request(Type.STAT, ("path", path))
+        except AgentError as error:
+            raise self._error(error, path) from None
+
+        def text(key: str) -> str:
+            return (answer.get(key) or [""])[0]
+
+        return PathStat(
+            name=text("name"),
+            size=number(answer, "size", 0, 1 << 62),
+            mode=go_mode(number(answer, "st_mode", 0, 0o177777)),
+            mtime_ns=number(answer, "mtime_ns", -(1 << 63), (1 << 63) - 1),
+            link_target=text("link"),
+        )
+
+    async def _receive(self, stream: AgentStream, path: str) -> AsyncIterator[bytes]:
+        try:
+            while (chunk := await stream.read()) is not None:
+                yield chunk.data
+            # the end of the stream is the end of the archive only when no ERROR came with it
+            failure = stream.answer.exception() if stream.answer.done() else None
+            if isinstance(failure, AgentError):
+                raise self._error(failure, path)
+            if self._channel.error is not None or self._channel.closed.is_set():
+                raise GuestFailed(f"the virtual machine {self._id} ended while {path or '/'} was being read")
+        finally:
+            stream.let_go()
+
+    def get(self, path: str) -> AsyncIterator[bytes]:
+        return self._receive(self._channel.open_stream(Type.GET, [("path", path), ("form", "path")]), path)
+
+    def export(self) -> AsyncIterator[bytes]:
+        return self._receive(self._channel.open_stream(Type.GET, [("path", "/"), ("form", "root")]), "")
+
+    def layer(self) -> AsyncIterator[bytes]:
+        return self._receive(self._channel.open_stream(Type.GET, [("path", "/"), ("form", "layer")]), "")
+
+    async def put(
+        self, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool, copy_owner: bool
+    ) -> None:
+        fields = [
+            ("path", path),
+            ("no_overwrite_dir", "1" if no_overwrite_dir else "0"),
+            ("copy_owner", "1" if copy_owner else "0"),
+        ]
+        stream = self._channel.open_stream(Type.PUT, fields)
+        try:
+            async for piece in archive:
+                if stream.answer.done():
+                    break  # it has refused the rest
+                await stream.write(piece)
+            await stream.close_stdin()
+            await stream.answer
+        except AgentError as error:
+            raise self._error(error, path) from None
+        finally:
+            stream.let_go()
+
+    async def changes(self) -> tuple[Change, ...]:
+        raw = bytearray()
+        async for piece in self._receive(self._channel.open_stream(Type.CHANGES), ""):
+            raw += piece
+            if len(raw) > _MOST_CHANGES:
+                raise ProtocolViolation("the guest's list of changes does not end")
+        return parse_changes(bytes(raw))
+
+
+def parse_changes(untrusted: bytes) -> tuple[Change, ...]:
+    """Records `kind path NUL`, sorted by path.  Raises ProtocolViolation."""
+    changes = []
+    for record in untrusted.split(b"\0"):
+        if not record:
+            continue
+        kind, _, path = record.decode("utf-8", "surrogateescape").partition(" ")
+        if kind not in _KINDS or not path.startswith("/"):
+            raise ProtocolViolation("the guest sent a list of changes that is none")
+        changes.append(Change(path, _KINDS[kind]))
+    return tuple(sorted(changes, key=lambda change: change.path))

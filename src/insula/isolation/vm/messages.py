@@ -1,0 +1,118 @@
+"""From a plan to the fields that the agent gets.  Pure: golden files hold the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from insula.isolation.plan import ExecPlan, LaunchPlan, Process
+from insula.model.limits import Limits
+from insula.model.mounts import EtcFile, Mount, MountKind
+from insula.model.network import Endpoint
+
+Pairs = list[tuple[str, str]]
+
+# Docker's defaults for --tmpfs; the options given come after and override them
+_TMPFS_FLAGS = "nosuid,nodev,noexec"
+
+
+def identity(plan: LaunchPlan, *, entropy: bytes, time_ns: int, machine_id: str, generation: str) -> Pairs:
+    return [
+        ("hostname", plan.hostname),
+        ("domainname", plan.domainname),
+        ("entropy", entropy.hex()),
+        ("time_ns", str(time_ns)),
+        ("machine_id", machine_id),
+        ("generation", generation),
+    ]
+
+
+def nic(endpoint: Endpoint) -> str:
+    """`mac name address/prefix gateway mtu`, `-` for none."""
+    address = f"{endpoint.address}/{endpoint.prefix_len}" if endpoint.address else "-"
+    words = (endpoint.mac, endpoint.interface, address, endpoint.gateway or "-", str(endpoint.mtu or 1500))
+    return " ".join(words)
+
+
+def mount(mount_: Mount, file: str) -> str:
+    """`kind TAB source TAB target TAB flags TAB options`.  `file`: the share holds only this file."""
+    if mount_.kind is MountKind.TMPFS:
+        return "\t".join(("tmpfs", "tmpfs", mount_.target, _TMPFS_FLAGS, ",".join(mount_.options)))
+    source = f"{mount_.tag}:/{file}" if file else mount_.tag
+    return "\t".join(("virtiofs", source, mount_.target, "ro" if mount_.read_only else "rw", ""))
+
+
+def escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+
+
+def etc_file(file: EtcFile) -> str:
+    return f"{escape(file.target)}\t{escape(file.text)}"
+
+
+def configure(plan: LaunchPlan, share_files: dict[str, str]) -> Pairs:
+    """`share_files`: tag of a share to the name of the one file that it holds."""
+    pairs: Pairs = [
+        ("image_serial", "image"),
+        ("upper_serial", "upper"),
+        ("upper_format", "ext4"),
+        ("read_only", "1" if plan.security.read_only_root else "0"),
+        ("shm_kib", str(max(1, plan.limits.shm_size_bytes // 1024))),
+    ]
+    pairs += [("nic", nic(endpoint)) for endpoint in plan.endpoints]
+    pairs += [("mount", mount(m, share_files.get(m.tag, ""))) for m in plan.mounts]
+    pairs += [("file", etc_file(file)) for file in plan.etc_files]
+    pairs += [("sysctl", f"{name}={value}") for name, value in plan.security.sysctls]
+    if plan.limits.pids > 0:
+        pairs.append(("cgroup", f"pids.max={plan.limits.pids}"))
+    return pairs
+
+
+def rlimits(limits: Limits) -> Pairs:
+    return [("rlimit", f"{u.name} {u.soft} {u.hard}") for u in limits.ulimits]
+
+
+def process(process_: Process, *, open_stdin: bool, capabilities: Sequence[str]) -> Pairs:
+    pairs: Pairs = [("arg", arg) for arg in process_.args]
+    pairs += [("env", entry) for entry in process_.env]
+    pairs += [("cwd", process_.cwd), ("user", process_.user)]
+    pairs += [("group", group) for group in process_.groups]
+    pairs += [("tty", "1" if process_.tty else "0"), ("stdin", "1" if open_stdin else "0")]
+    if process_.console_rows and process_.console_cols:
+        pairs += [("rows", str(process_.console_rows)), ("cols", str(process_.console_cols))]
+    pairs += [("cap", capability) for capability in capabilities]
+    return pairs
+
+
+def workload(plan: LaunchPlan) -> Pairs:
+    security = plan.security
+    pairs = process(
+        plan.process, open_stdin=plan.console.open_stdin, capabilities=security.capabilities
+    ) + rlimits(plan.limits)
+    pairs += [
+        ("stdin_once", "1" if plan.console.stdin_once else "0"),
+        ("no_new_privs", "1" if security.no_new_privileges else "0"),
+        ("init", "1" if plan.init else "0"),
+        ("privileged", "1" if security.privileged else "0"),
+        ("oom_score_adj", str(plan.limits.oom_score_adj)),
+    ]
+    pairs += [("masked", path) for path in security.masked_paths]
+    pairs += [("readonly", path) for path in security.readonly_paths]
+    return pairs
+
+
+def further(plan: LaunchPlan, exec_: ExecPlan, every_capability: Sequence[str]) -> Pairs:
+    """An exec: the instance's rights, or all of them when it is privileged."""
+    security = plan.security
+    capabilities = every_capability if exec_.privileged else security.capabilities
+    pairs = process(exec_.process, open_stdin=exec_.open_stdin, capabilities=capabilities) + rlimits(
+        plan.limits
+    )
+    pairs += [
+        ("no_new_privs", "1" if security.no_new_privileges and not exec_.privileged else "0"),
+        ("privileged", "1" if exec_.privileged else "0"),
+        ("oom_score_adj", str(plan.limits.oom_score_adj)),
+    ]
+    if not exec_.privileged:
+        pairs += [("masked", path) for path in security.masked_paths]
+        pairs += [("readonly", path) for path in security.readonly_paths]
+    return pairs

@@ -1,0 +1,135 @@
+"""Which kernel modules a guest needs, and in which order they load.  Synchronous; reads a module tree.
+
+Dependencies come from the modules themselves (`depends=` in their .modinfo), because the packages of
+distributions ship no modules.dep: depmod makes that when they are installed, and ours are only unpacked.
+Not for loading them: the agent does that, in the order of `/modules.load`.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from insula.errors import CorruptData, RuntimeFailed
+
+# what the machine and the root need; built into some kernels, which is as good
+NEEDED = (
+    "virtio_pci",
+    "virtio_console",
+    "virtio_blk",
+    "erofs",
+    "overlay",
+    "virtio_net",
+    "fuse",
+    "virtiofs",
+    "virtio_rng",
+    "virtio_balloon",
+    "ext4",
+    "af_packet",
+    "ipv6",
+)
+# loaded when they exist; a guest works without them
+WANTED = ("pvpanic_pci", "vmgenid")
+
+_SUFFIXES = (".ko", ".ko.xz", ".ko.zst")
+_MODULE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """`path` is on the host; `name` has underscores; `data` is the plain ELF file."""
+
+    name: str
+    path: str
+    data: bytes
+
+
+def module_name(path: str) -> str:
+    """`…/virtio-rng.ko.xz` → `virtio_rng`, the kernel's own spelling."""
+    base = path.rpartition("/")[2]
+    return base.partition(".ko")[0].replace("-", "_")
+
+
+def depends_of(data: bytes) -> tuple[str, ...]:
+    """Names in the `depends=` entry of a module's .modinfo section; () when it has none."""
+    start = data.find(b"\0depends=")
+    if start < 0:
+        return ()
+    start += len(b"\0depends=")
+    end = data.find(b"\0", start)
+    names = data[start:end].decode("ascii", "replace")
+    return tuple(name.replace("-", "_") for name in names.split(",") if name)
+
+
+def read_module(path: str) -> bytes:
+    """A module's plain bytes.  Raises CorruptData when the compressed file is damaged."""
+    with open(path, "rb") as file:
+        raw = file.read(_MODULE_BYTES)
+    try:
+        if path.endswith(".xz"):
+            raw = lzma.decompress(raw)
+        elif path.endswith(".zst"):
+            from backports import zstd
+
+            raw = zstd.decompress(raw)
+    except (lzma.LZMAError, ValueError, Exception) as error:
+        raise CorruptData(f"kernel module {path} cannot be decompressed: {error}") from error
+    if not raw.startswith(b"\x7fELF"):
+        raise CorruptData(f"kernel module {path} is not an ELF file")
+    return raw
+
+
+def find_modules(tree: str) -> dict[str, str]:
+    """Every module below `tree` (…/lib/modules/<release>), name to path."""
+    found: dict[str, str] = {}
+    for directory, _, names in os.walk(os.path.join(tree, "kernel")):
+        for name in names:
+            if name.endswith(_SUFFIXES):
+                found[module_name(name)] = os.path.join(directory, name)
+    return found
+
+
+def find_builtin(tree: str) -> frozenset[str]:
+    """Names of what is built into the kernel (modules.builtin)."""
+    try:
+        with open(os.path.join(tree, "modules.builtin"), encoding="ascii") as file:
+            return frozenset(module_name(line.strip()) for line in file if line.strip())
+    except FileNotFoundError:
+        return frozenset()
+
+
+def resolve(
+    modules: Mapping[str, str],
+    builtin: Iterable[str],
+    needed: Iterable[str] = NEEDED,
+    wanted: Iterable[str] = WANTED,
+) -> list[Module]:
+    """Modules in an order in which every one comes after what it depends on.
+
+    Raises RuntimeFailed when one that is needed is neither built in nor there.
+    """
+    have = frozenset(builtin)
+    order: dict[str, Module] = {}
+
+    def add(name: str, why: str) -> None:
+        if name in order or name in have:
+            return
+        path = modules.get(name)
+        if path is None:
+            raise RuntimeFailed(
+                f"the guest kernel lacks the module {name}{why}",
+                hint="install linux-image-cloud-amd64's packages for it, or set vm-kernel",
+            )
+        data = read_module(path)
+        for other in depends_of(data):
+            add(other, f", which {name} depends on")
+        order[name] = Module(name, path, data)
+
+    for name in needed:
+        add(name, "")
+    for name in wanted:
+        if name in modules:
+            add(name, "")
+    return list(order.values())

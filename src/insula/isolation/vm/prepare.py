@@ -1,0 +1,99 @@
+"""From a greeted agent to a workload that waits for START.  Async; sends everything before it waits.
+
+Fails closed: without the agent's word that its identity is new, no workload is ever started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import secrets
+import time
+
+from insula.errors import CommandNotExecutable, CommandNotFound, GuestFailed, InsulaError
+from insula.isolation.plan import LaunchPlan
+from insula.isolation.vm import messages
+from insula.isolation.vm.channel import AgentError, Channel, translate
+from insula.isolation.vm.wire import Fields, Type
+from insula.security.seccomp import compile_bpf
+
+_ENTROPY_BYTES = 64
+_TIMEOUT_S = 120.0
+
+
+@functools.lru_cache(maxsize=16)
+def make_filter(profile: str, capabilities: tuple[str, ...], kernel: tuple[int, int]) -> bytes:
+    return compile_bpf(profile, capabilities, kernel) if profile else b""
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """`6.1.0-56-cloud-amd64` → (6, 1)."""
+    parts = release.split(".")
+    minor = "".join(c for c in parts[1] if c.isdigit()) if len(parts) > 1 else "0"
+    return int(parts[0]), int(minor or 0)
+
+
+def machine_id_of(instance_id: str) -> str:
+    """The same for every start of an instance, different for every instance."""
+    return hashlib.sha256(b"insula machine-id " + instance_id.encode()).hexdigest()[:32]
+
+
+def command_error(error: AgentError, program: str) -> InsulaError:
+    if error.kind == "not-found":
+        return CommandNotFound(program)
+    if error.kind == "not-executable":
+        return CommandNotExecutable(program)
+    return translate(error)
+
+
+def _check_identity(answer: Fields, generation: str) -> None:
+    if (answer.get("generation") or [""])[0] != generation:
+        raise GuestFailed("the guest did not confirm its new identity; its workload was not started")
+
+
+def submit_identity(channel: Channel, plan: LaunchPlan, generation: str) -> asyncio.Future[Fields]:
+    pairs = messages.identity(
+        plan,
+        entropy=secrets.token_bytes(_ENTROPY_BYTES),
+        time_ns=time.time_ns(),
+        machine_id=machine_id_of(plan.id),
+        generation=generation,
+    )
+    return channel.submit(Type.IDENTITY, pairs)
+
+
+async def _all(answers: list[asyncio.Future[Fields]], program: str) -> list[Fields]:
+    """Every answer, or the first error in the order of sending (a later one only follows from it)."""
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            return [await answer for answer in answers]
+    except AgentError as error:
+        raise command_error(error, program) from None
+    except TimeoutError:
+        raise GuestFailed(f"the guest did not get ready within {_TIMEOUT_S:.0f} s") from None
+    finally:
+        for answer in answers:
+            answer.cancel()
+
+
+async def prepare_workload(
+    channel: Channel, plan: LaunchPlan, generation: str, share_files: dict[str, str], release: str
+) -> None:
+    filter_ = make_filter(plan.security.seccomp, plan.security.capabilities, kernel_version(release))
+    answers = [
+        submit_identity(channel, plan, generation),
+        channel.submit(Type.CONFIGURE, messages.configure(plan, share_files)),
+    ]
+    channel.send(Type.SECCOMP, 0, filter_)
+    answers.append(channel.submit(Type.WORKLOAD, messages.workload(plan)))
+    answered = await _all(answers, plan.process.args[0])
+    _check_identity(answered[0], generation)
+
+
+async def prepare_helper(channel: Channel, plan: LaunchPlan, generation: str) -> None:
+    """Only the root, for files."""
+    pairs = [("image_serial", "image"), ("upper_serial", "upper"), ("upper_format", "ext4")]
+    answers = [submit_identity(channel, plan, generation), channel.submit(Type.CONFIGURE, pairs)]
+    answered = await _all(answers, "")
+    _check_identity(answered[0], generation)

@@ -1,0 +1,109 @@
+"""Find the VMs of an earlier daemon again, and remove what is left of dead ones.  Async."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+
+from insula.errors import InsulaError
+from insula.isolation.backend import Liveness
+from insula.isolation.plan import LaunchPlan
+from insula.isolation.vm.cgroup import Cgroup
+from insula.isolation.vm.record import (
+    VmRecord,
+    finalize_status,
+    host_boot_id,
+    read_exit,
+    read_record,
+)
+from insula.isolation.vm.stats import host_oom_kills
+from insula.isolation.vm.vm import Vm
+from insula.isolation.vm.wire import Fields
+from insula.system.cgroups import Layout
+from insula.system.files import remove_tree
+from insula.system.pidfd import Watch, is_alive
+
+_ANSWER_S = 20.0
+_OURS = ("vm.json", "control.sock", "qmp.sock", "share.sock", "console.log", "exit", "qemu.log")
+_OUR_DIRECTORIES = ("root", "shares", "files")
+
+
+def _watch(pid: int, started: int) -> Watch | None:
+    if not is_alive(pid, started):
+        return None
+    try:
+        watch = Watch(pid)
+    except ProcessLookupError:
+        return None
+    if not is_alive(pid, started):  # it ended, and another took its number, between the two
+        watch.close()
+        return None
+    return watch
+
+
+async def find_vm(plan: LaunchPlan, vm: Vm, layout: Layout) -> Liveness:
+    """Fill `vm` with what runs, or with how it ended."""
+    record = read_record(plan.run_dir)
+    if record is None:
+        return Liveness.GONE
+    cgroup = Cgroup(layout, plan.id)
+    same_boot = record.boot_id == host_boot_id()
+    watch = _watch(record.pid, record.started) if same_boot else None
+    if watch is None:
+        return await _ended(plan, vm, record, cgroup, same_boot)
+    helpers = [w for w in (_watch(pid, started) for pid, started in record.helpers) if w is not None]
+    vm.take(record, watch, helpers, cgroup, None)
+    with contextlib.suppress(InsulaError):
+        vm.paused = await vm.monitor.status() == "paused"
+    if vm.paused:
+        return Liveness.PAUSED
+    hello = await _ask(vm)
+    if hello is not None and (hello.get("state") or [""])[0] in ("idle", "configured"):
+        await vm.kill_and_wait()  # the daemon died in the middle of launching it
+        return Liveness.GONE
+    return Liveness.RUNNING
+
+
+async def _ask(vm: Vm) -> Fields | None:
+    """The agent's greeting; None when it does not answer now (a later verb tries again)."""
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            return (await vm.channel()).hello
+    except (InsulaError, TimeoutError):
+        return None
+
+
+async def _ended(plan: LaunchPlan, vm: Vm, record: VmRecord, cgroup: Cgroup, same_boot: bool) -> Liveness:
+    if not same_boot and read_exit(plan.run_dir, record.launched_ns) is None:
+        return Liveness.GONE
+    host_oom = same_boot and host_oom_kills(cgroup.layout, cgroup.group) > 0
+    vm.record = record
+    vm.take_ended(finalize_status(plan.run_dir, record.launched_ns, killed=False, host_oom=host_oom))
+    await end_left(cgroup)
+    return Liveness.EXITED
+
+
+async def end_left(cgroup: Cgroup) -> None:
+    """Whatever still runs in the VM's cgroup: virtiofsd of a QEMU that is gone."""
+    for pid in cgroup.pids():
+        try:
+            watch = Watch(pid)
+        except ProcessLookupError:
+            continue
+        watch.signal(signal.SIGKILL)
+        await watch.wait()
+        watch.close()
+    cgroup.remove()
+
+
+async def forget(plan: LaunchPlan, layout: Layout) -> None:
+    """End what is left of the instance and remove its files in the run directory; idempotent."""
+    for name in (plan.id, f"{plan.id}.files"):
+        await end_left(Cgroup(layout, name))
+    for name in _OURS:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(plan.run_dir, name))
+    for name in _OUR_DIRECTORIES:
+        remove_tree(os.path.join(plan.run_dir, name))

@@ -1,0 +1,173 @@
+"""One running VM: its processes, channel and monitor, and how it ends.  Async.
+
+A supervisor task waits for QEMU and turns what it left behind into an ExitStatus; nothing else decides how a
+VM ended.  QEMU and its helpers outlive this object (`let_go`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+
+from insula.errors import Conflict, GuestFailed
+from insula.isolation.plan import LaunchPlan
+from insula.isolation.vm import boot
+from insula.isolation.vm.boot import stop_helpers
+from insula.isolation.vm.cgroup import Cgroup
+from insula.isolation.vm.channel import Channel, State
+from insula.isolation.vm.qmp import Monitor
+from insula.isolation.vm.record import VmRecord, finalize_status
+from insula.isolation.vm.stats import host_oom_kills
+from insula.isolation.vm.wire import Fields, ProtocolViolation
+from insula.model.instance import ExitStatus
+from insula.system.pidfd import Watch
+
+_POWER_OFF_S = 30.0  # from the end of the workload to the end of QEMU
+_SYNC_S = 30.0
+_MOST_CONSOLE = 4 * 1024 * 1024
+_MOST_EXIT = 65_536
+
+
+class Vm:
+    def __init__(self, plan: LaunchPlan, on_gone: Callable[[Vm], None]) -> None:
+        self.plan = plan
+        self.limits = plan.limits
+        self.paused = False
+        self.status: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        self.monitor = Monitor(boot.qmp_path(plan.run_dir), plan.id[:12])
+        self.record: VmRecord | None = None
+        self.cgroup: Cgroup | None = None
+        self._on_gone = on_gone
+        self._watch: Watch | None = None
+        self._helpers: list[Watch] = []
+        self._channel: Channel | None = None
+        self._channel_lock = asyncio.Lock()
+        self._killed = False
+        self._violation = ""
+        self._supervisor: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def make_channel(self) -> Channel:
+        return Channel(on_exited=self._on_exited, on_violation=self._on_violation)
+
+    def take(
+        self,
+        record: VmRecord,
+        watch: Watch,
+        helpers: list[Watch],
+        cgroup: Cgroup,
+        channel: Channel | None,
+    ) -> None:
+        """It runs: supervise it from here on."""
+        self.record, self._watch, self._helpers = record, watch, helpers
+        self.cgroup, self._channel = cgroup, channel
+        self._supervisor = asyncio.create_task(self._supervise(watch))
+
+    def take_ended(self, status: ExitStatus) -> None:
+        self.status.set_result(status)
+
+    async def _supervise(self, watch: Watch) -> None:
+        await watch.wait()
+        if self._deadline:
+            self._deadline.cancel()
+        assert self.record is not None
+        assert self.cgroup is not None
+        host_oom = host_oom_kills(self.cgroup.layout, self.cgroup.group) > 0
+        status = finalize_status(
+            self.plan.run_dir, self.record.launched_ns, killed=self._killed, host_oom=host_oom
+        )
+        if self._violation:
+            status = ExitStatus(code=status.code, finished_at_ns=status.finished_at_ns, error=self._violation)
+        await self._close_connections()
+        await stop_helpers(self._helpers)
+        watch.close()
+        self.cgroup.remove()
+        self._on_gone(self)
+        if not self.status.done():
+            self.status.set_result(status)
+
+    def _on_exited(self, _: Fields) -> None:
+        """The workload has ended; the guest now syncs and powers off.  A guest that does not is ended."""
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().call_later(_POWER_OFF_S, self._end)
+
+    def _on_violation(self, violation: ProtocolViolation) -> None:
+        self._violation = f"the virtual machine was ended: {violation}"
+        self._end()
+
+    def _end(self) -> None:
+        if self._watch is not None:
+            self._watch.signal(signal.SIGKILL)
+
+    def kill(self) -> None:
+        """At once, as pulling the plug; the exit code is 137."""
+        self._killed = True
+        self._end()
+
+    async def kill_and_wait(self) -> None:
+        self.kill()
+        if self._supervisor is not None:
+            await asyncio.shield(self._supervisor)
+
+    @property
+    def ended(self) -> bool:
+        return self.status.done()
+
+    async def _close_connections(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+        await self.monitor.close()
+
+    async def let_go(self) -> None:
+        """This process ends, the VM goes on."""
+        if self._supervisor is not None and not self._supervisor.done():
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+        if self._deadline:
+            self._deadline.cancel()
+        await self._close_connections()
+        for watch in (self._watch, *self._helpers):
+            if watch is not None:
+                watch.close()
+        self.status.cancel()
+
+    # -- talking ------------------------------------------------------------------------------
+
+    async def channel(self) -> Channel:
+        """The open channel; connected again when it was cut.  Raises Conflict while the VM is paused."""
+        if self.paused:
+            raise Conflict(f"Container {self.plan.id} is paused, unpause the container before you go on")
+        async with self._channel_lock:
+            if self._channel is None or self._channel.state is not State.OPEN:
+                if self.ended or (self._watch is not None and self._watch.ended):
+                    raise Conflict(f"Container {self.plan.id} is not running")
+                fresh = self.make_channel()
+                try:
+                    await boot.connect(fresh, self.plan.run_dir, _SYNC_S)
+                except OSError as error:
+                    raise GuestFailed(f"cannot reach the agent of {self.plan.id[:12]}: {error}") from error
+                self._channel = fresh
+            return self._channel
+
+    async def freeze(self, frozen: bool) -> None:
+        if frozen:
+            await self.monitor.pause()
+        else:
+            await self.monitor.resume()
+        self.paused = frozen
+
+    def trim(self) -> None:
+        """The guest may write to its console and exit port without end; the host's disk is not its."""
+        path = os.path.join(self.plan.run_dir, "console.log")
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.getsize(path) > _MOST_CONSOLE:
+                os.truncate(path, 0)
+            if os.path.getsize(os.path.join(self.plan.run_dir, "exit")) > _MOST_EXIT:
+                self._violation = "the virtual machine was ended: it wrote more than an exit record"
+                self._end()
