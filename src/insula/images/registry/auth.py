@@ -22,7 +22,7 @@ _MAX_ANSWER = 1 << 20
 _SHORTEST_S = 60.0  # the specification's default life of a token
 _MARGIN_S = 5.0
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_SCHEME = re.compile(rf"\s*,*\s*({_TOKEN})(?:\s+|$)")
+_SCHEME = re.compile(rf"\s*,*\s*({_TOKEN})(?=[\s,]|$)\s*")
 _PARAMETER = re.compile(rf'\s*,?\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))')
 
 
