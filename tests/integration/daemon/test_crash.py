@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from integration.daemon.rig import IMAGE, Daemon, isolated
+from rig import IMAGE, Daemon, isolated
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from integration.daemon.rig import IMAGE, Daemon, isolated
+from rig import IMAGE, Daemon, isolated
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.daemon.rig import IMAGE, Daemon, isolated
+from rig import IMAGE, Daemon, isolated
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

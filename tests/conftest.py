@@ -1,4 +1,4 @@
-"""One daemon for the whole directory; each test says in which isolation it runs."""
+"""Fixtures for whoever needs a real daemon; `isolation` runs a test in both isolations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.daemon.rig import Daemon
+from rig import Daemon
 
 
 @pytest.fixture(scope="session")
