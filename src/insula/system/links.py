@@ -39,10 +39,15 @@ IFLA_IFNAME = 3
 IFLA_MTU = 4
 IFLA_MASTER = 10
 IFLA_LINKINFO = 18
-IFLA_STATS64 = 23
+IFLA_AF_SPEC = 26
 IFLA_NET_NS_FD = 28
 IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
+IFLA_INFO_SLAVE_KIND = 4
+IFLA_INFO_SLAVE_DATA = 5
+_BRPORT_HAIRPIN = 4
+_INET6_ADDR_GEN_MODE = 8
+_ADDR_GEN_NONE = 1
 _VETH_INFO_PEER = 1
 
 IFF_UP = 1
@@ -82,9 +87,9 @@ def bridge_message(name: str, mac: str) -> Message:
     return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
-def veth_message(
+def veth_messages(
     name: str, master: int, *, peer: str, peer_mac: str, peer_netns_fd: int, mtu: int
-) -> Message:
+) -> tuple[Message, ...]:
     """A pair: our end is up and a port of bridge `master`, the other is down in another namespace
     (the kernel refuses to bring up a peer that is not paired yet)."""
     there = (
@@ -99,17 +104,35 @@ def veth_message(
         text(IFLA_INFO_KIND, "veth"),
         nested(IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, there)),
     )
-    body = _ifinfo(up=True) + text(IFLA_IFNAME, name) + number(IFLA_MTU, mtu) + number(IFLA_MASTER, master)
-    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + info)
+    body = _ifinfo() + text(IFLA_IFNAME, name) + number(IFLA_MTU, mtu) + info
+    return (Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body), *port_messages(name, master))
+
+
+def port_messages(name: str, master: int) -> tuple[Message, ...]:
+    """Make a link a port of a bridge, and up.
+
+    Hairpin: where br_netfilter is loaded, an instance that connects to a port of the host that leads
+    back to itself is sent back through its own port (Docker does the same without its proxy).  No IPv6
+    address on our side: each would be solicited, announced and defended for nothing.
+    """
+    by_name = text(IFLA_IFNAME, name)
+    quiet = nested(
+        IFLA_AF_SPEC, nested(socket.AF_INET6, attribute(_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE])))
+    )
+    hairpin = nested(
+        IFLA_LINKINFO,
+        text(IFLA_INFO_SLAVE_KIND, "bridge"),
+        nested(IFLA_INFO_SLAVE_DATA, attribute(_BRPORT_HAIRPIN, b"\1")),
+    )
+    return (
+        Message(RTM_NEWLINK, 0, _ifinfo() + by_name + number(IFLA_MASTER, master) + quiet),
+        Message(RTM_NEWLINK, 0, _ifinfo() + by_name + hairpin),
+        Message(RTM_NEWLINK, 0, _ifinfo(up=True) + by_name),
+    )
 
 
 def up_message(index: int) -> Message:
     return Message(RTM_NEWLINK, 0, _ifinfo(index, up=True))
-
-
-def port_message(index: int, master: int) -> Message:
-    """Make a link a port of a bridge, and up."""
-    return Message(RTM_NEWLINK, 0, _ifinfo(index, up=True) + number(IFLA_MASTER, master))
 
 
 def address_message(index: int, address: str, prefix_len: int) -> Message:

@@ -1,0 +1,394 @@
+"""Networks: what the engine asks of the network room.  Async.
+
+Kernel work that may wait for other kernel work is done on one thread of this room's own; handing out a
+prepared slot and publishing ports are done in place, well under a millisecond.  Everything made for an
+instance is in the store before it is used, so that after a crash `start` and `recover` find it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from insula.errors import Conflict, Failure, InsulaError, InvalidRequest
+from insula.events import EventBus
+from insula.model.ids import make_id, short_id
+from insula.model.network import Endpoint, LinkKind, Network, PortBinding
+from insula.network import bridge as bridges
+from insula.network import leftovers, ports
+from insula.network.addresses import Addresses, make_mac
+from insula.network.catalog import find_network, make_catalog
+from insula.network.firewall import Firewall, Publication
+from insula.network.pool import Pool
+from insula.network.slots import INTERFACE, LINK_PREFIX, MTU, Slot, SlotMaker
+from insula.store.store import Store
+from insula.system import links, namespaces
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_SLOTS = (8, 32)
+_EMPTY_NAMESPACES = (2, 16)
+# how long a namespace may take to go, and its link with it, before the link is deleted by name
+_PATIENCE_S = (0.1, 0.2, 0.4, 0.8)
+
+
+@dataclasses.dataclass(slots=True)
+class _Attachment:
+    endpoint: Endpoint
+    ports: tuple[PortBinding, ...] = ()
+    held: list[socket.socket] = dataclasses.field(default_factory=list)
+
+    def publications(self) -> tuple[Publication, ...]:
+        return tuple((self.endpoint.address, binding) for binding in self.ports)
+
+    def let_go(self) -> None:
+        while self.held:
+            self.held.pop().close()
+
+
+class Networks:
+    def __init__(self, store: Store, *, bridge: str, subnet: str, exec_root: str, events: EventBus) -> None:
+        self._store = store
+        self._events = events
+        self._bridge = bridge
+        self._network = ipaddress.IPv4Network(subnet)
+        self._gateway = str(self._network.network_address + 1)
+        self._exec_root = exec_root
+        self._directory = f"{exec_root}/netns"
+        self._addresses = Addresses(subnet, reserved=[self._gateway])
+        self._firewall = Firewall(bridge, subnet)
+        self._maker = SlotMaker(self._directory)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="network")
+        room = max(self._addresses.capacity() // 4, 1)  # a small subnet is not all held back in slots
+        least, most = (min(bound, room) for bound in _SLOTS)
+        self._slots = Pool(self._make_slot, self._drop_slot, least=least, most=most)
+        self._namespaces = Pool(
+            self._make_namespace, self._drop_namespace, least=_EMPTY_NAMESPACES[0], most=_EMPTY_NAMESPACES[1]
+        )
+        self._attachments: dict[str, _Attachment] = {}
+        self._empty: dict[str, str] = {}
+        self._catalog: dict[str, Network] = {}
+        self._installing = asyncio.Lock()
+        self._installed = False
+        self._stopping = asyncio.Event()
+        self._releases: set[asyncio.Task[None]] = set()
+
+    # life
+
+    async def start(self) -> None:
+        """Make or find bridge and table, drop what a crash left unrecorded, prepare slots.  A host where
+        that fails gets a daemon all the same: the reason is logged, and told to whoever connects."""
+        self._catalog = make_catalog(self._store, bridge=self._bridge, subnet=str(self._network))
+        for instance_id, endpoint, published in self._store.endpoints():
+            self._addresses.reserve(endpoint.address)
+            self._attachments[instance_id] = _Attachment(endpoint, published)
+        try:
+            await self._install()
+        except (InsulaError, OSError) as error:
+            log.error("no networks for now: %s", error)
+
+    async def stop(self) -> None:
+        """Instances keep their network.  With none attached, bridge and table go too.  Idempotent."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        await self._slots.close()
+        await self._namespaces.close()
+        while self._releases:
+            await asyncio.gather(*self._releases)
+        for attachment in self._attachments.values():
+            attachment.let_go()
+        if self._installed and not self._attachments:
+            await self._do(self._uninstall)
+        await self._do(self._maker.close)
+        self._worker.shutdown()
+        self._firewall.close()
+
+    async def recover(self, live: Set[str]) -> None:
+        """After `start`: instances in `live` keep their network (ports are held again, links plugged in
+        again where the bridge was lost), all others lose it."""
+        for instance_id in [i for i in (*self._attachments, *self._empty) if i not in live]:
+            await self.disconnect(instance_id)
+        for instance_id, attachment in self._attachments.items():
+            for binding in attachment.ports:
+                try:
+                    attachment.held.append(ports.hold(binding)[1])
+                except Failure as error:
+                    log.warning("instance %s keeps its port, but: %s", short_id(instance_id), error)
+        if self._installed:
+            endpoints = [each.endpoint for each in self._attachments.values()]
+            await self._do(self._plug_in_again, endpoints)
+
+    # what there is
+
+    def find(self, ref: str) -> Network:
+        """By name, id or id prefix; `default` is the bridge.  Raises NoSuchNetwork, InvalidRequest."""
+        return find_network(self._catalog, ref)
+
+    def list(self) -> tuple[Network, ...]:
+        return tuple(sorted(self._catalog.values(), key=lambda network: network.name))
+
+    def endpoint(self, instance_id: str) -> Endpoint | None:
+        attachment = self._attachments.get(instance_id)
+        return attachment.endpoint if attachment else None
+
+    def ports(self, instance_id: str) -> tuple[PortBinding, ...]:
+        """Published, with the host's ports decided."""
+        attachment = self._attachments.get(instance_id)
+        return attachment.ports if attachment else ()
+
+    def members(self, network_id: str) -> dict[str, Endpoint]:
+        """By instance id."""
+        found = {i: each.endpoint for i, each in self._attachments.items()}
+        return {i: endpoint for i, endpoint in found.items() if endpoint.network_id == network_id}
+
+    # verbs
+
+    async def connect(
+        self, instance_id: str, network: str, kind: LinkKind, *, hostname: str = "", mac: str = ""
+    ) -> Endpoint:
+        """Give an instance its place on a network.  Raises NoSuchNetwork, InvalidRequest, Conflict, Failure.
+
+        `hostname` is for networks with name lookup; the default bridge has none, as in Docker.
+        """
+        target = self.find(network)
+        if target.driver != "bridge":
+            raise InvalidRequest(
+                f"network {target.name} has driver {target.driver}: nothing is connected to it"
+            )
+        if instance_id in self._attachments:
+            raise Conflict(f"instance {short_id(instance_id)} is already connected to network {target.name}")
+        await self._install()
+        if kind is LinkKind.VETH:
+            slot = await (self._make_slot(mac) if mac else self._slots.take())
+        else:
+            address = self._addresses.take()
+            link = LINK_PREFIX + instance_id[:10]
+            slot = Slot(netns="", link=link, address=address, mac=mac or make_mac(address))
+        endpoint = Endpoint(
+            network_id=target.id,
+            network_name=target.name,
+            kind=kind,
+            link=slot.link,
+            interface=INTERFACE,
+            mac=slot.mac,
+            address=slot.address,
+            prefix_len=self._network.prefixlen,
+            gateway=self._gateway,
+            netns=slot.netns,
+            mtu=MTU,
+            endpoint_id=make_id(),
+        )
+        try:
+            self._store.put_endpoint(instance_id, endpoint)
+            self._attachments[instance_id] = _Attachment(endpoint)
+            if kind is LinkKind.TAP:
+                await self._do(self._maker.make_tap, slot.link)
+        except BaseException:
+            self._forget(instance_id)
+            self._release(endpoint.netns, endpoint.link, endpoint.address)
+            raise
+        self._events.publish(
+            "network", "connect", target.id, container=instance_id, name=target.name, type=target.driver
+        )
+        return endpoint
+
+    async def empty_namespace(self, instance_id: str) -> str:
+        """Path of a network namespace with loopback only (`--network none`).  Raises Failure."""
+        await self._install()
+        path = await self._namespaces.take()
+        try:
+            leftovers.own(self._directory, instance_id, path)
+        except BaseException:
+            await self._drop_namespace(path)
+            raise
+        self._empty[instance_id] = path
+        return path
+
+    async def publish(
+        self, instance_id: str, endpoint: Endpoint, bindings: Sequence[PortBinding], *, name: str = ""
+    ) -> tuple[PortBinding, ...]:
+        """Let host ports lead to the instance, all of them or none; returns them with ports decided.
+
+        `name` is the instance's, for the message.  Raises Failure (port taken), InvalidRequest,
+        UnsupportedField (IPv6, sctp).
+        """
+        if not bindings:
+            return ()
+        attachment = self._attachments.get(instance_id)
+        if attachment is None:
+            raise Conflict(f"instance {short_id(instance_id)} is connected to no network")
+        try:
+            held = ports.hold_all(bindings)
+        except Failure as error:
+            raise Failure(
+                "driver failed programming external connectivity on endpoint "
+                f"{name or short_id(instance_id)} ({endpoint.endpoint_id}): {error.message}",
+                hint=error.hint,
+            ) from error
+        decided = tuple(binding for binding, _ in held)
+        before = attachment.ports
+        attachment.ports = before + decided
+        try:
+            added = [(endpoint.address, binding) for binding in decided]
+            if not self._firewall.change(add=added):
+                await self._do(self._firewall.install, self._publications())
+            self._store.put_endpoint(instance_id, endpoint, attachment.ports)
+        except BaseException:
+            attachment.ports = before
+            self._firewall.change(delete=[(endpoint.address, binding) for binding in decided])
+            for _, taken in held:
+                taken.close()
+            raise
+        attachment.held += [taken for _, taken in held]
+        return decided
+
+    async def disconnect(self, instance_id: str) -> None:
+        """Take everything back: ports now, namespace and link soon after.  Idempotent."""
+        if path := self._empty.pop(instance_id, None):
+            leftovers.disown(self._directory, instance_id)
+            self._release(path)
+        attachment = self._attachments.get(instance_id)
+        if attachment is None:
+            return
+        self._forget(instance_id)
+        if (
+            attachment.ports
+            and self._installed
+            and not self._firewall.change(delete=attachment.publications())
+        ):
+            await self._do(self._firewall.install, self._publications())
+        attachment.let_go()
+        endpoint = attachment.endpoint
+        self._release(endpoint.netns, endpoint.link, endpoint.address)
+        self._events.publish(
+            "network",
+            "disconnect",
+            endpoint.network_id,
+            container=instance_id,
+            name=endpoint.network_name,
+            type="bridge",
+        )
+
+    # inside
+
+    def _forget(self, instance_id: str) -> None:
+        self._attachments.pop(instance_id, None)
+        self._store.delete_endpoints(instance_id)
+
+    def _publications(self) -> tuple[Publication, ...]:
+        return tuple(p for each in self._attachments.values() for p in each.publications())
+
+    async def _do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """On the network thread, in order of asking."""
+        work = self._worker.submit(function, *args, **kwargs)
+        return await asyncio.wrap_future(work)
+
+    async def _install(self) -> None:
+        """Once per daemon, or again with the next request if it failed."""
+        if self._installed:
+            return
+        async with self._installing:
+            if not self._installed:
+                await self._do(self._set_up, not self._attachments, self._publications())
+                self._installed = True
+                self._slots.start()
+                self._namespaces.start()
+
+    def _set_up(self, anew: bool, publications: Sequence[Publication]) -> None:
+        namespaces.share_directory(self._exec_root)
+        route = self._maker.open()
+        self._empty = leftovers.find_owned(self._directory)
+        kept = {each.endpoint.netns for each in self._attachments.values()} | set(self._empty.values())
+        leftovers.drop_unknown(route, self._directory, kept)
+        self._maker.bridge_index = bridges.make_bridge(
+            route, self._bridge, str(self._network), self._gateway, anew=anew
+        )
+        self._firewall.install(publications)
+
+    def _uninstall(self) -> None:
+        self._firewall.remove()
+        bridges.remove_bridge(self._maker.open(), self._bridge)
+
+    def _plug_in_again(self, endpoints: Sequence[Endpoint]) -> None:
+        route = self._maker.open()
+        for endpoint in endpoints:
+            found = links.find_link(route, endpoint.link)
+            if found is None:
+                log.error("%s (%s) is gone: its instance has no network", endpoint.link, endpoint.address)
+            elif found.master != self._maker.bridge_index or not found.up:
+                route.send(*links.port_messages(endpoint.link, self._maker.bridge_index))
+        known = {endpoint.link for endpoint in endpoints}
+        leftovers.drop_taps(route, self._maker.bridge_index, known)
+
+    async def _make_slot(self, mac: str = "") -> Slot:
+        address = self._addresses.take()
+        try:
+            return await self._do(
+                self._maker.make,
+                address,
+                self._network.prefixlen,
+                self._gateway,
+                mac or make_mac(address),
+            )
+        except BaseException:
+            self._addresses.give_back(address)
+            raise
+
+    async def _drop_slot(self, slot: Slot) -> None:
+        self._release(slot.netns, slot.link, slot.address)
+
+    async def _make_namespace(self) -> str:
+        return await self._do(self._maker.make_empty)
+
+    async def _drop_namespace(self, path: str) -> None:
+        self._release(path)
+
+    def _release(self, netns: str, link: str = "", address: str = "") -> None:
+        """Let a namespace or a tap go, in the background, and its address be used again after that."""
+        taken_down = self._worker.submit(self._take_down, netns, link)  # now: before a tap of the same name
+        rest = asyncio.create_task(self._see_off(asyncio.wrap_future(taken_down), link, address))
+        self._releases.add(rest)
+        rest.add_done_callback(self._releases.discard)
+
+    def _take_down(self, netns: str, link: str) -> None:
+        if netns:
+            namespaces.drop_netns(netns)
+        elif link:
+            links.delete_link(self._maker.open(), link)
+
+    async def _see_off(self, taken_down: asyncio.Future[None], link: str, address: str) -> None:
+        """The kernel takes a namespace apart some 30 ms after its last user, and its veth pair with it."""
+        try:
+            await taken_down
+            for pause in _PATIENCE_S:
+                if not link or not _exists(link):
+                    break
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._stopping.wait()
+            else:  # some process still holds the namespace
+                await self._do(lambda: links.delete_link(self._maker.open(), link))
+        except (InsulaError, OSError) as error:
+            log.error("cannot take down %s: %s", link or "a network namespace", error)
+        finally:
+            if address:
+                self._addresses.give_back(address)
+
+
+def _exists(link: str) -> bool:
+    try:
+        socket.if_nametoindex(link)
+    except OSError:
+        return False
+    return True
