@@ -59,7 +59,9 @@ class Exec(Protocol):
     """A running exec."""
 
     stream: Stream
-    pid: int
+
+    @property
+    def pid(self) -> int: ...
 
     async def wait(self) -> int:
         """Exit code, 0–255."""

@@ -124,9 +124,13 @@ class LaunchPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecPlan:
-    """A further program in a running instance (`docker exec`)."""
+    """A further program in a running instance (`docker exec`).
+
+    `detach`: nobody reads its output, which goes nowhere; it outlives the daemon.
+    """
 
     id: str
     process: Process
     privileged: bool = False
     open_stdin: bool = False
+    detach: bool = False

@@ -1,4 +1,6 @@
-"""Capabilities: the kernel's list, Docker's default, and the arithmetic of --cap-add and --cap-drop.  Pure."""
+"""Capabilities: the kernel's list, Docker's default, and the arithmetic of --cap-add and --cap-drop.
+
+Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths of /proc and /sys that an instance does not see, or sees read-only, and the sysctls it may set.  Pure."""
+"""Paths of /proc and /sys hidden or read-only in an instance, and the sysctls it may set.  Pure."""
 
 from __future__ import annotations
 

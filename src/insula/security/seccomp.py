@@ -62,14 +62,14 @@ def read_default_profile() -> str:
     except OSError as error:
         raise Unavailable(
             f"the seccomp profile {path} cannot be read: {error.strerror}",
-            hint="apt-get install golang-github-containers-common, or run with --security-opt seccomp=unconfined",
+            hint="apt-get install golang-github-containers-common, or --security-opt seccomp=unconfined",
         ) from error
 
 
 def resolve(
     profile_json: str, capabilities: Sequence[str], kernel: tuple[int, int], arch: str = "amd64"
 ) -> Filter:
-    """Decide every condition of the profile.  `arch` is Go's name.  Raises InvalidRequest for a bad profile."""
+    """Decide every condition of the profile.  `arch` is Go's name.  Raises InvalidRequest for a bad one."""
     try:
         profile = json.loads(profile_json)
         rules = tuple(

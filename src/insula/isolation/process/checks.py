@@ -1,0 +1,97 @@
+"""What this backend, on this host, cannot honour.  Pure but for reading this process's rlimits."""
+
+from __future__ import annotations
+
+import resource
+
+from insula.errors import InvalidRequest, Unavailable, UnsupportedField
+from insula.isolation.plan import LaunchPlan
+from insula.isolation.process.spec import HostFacts
+from insula.model.mounts import MountKind
+from insula.security.paths import check_sysctl
+from insula.security.seccomp import resolve
+from insula.system.cgroups import Layout
+
+_RLIMITS = {name[7:].lower(): getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+_PROPAGATIONS = ("", "private", "rprivate", "shared", "rshared", "slave", "rslave")
+
+
+def check_plan(plan: LaunchPlan, facts: HostFacts, layout: Layout) -> None:
+    """Raises UnsupportedField, InvalidRequest or Unavailable."""
+    if plan.directory is None:
+        raise InvalidRequest("a container needs a directory as its root, not a disk")
+    for field, mode, allowed in (
+        ("HostConfig.PidMode", plan.pid_mode, ("", "private", "host")),
+        ("HostConfig.IpcMode", plan.ipc_mode, ("", "none", "private", "shareable", "host")),
+        ("HostConfig.UTSMode", plan.uts_mode, ("", "private", "host")),
+    ):
+        if mode not in allowed:
+            raise UnsupportedField(field, f"{mode!r} is not supported", hint=f"use {', '.join(allowed[1:])}")
+    _check_limits(plan, layout)
+    _check_security(plan, facts)
+    for mount in plan.mounts:
+        if mount.propagation not in _PROPAGATIONS:
+            raise UnsupportedField("BindOptions.Propagation", f"{mount.propagation!r} is not a propagation")
+        if mount.kind is MountKind.VOLUME:
+            raise InvalidRequest(f"the volume at {mount.target} has not become a directory")
+    if plan.init and not facts.init_path:
+        raise Unavailable("HostConfig.Init: no static init program is installed", hint="apt-get install tini")
+
+
+def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
+    limits = plan.limits
+    for wanted, controller, field in (
+        (limits.memory_bytes, "memory", "HostConfig.Memory"),
+        (limits.memory_reservation_bytes, "memory", "HostConfig.MemoryReservation"),
+        (limits.nano_cpus or limits.cpu_quota_us > 0, "cpu", "HostConfig.NanoCpus"),
+        (limits.cpu_shares, "cpu", "HostConfig.CpuShares"),
+        (limits.cpuset_cpus or limits.cpuset_mems, "cpuset", "HostConfig.CpusetCpus"),
+        (limits.pids > 0, "pids", "HostConfig.PidsLimit"),
+    ):
+        if wanted and controller not in layout.controllers:
+            raise UnsupportedField(field, f"this host has no {controller} cgroup controller")
+    if limits.oom_kill_disable and layout.version == 2:
+        raise UnsupportedField("HostConfig.OomKillDisable", "cgroup version 2 has no such switch")
+    for ulimit in limits.ulimits:
+        if ulimit.name not in _RLIMITS:
+            raise InvalidRequest(f"invalid ulimit type: {ulimit.name}")
+        _check_ulimit(ulimit.name, ulimit.hard)
+
+
+def _check_ulimit(name: str, hard: int) -> None:
+    """Raising a hard limit needs CAP_SYS_RESOURCE, which a daemon inside a container often lacks."""
+    ours = resource.getrlimit(_RLIMITS[name])[1]
+    if ours == resource.RLIM_INFINITY or (0 <= hard <= ours) or _may_raise():
+        return
+    raise UnsupportedField(
+        f"HostConfig.Ulimits.{name}",
+        f"the hard limit {'unlimited' if hard < 0 else hard} is above the daemon's own {ours}, which it may "
+        "not raise (no CAP_SYS_RESOURCE)",
+        hint=f"use at most {ours}",
+    )
+
+
+def _may_raise() -> bool:
+    with open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> 24 & 1)
+    return False
+
+
+def _check_security(plan: LaunchPlan, facts: HostFacts) -> None:
+    security = plan.security
+    missing = set(security.capabilities) - facts.capabilities
+    if missing and not security.privileged:
+        raise UnsupportedField(
+            "HostConfig.CapAdd", f"the daemon itself lacks {', '.join(sorted(missing))} and cannot give it"
+        )
+    for name, _ in security.sysctls:
+        check_sysctl(
+            name,
+            own_network=not plan.host_network,
+            own_ipc=plan.ipc_mode != "host",
+            own_uts=plan.uts_mode != "host",
+        )
+    if security.seccomp:
+        resolve(security.seccomp, security.capabilities, facts.kernel, facts.arch)

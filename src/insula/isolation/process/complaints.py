@@ -1,0 +1,61 @@
+"""What a runtime says when it cannot run a program, as our errors.  Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from insula.errors import CommandNotExecutable, CommandNotFound, InsulaError, InvalidRequest, RuntimeFailed
+
+_QUOTED = r'[`"\\]*(?P<what>[^`"\\]+)[`"\\]*'
+# crun's words and runc's; the first match decides
+_NOT_FOUND = (
+    re.compile(rf"executable file {_QUOTED} not found"),  # crun
+    re.compile(rf"exec: {_QUOTED}: executable file not found"),  # runc
+)
+_MISSING = (
+    re.compile(rf"executable (?:file )?path is empty|exec: {_QUOTED}: stat [^:]+: no such file", re.I),
+    re.compile(rf"exec: {_QUOTED}: no such file", re.I),
+    re.compile(rf"(?:open|open executable|exec container process)[^`]*{_QUOTED}: No such file", re.I),
+)
+_DENIED = (
+    re.compile(rf"exec: {_QUOTED}: (?:permission denied|is a directory|exec format error)", re.I),
+    re.compile(
+        rf"(?:open executable|the path|access|execv?|exec container process)[^:]*:? ?{_QUOTED}[^:]*"
+        ": Permission denied",
+        re.I,
+    ),
+    re.compile(r"open executable: Permission denied|permission denied: unknown", re.I),
+)
+
+
+def translate(said: str, program: str) -> InsulaError:
+    """`said` is a runtime's stderr, `program` the first word of the command."""
+    text = plain(said)
+    if any(p.search(text) for p in _NOT_FOUND):
+        if "/" in program:
+            return CommandNotFound(program, "no such file or directory")
+        return CommandNotFound(program)
+    if any(p.search(text) for p in _DENIED):
+        return CommandNotExecutable(program)
+    if any(p.search(text) for p in _MISSING):
+        return CommandNotFound(program, "no such file or directory")
+    if "exec format error" in text.lower():
+        return CommandNotExecutable(program, "exec format error")
+    if "chdir" in text and "cwd" in text.lower():
+        return InvalidRequest(f"the working directory cannot be entered: {text}")
+    return RuntimeFailed(f"the OCI runtime could not create the container: {text or 'it said nothing'}")
+
+
+def plain(said: str) -> str:
+    """Without time stamps, levels and JSON wrapping."""
+    lines = []
+    for line in said.strip().splitlines():
+        text = line.strip()
+        if text.startswith("{"):
+            try:
+                text = str(json.loads(text).get("msg", text))
+            except ValueError:
+                pass
+        lines.append(re.sub(r"^(?:\d{4}-\d\d-\d\dT\S+:\s*|time=\S+ level=\w+ msg=)", "", text))
+    return "; ".join(line for line in lines if line)

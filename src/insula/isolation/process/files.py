@@ -1,0 +1,87 @@
+"""`docker cp`, `diff`, `export` and `commit` of a container: `system.tree` at the right root.  Async.
+
+Of a running container the root is the live one, with its mounts; of a stopped one it is the overlay, and what
+lies below a bind is found at the bind's source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import posixpath
+from collections.abc import AsyncIterator, Iterator
+
+from insula.errors import NoSuchPath, NotFound
+from insula.isolation.plan import LaunchPlan
+from insula.isolation.process import prepare
+from insula.model.files import Change, PathStat
+from insula.model.mounts import MountKind
+from insula.system import tree
+
+
+class DirectoryFiles:
+    def __init__(self, plan: LaunchPlan, init_pid: int) -> None:
+        assert plan.directory is not None
+        self._plan = plan
+        self._directory = plan.directory
+        self._live = f"/proc/{init_pid}/root" if init_pid else ""
+
+    async def stat(self, path: str) -> PathStat:
+        with self._no_such_path(path):
+            return tree.stat(*self._place(path))
+
+    async def get(self, path: str) -> AsyncIterator[bytes]:
+        with self._no_such_path(path):
+            async with contextlib.aclosing(tree.get(*self._place(path))) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    yield piece
+
+    async def put(
+        self, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool, copy_owner: bool
+    ) -> None:
+        owner = self._owner() if copy_owner else None
+        with self._no_such_path(path):
+            root, inner = self._place(path)
+            await tree.put(root, inner, archive, no_overwrite_dir=no_overwrite_dir, owner=owner)
+
+    async def changes(self) -> tuple[Change, ...]:
+        return await asyncio.to_thread(tree.changes, self._directory.upper, self._directory.lowers)
+
+    def export(self) -> AsyncIterator[bytes]:
+        return tree.export(self._directory.merged)
+
+    def layer(self) -> AsyncIterator[bytes]:
+        return tree.layer(self._directory.upper)
+
+    def _owner(self) -> tuple[int, int]:
+        root = os.open(self._live or self._directory.merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            identity = prepare.identify(root, self._plan.process)
+        finally:
+            os.close(root)
+        return identity.uid, identity.gid
+
+    def _place(self, path: str) -> tuple[str, str]:
+        """(root, path below it)."""
+        if self._live:
+            return self._live, path
+        ending = "/" if path.endswith(("/", "/.")) else ""
+        normal = posixpath.normpath("/" + path.lstrip("/"))
+        for mount in sorted(self._plan.mounts, key=lambda m: -len(m.target)):
+            below = mount.target.rstrip("/") + "/"
+            if mount.kind is MountKind.BIND and normal.startswith(below) and os.path.isdir(mount.source):
+                return mount.source, "/" + normal.removeprefix(below) + ending
+        return self._directory.merged, path
+
+    @contextlib.contextmanager
+    def _no_such_path(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except NotFound as error:
+            raise NoSuchPath(path, self._plan.id) from error
+
+
+@contextlib.asynccontextmanager
+async def open_files(plan: LaunchPlan, init_pid: int) -> AsyncIterator[DirectoryFiles]:
+    yield DirectoryFiles(plan, init_pid)

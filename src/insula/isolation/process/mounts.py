@@ -1,0 +1,81 @@
+"""The mounts of a container: Docker's defaults, the engine's /etc files, the user's wishes.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from insula.isolation.plan import LaunchPlan
+from insula.model.mounts import Mount, MountKind
+
+_OPPOSITES = {"noexec": "exec", "nosuid": "suid", "nodev": "dev"}
+
+
+def make_mounts(
+    plan: LaunchPlan, cgroup_version: int, init_path: str, init_target: str
+) -> list[dict[str, Any]]:
+    """In the order to mount them: parents first; a user's mount replaces a default one at the same place."""
+    user = sorted(plan.mounts, key=lambda m: m.target.rstrip("/").count("/"))
+    taken = {m.target.rstrip("/") for m in user}
+    read_only = plan.security.read_only_root
+    mounts = [m for m in _defaults(plan, cgroup_version) if m["destination"] not in taken]
+    mounts += [
+        _bind(f.host_path, f.target, ["rbind", "rprivate", "ro" if read_only else "rw"])
+        for f in plan.etc_files
+        if f.target not in taken
+    ]
+    mounts += [_user_mount(m) for m in user]
+    if init_path:
+        mounts.append(_bind(init_path, init_target, ["bind", "ro"]))
+    return mounts
+
+
+def tmpfs_options(options: Sequence[str]) -> list[str]:
+    """Docker's defaults for a tmpfs, less what the user's options say otherwise."""
+    given = [o for option in options for o in option.split(",") if o]
+    kept = [word for word, opposite in _OPPOSITES.items() if opposite not in given and word not in given]
+    return [*kept, *given]
+
+
+def _defaults(plan: LaunchPlan, cgroup_version: int) -> list[dict[str, Any]]:
+    privileged = plan.security.privileged
+    access = "rw" if privileged else "ro"
+    shm = f"size={plan.limits.shm_size_bytes}"
+    mounts = [
+        _mount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"),
+        _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        _mount(
+            "/dev/pts", "devpts", "devpts",
+            "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5",
+        ),
+        _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", access),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", access, "nosuid", "noexec", "nodev"),
+    ]  # fmt: skip
+    if plan.ipc_mode == "host":
+        mounts.append(_bind("/dev/shm", "/dev/shm", ["rbind", "rprivate", "rw"]))
+        mounts.append(_bind("/dev/mqueue", "/dev/mqueue", ["rbind", "rprivate", "rw"]))
+    else:
+        mounts.append(_mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"))
+        if plan.ipc_mode != "none":
+            mounts.append(_mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", shm))
+    return mounts
+
+
+def _user_mount(mount: Mount) -> dict[str, Any]:
+    if mount.kind is MountKind.TMPFS:
+        options = tmpfs_options(mount.options)
+        if mount.read_only and "ro" not in options:
+            options.append("ro")
+        return _mount(mount.target, "tmpfs", "tmpfs", *options)
+    access = "ro" if mount.read_only else "rw"
+    return _bind(
+        mount.source, mount.target, ["rbind", access, mount.propagation or "rprivate", *mount.options]
+    )
+
+
+def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": kind, "source": source, "options": list(options)}
+
+
+def _bind(source: str, destination: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": destination, "type": "bind", "source": source, "options": options}

@@ -1,0 +1,151 @@
+"""What launch and exec look up: the user, the working directory, the program, devices.  Synchronous.
+
+Everything in the root is untrusted; only `system.inroot` and `system.openat` open it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from insula.errors import CommandNotExecutable, CommandNotFound, InvalidRequest
+from insula.isolation.plan import Device, LaunchPlan, Process
+from insula.isolation.process.spec import DeviceNode
+from insula.isolation.users import Identity, find_identity
+from insula.system.inroot import make_directory_in_root, read_in_root
+from insula.system.openat import open_in_root
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# moby skips these for --privileged (devices.go, HostDevices)
+_NOT_DEVICES = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", "console", ".udev"})
+
+
+def identify(root: int, process: Process) -> Identity:
+    """`root`: descriptor of the instance's root directory.  Raises InvalidRequest for unknown names."""
+    user, numeric = process.user, process.user.replace(":", "").isdecimal()
+    passwd = read_in_root(root, "/etc/passwd")
+    # a group file is read only when something of it is wanted
+    group = "" if (numeric and ":" in user and not process.groups) else read_in_root(root, "/etc/group")
+    return find_identity(user, process.groups, passwd, group)
+
+
+def make_cwd(root: int, process: Process, identity: Identity) -> None:
+    """Raises InvalidRequest when something else is in its place."""
+    if process.cwd in ("", "/"):
+        return
+    try:
+        make_directory_in_root(root, process.cwd, identity.uid, identity.gid)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
+            raise InvalidRequest(f"the working directory {process.cwd} is not a directory") from error
+        raise
+
+
+def find_devices(plan: LaunchPlan) -> tuple[DeviceNode, ...]:
+    """Raises InvalidRequest for a path of the host that is no device."""
+    if plan.security.privileged:
+        host = tuple(_host_devices("/dev"))
+        asked = tuple(node for device in plan.security.devices for node in _nodes(device))
+        taken = {node.path for node in asked}
+        return asked + tuple(node for node in host if node.path not in taken)
+    return tuple(node for device in plan.security.devices for node in _nodes(device))
+
+
+def _nodes(device: Device) -> Iterator[DeviceNode]:
+    if os.path.isdir(device.host_path):
+        for name in sorted(os.listdir(device.host_path)):
+            child = Device(
+                host_path=f"{device.host_path.rstrip('/')}/{name}",
+                path=f"{device.path.rstrip('/')}/{name}",
+                rules=device.rules,
+            )
+            if os.path.isdir(child.host_path) or _is_device(child.host_path):
+                yield from _nodes(child)
+        return
+    wrong = f'error gathering device information while adding custom device "{device.host_path}"'
+    try:
+        found = os.stat(device.host_path)
+    except OSError as error:
+        raise InvalidRequest(f"{wrong}: {error.strerror}") from error
+    if not (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)):
+        raise InvalidRequest(f"{wrong}: not a device node")
+    yield _node(found, device.path, device.rules)
+
+
+def _node(found: os.stat_result, path: str, rules: str) -> DeviceNode:
+    return DeviceNode(
+        path=path,
+        kind="c" if stat.S_ISCHR(found.st_mode) else "b",
+        major=os.major(found.st_rdev),
+        minor=os.minor(found.st_rdev),
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        rules=rules or "rwm",
+    )
+
+
+def _is_device(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def _host_devices(directory: str) -> Iterator[DeviceNode]:
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.name in _NOT_DEVICES or entry.is_symlink():
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _host_devices(entry.path)
+            elif _is_device(entry.path):
+                yield _node(entry.stat(), entry.path, "rwm")
+
+
+def check_program(root: int, process: Process, identity: Identity) -> None:
+    """Look for the program as execvp would.  Raises CommandNotFound, CommandNotExecutable.
+
+    A quick answer, not the last word: a missing interpreter shows only when it is executed.
+    """
+    name = process.args[0]
+    if "/" in name:
+        path = name if name.startswith("/") else f"{process.cwd.rstrip('/')}/{name}"
+        found = _look(root, path, identity)
+        if found is None:
+            raise CommandNotFound(name, "no such file or directory")
+        if not found:
+            raise CommandNotExecutable(name)
+        return
+    search = next((e[5:] for e in process.env if e.startswith("PATH=")), "") or _DEFAULT_PATH
+    denied = False
+    for directory in search.split(":"):
+        found = _look(root, f"{directory or '.'}/{name}", identity)
+        if found:
+            return
+        denied = denied or found is False
+    raise CommandNotExecutable(name) if denied else CommandNotFound(name)
+
+
+def _look(root: int, path: str, identity: Identity) -> bool | None:
+    """Whether it can be executed; None: it is not there."""
+    try:
+        fd = open_in_root(root, path, os.O_PATH)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if stat.S_ISDIR(found.st_mode):
+        return False
+    if identity.uid == 0:
+        return bool(found.st_mode & 0o111)
+    if found.st_uid == identity.uid:
+        return bool(found.st_mode & 0o100)
+    if found.st_gid == identity.gid or found.st_gid in identity.groups:
+        return bool(found.st_mode & 0o010)
+    return bool(found.st_mode & 0o001)

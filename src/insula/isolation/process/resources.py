@@ -1,0 +1,113 @@
+"""Limits as an OCI `linux.resources` section, and as writes to control files for `update`.  Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from insula.model.limits import Limits
+
+_PERIOD_US = 100_000
+
+
+def cpu_quota(limits: Limits) -> tuple[int, int]:
+    """(quota, period) in microseconds; (0, 0) for no limit."""
+    if limits.nano_cpus > 0:
+        return limits.nano_cpus * _PERIOD_US // 10**9, _PERIOD_US
+    if limits.cpu_quota_us > 0 or limits.cpu_period_us > 0:
+        return max(limits.cpu_quota_us, 0), limits.cpu_period_us or _PERIOD_US
+    return 0, 0
+
+
+def memory_and_swap(limits: Limits) -> int:
+    """Docker's `MemorySwap`: memory plus swap, -1 for no limit, 0 for not set."""
+    if limits.memory_swap_bytes == 0 and limits.memory_bytes > 0:
+        return 2 * limits.memory_bytes
+    return limits.memory_swap_bytes
+
+
+def make_resources(limits: Limits, *, swap_accounting: bool) -> dict[str, Any]:
+    """Without `devices`.  Swap is left out where the kernel does not account it."""
+    memory: dict[str, Any] = {}
+    if limits.memory_bytes > 0:
+        memory["limit"] = limits.memory_bytes
+    if limits.memory_reservation_bytes > 0:
+        memory["reservation"] = limits.memory_reservation_bytes
+    if swap_accounting and (swap := memory_and_swap(limits)) != 0:
+        memory["swap"] = swap
+    if limits.oom_kill_disable:
+        memory["disableOOMKiller"] = True
+    cpu: dict[str, Any] = {}
+    quota, period = cpu_quota(limits)
+    if limits.cpu_shares > 0:
+        cpu["shares"] = limits.cpu_shares
+    if period:
+        cpu["period"] = period
+    if quota:
+        cpu["quota"] = quota
+    if limits.cpuset_cpus:
+        cpu["cpus"] = limits.cpuset_cpus
+    if limits.cpuset_mems:
+        cpu["mems"] = limits.cpuset_mems
+    resources: dict[str, Any] = {}
+    if memory:
+        resources["memory"] = memory
+    if cpu:
+        resources["cpu"] = cpu
+    if limits.pids > 0:
+        resources["pids"] = {"limit": limits.pids}
+    return resources
+
+
+def control_writes(limits: Limits, *, version: int, swap_accounting: bool) -> list[tuple[str, str, str]]:
+    """(controller, file, value) in the order that the kernel wants when limits grow.  What is zero in
+    `limits` is left as it is."""
+    return _writes_v2(limits) if version == 2 else _writes_v1(limits, swap_accounting)
+
+
+def _writes_v1(limits: Limits, swap_accounting: bool) -> list[tuple[str, str, str]]:
+    writes: list[tuple[str, str, str]] = []
+    if limits.memory_bytes > 0:
+        swap = memory_and_swap(limits)
+        if swap_accounting and swap != 0:
+            writes.append(("memory", "memory.memsw.limit_in_bytes", str(swap)))
+        writes.append(("memory", "memory.limit_in_bytes", str(limits.memory_bytes)))
+    if limits.memory_reservation_bytes > 0:
+        writes.append(("memory", "memory.soft_limit_in_bytes", str(limits.memory_reservation_bytes)))
+    if limits.cpu_shares > 0:
+        writes.append(("cpu", "cpu.shares", str(limits.cpu_shares)))
+    quota, period = cpu_quota(limits)
+    if period:
+        writes.append(("cpu", "cpu.cfs_period_us", str(period)))
+    if quota:
+        writes.append(("cpu", "cpu.cfs_quota_us", str(quota)))
+    return writes + _writes_both(limits)
+
+
+def _writes_v2(limits: Limits) -> list[tuple[str, str, str]]:
+    writes: list[tuple[str, str, str]] = []
+    if limits.memory_bytes > 0:
+        swap = memory_and_swap(limits)
+        writes.append(("memory", "memory.max", str(limits.memory_bytes)))
+        if swap:
+            extra = "max" if swap < 0 else str(max(swap - limits.memory_bytes, 0))
+            writes.append(("memory", "memory.swap.max", extra))
+    if limits.memory_reservation_bytes > 0:
+        writes.append(("memory", "memory.low", str(limits.memory_reservation_bytes)))
+    if limits.cpu_shares > 0:
+        weight = 1 + (limits.cpu_shares - 2) * 9999 // 262142
+        writes.append(("cpu", "cpu.weight", str(max(1, min(weight, 10000)))))
+    quota, period = cpu_quota(limits)
+    if period:
+        writes.append(("cpu", "cpu.max", f"{quota or 'max'} {period}"))
+    return writes + _writes_both(limits)
+
+
+def _writes_both(limits: Limits) -> list[tuple[str, str, str]]:
+    writes: list[tuple[str, str, str]] = []
+    if limits.cpuset_cpus:
+        writes.append(("cpuset", "cpuset.cpus", limits.cpuset_cpus))
+    if limits.cpuset_mems:
+        writes.append(("cpuset", "cpuset.mems", limits.cpuset_mems))
+    if limits.pids:
+        writes.append(("pids", "pids.max", str(limits.pids) if limits.pids > 0 else "max"))
+    return writes

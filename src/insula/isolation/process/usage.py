@@ -1,0 +1,156 @@
+"""What a container uses, from control files and /proc; and its processes, as `docker top` shows them.
+
+Synchronous, but for `list_processes`, which runs the host's ps.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+from insula.errors import InvalidRequest, ProgramFailed
+from insula.isolation.backend import ProcessTable
+from insula.model.stream import NetworkSample, Sample
+from insula.system import cgroups
+from insula.system.cgroups import Layout
+from insula.system.run import arun
+
+_UNLIMITED = 1 << 60  # version 1 writes "no limit" as a page-aligned huge number
+
+
+def take_sample(layout: Layout, group: str, init_pid: int) -> Sample:
+    return _sample_v2(layout, group, init_pid) if layout.version == 2 else _sample_v1(layout, group, init_pid)
+
+
+def _sample_v2(layout: Layout, group: str, init_pid: int) -> Sample:
+    base = layout.path("", group)
+    cpu = cgroups.read_table(f"{base}/cpu.stat")
+    read_bytes = write_bytes = 0
+    for line in (cgroups.read(f"{base}/io.stat") or "").splitlines():
+        pairs = dict(word.split("=", 1) for word in line.split()[1:] if "=" in word)
+        read_bytes += int(pairs.get("rbytes", 0))
+        write_bytes += int(pairs.get("wbytes", 0))
+    return Sample(
+        taken_ns=time.time_ns(),
+        cpu_total_ns=cpu.get("usage_usec", 0) * 1000,
+        cpu_user_ns=cpu.get("user_usec", 0) * 1000,
+        cpu_system_ns=cpu.get("system_usec", 0) * 1000,
+        cpus_online=os.cpu_count() or 1,
+        throttled_periods=cpu.get("nr_throttled", 0),
+        throttled_ns=cpu.get("throttled_usec", 0) * 1000,
+        memory_bytes=cgroups.read_number(f"{base}/memory.current") or 0,
+        memory_limit_bytes=_limit(cgroups.read_number(f"{base}/memory.max")),
+        memory_stats=cgroups.read_table(f"{base}/memory.stat"),
+        pids=cgroups.read_number(f"{base}/pids.current") or 0,
+        pids_limit=cgroups.read_number(f"{base}/pids.max") or 0,
+        block_read_bytes=read_bytes,
+        block_write_bytes=write_bytes,
+        networks=read_networks(init_pid),
+    )
+
+
+def _sample_v1(layout: Layout, group: str, init_pid: int) -> Sample:
+    def number(controller: str, name: str) -> int:
+        path = layout.path(controller, group)
+        return (cgroups.read_number(f"{path}/{name}") if path else None) or 0
+
+    def table(controller: str, name: str) -> dict[str, int]:
+        path = layout.path(controller, group)
+        return cgroups.read_table(f"{path}/{name}") if path else {}
+
+    throttled = table("cpu", "cpu.stat")
+    read_bytes = write_bytes = 0
+    blkio = layout.path("blkio", group)
+    for line in (cgroups.read(f"{blkio}/blkio.throttle.io_service_bytes") or "").splitlines():
+        words = line.split()
+        if len(words) == 3 and words[1] == "Read":
+            read_bytes += int(words[2])
+        elif len(words) == 3 and words[1] == "Write":
+            write_bytes += int(words[2])
+    return Sample(
+        taken_ns=time.time_ns(),
+        cpu_total_ns=number("cpuacct", "cpuacct.usage"),
+        cpu_user_ns=number("cpuacct", "cpuacct.usage_user"),
+        cpu_system_ns=number("cpuacct", "cpuacct.usage_sys"),
+        cpus_online=os.cpu_count() or 1,
+        throttled_periods=throttled.get("nr_throttled", 0),
+        throttled_ns=throttled.get("throttled_time", 0),
+        memory_bytes=number("memory", "memory.usage_in_bytes"),
+        memory_limit_bytes=_limit(number("memory", "memory.limit_in_bytes")),
+        memory_stats=table("memory", "memory.stat"),
+        pids=number("pids", "pids.current"),
+        pids_limit=number("pids", "pids.max"),
+        block_read_bytes=read_bytes,
+        block_write_bytes=write_bytes,
+        networks=read_networks(init_pid),
+    )
+
+
+def _limit(value: int | None) -> int:
+    """0 is none; the API shows the host's memory then."""
+    return 0 if value is None or value >= _UNLIMITED else value
+
+
+def read_networks(pid: int) -> tuple[NetworkSample, ...]:
+    """Interfaces in the network namespace of `pid`, without lo; none when it is gone."""
+    try:
+        with open(f"/proc/{pid}/net/dev", encoding="ascii") as file:
+            lines = file.read().splitlines()[2:]
+    except OSError:
+        return ()
+    found = []
+    for line in lines:
+        name, _, rest = line.partition(":")
+        fields = [int(word) for word in rest.split()]
+        if name.strip() == "lo" or len(fields) < 12:
+            continue
+        found.append(
+            NetworkSample(
+                interface=name.strip(),
+                rx_bytes=fields[0],
+                rx_packets=fields[1],
+                rx_errors=fields[2],
+                rx_dropped=fields[3],
+                tx_bytes=fields[8],
+                tx_packets=fields[9],
+                tx_errors=fields[10],
+                tx_dropped=fields[11],
+            )
+        )
+    return tuple(found)
+
+
+def was_oom_killed(layout: Layout, group: str) -> bool:
+    """Whether the kernel killed something in it for want of memory.  The group must still be there."""
+    if layout.version == 2:
+        return cgroups.read_table(f"{layout.path('', group)}/memory.events").get("oom_kill", 0) > 0
+    path = layout.path("memory", group)
+    return bool(path) and cgroups.read_table(f"{path}/memory.oom_control").get("oom_kill", 0) > 0
+
+
+async def list_processes(pids: set[int], ps_args: Sequence[str]) -> ProcessTable:
+    """As moby's daemon/top_unix.go: the host's ps, and of its rows those with our pids."""
+    arguments = list(ps_args) or ["-ef"]
+    try:
+        done = await arun(["ps", *arguments], timeout_s=20)
+    except ProgramFailed as error:
+        raise InvalidRequest(f"ps: {error.stderr.strip() or error}") from error
+    return parse_ps(done.stdout.decode(errors="replace"), pids)
+
+
+def parse_ps(text: str, pids: set[int]) -> ProcessTable:
+    """Pure.  The last column takes the rest of the line.  Raises InvalidRequest without a PID column."""
+    lines = text.splitlines()
+    titles = lines[0].split() if lines else []
+    if "PID" not in titles:
+        raise InvalidRequest("Couldn't find PID field in ps output")
+    column = titles.index("PID")
+    rows = []
+    for line in lines[1:]:
+        fields = line.split(None, len(titles) - 1)
+        if len(fields) <= column:
+            continue
+        if fields[column].isdecimal() and int(fields[column]) in pids:
+            rows.append(tuple(fields))
+    return ProcessTable(titles=tuple(titles), rows=tuple(rows))

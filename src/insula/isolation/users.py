@@ -1,0 +1,86 @@
+"""Who a workload runs as: `--user` and `--group-add` against the text of its own passwd and group.  Pure.
+
+The rules are Docker's (moby/sys/user, GetExecUser): a number needs no entry; a name does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from insula.errors import InvalidRequest
+
+_MAX_ID = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`groups` are the supplementary ones, sorted; `home` from passwd, else `/`."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
+class _User:
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+def find_identity(user: str, groups: Sequence[str], passwd: str, group: str) -> Identity:
+    """`user` is `""`, `name`, `uid`, `name:group` or any mix.  Raises InvalidRequest in moby's words."""
+    wanted, _, wanted_group = user.partition(":")
+    entry = _find_user(wanted or "0", passwd)
+    name = entry.name if entry else ""
+    uid, gid = (entry.uid, entry.gid) if entry else (_number(wanted, "user", "passwd"), 0)
+    further: set[int] = set()
+    if wanted_group:
+        gid = _find_group(wanted_group, group)
+    elif name:
+        further = {g for _, g, members in _groups(group) if name in members}
+    further |= {_find_group(each, group) for each in groups}
+    return Identity(uid, gid, tuple(sorted(further)), (entry.home if entry else "") or "/")
+
+
+def _find_user(wanted: str, passwd: str) -> _User | None:
+    by_number: _User | None = None
+    for user in _users(passwd):
+        if user.name == wanted:
+            return user
+        if by_number is None and wanted.isdecimal() and user.uid == int(wanted):
+            by_number = user
+    return by_number
+
+
+def _find_group(wanted: str, text: str) -> int:
+    by_name = next((gid for name, gid, _ in _groups(text) if name == wanted), None)
+    return by_name if by_name is not None else _number(wanted, "group", "group")
+
+
+def _number(word: str, kind: str, file: str) -> int:
+    if word == "":
+        return 0
+    if not word.isdecimal():
+        raise InvalidRequest(f"unable to find {kind} {word}: no matching entries in {file} file")
+    if int(word) > _MAX_ID:
+        raise InvalidRequest(f"uids and gids must be in range 0-{_MAX_ID}: {word}")
+    return int(word)
+
+
+def _users(text: str) -> Iterator[_User]:
+    for line in text.splitlines():
+        fields = line.strip().split(":")
+        if len(fields) >= 4 and fields[2].isdecimal() and fields[3].isdecimal():
+            yield _User(fields[0], int(fields[2]), int(fields[3]), fields[5] if len(fields) > 5 else "")
+
+
+def _groups(text: str) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    for line in text.splitlines():
+        fields = line.strip().split(":")
+        if len(fields) >= 3 and fields[2].isdecimal():
+            members = fields[3].split(",") if len(fields) > 3 else []
+            yield fields[0], int(fields[2]), tuple(m.strip() for m in members)
