@@ -1,13 +1,32 @@
 """Engine: the facade that the doors call, and the only place that knows the whole story of an instance.
 
-Async; every method raises `insula.errors` only.
+Async; every method raises `insula.errors` only.  The parts, in the order in which an instance meets them:
+`creation`, `preparation`, `lifecycle`, `control`, `attach`, `execs`, `logs`, `contents`, `removal`; then
+`recovery` after the daemon was away, and `inventory` for the whole.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from insula.config import Settings
+from insula.engine.attach import ChainedStream, FilteredStream, LoggedStream, PendingStream
+from insula.engine.contents import Contents
+from insula.engine.control import Control
+from insula.engine.creation import Creation
+from insula.engine.execs import Execs
+from insula.engine.growth import Growth
+from insula.engine.instances import RUNNING_STATES, Entry, Instances
+from insula.engine.inventory import Inventory, volume_users
+from insula.engine.kit import Kit
+from insula.engine.legality import Action, check
+from insula.engine.lifecycle import Lifecycle
+from insula.engine.logs import read_log
+from insula.engine.mounting import Mounting
+from insula.engine.preparation import Preparation
+from insula.engine.recovery import Recovery
+from insula.engine.removal import Removal
 from insula.engine.types import (
     Archive,
     CommitSpec,
@@ -22,8 +41,8 @@ from insula.engine.types import (
     LogRecord,
     WaitCondition,
 )
-from insula.errors import NotImplementedYet
-from insula.events import EventBus
+from insula.engine.views import make_view
+from insula.errors import NoSuchImage, NotImplementedYet
 from insula.isolation.backend import Backend, ProcessTable
 from insula.model.files import Change, PathStat
 from insula.model.image import Image
@@ -33,108 +52,235 @@ from insula.model.limits import Limits
 from insula.model.reports import PruneFilters, PruneReport
 from insula.model.stream import Sample, Stream
 
+if TYPE_CHECKING:
+    from insula.config import Settings
+    from insula.events import EventBus
+    from insula.images.images import Images
+    from insula.images.records import Removed
+    from insula.images.roots import Roots
+    from insula.network.networks import Networks
+    from insula.store.store import Store
+    from insula.volumes.volumes import Volumes
+
 
 class Engine:
-    """Signatures first (the API is built against them at the same time); bodies follow."""
+    """The rooms come built; whoever built them starts them before and stops them after."""
+
+    def __init__(  # noqa: PLR0917  (the founder's contract)
+        self,
+        settings: Settings,
+        store: Store,
+        events: EventBus,
+        images: Images,
+        roots: Roots,
+        networks: Networks,
+        volumes: Volumes,
+        backends: Mapping[Isolation, Backend],
+    ) -> None:
+        self.settings = settings
+        self.events = events
+        self.images = images
+        self.networks = networks
+        self.volumes = volumes
+        self._kit = Kit(
+            settings=settings,
+            store=store,
+            events=events,
+            images=images,
+            roots=roots,
+            networks=networks,
+            volumes=volumes,
+            backends=backends,
+            growth=Growth(),
+        )
+        self._instances = Instances(store, events)
+        self._mounting = Mounting(roots)
+        self._execs = Execs(self._kit, self._instances)
+        self._preparation = Preparation(self._kit, self._mounting)
+        self._creation = Creation(self._kit, self._instances, self._preparation)
+        self._lifecycle = Lifecycle(
+            self._kit, self._instances, self._mounting, self._preparation, self._auto_remove
+        )
+        self._control = Control(self._kit, self._instances, self._lifecycle)
+        self._removal = Removal(
+            self._kit, self._instances, self._execs, self._volume_users, self._control.end
+        )
+        self._contents = Contents(self._kit, self._instances, self._mounting)
+        self._inventory = Inventory(self._kit, self._instances, self._creation, self._contents)
 
     async def start(self) -> None:
         """Recover what ran when the daemon last looked, then take requests."""
-        raise NotImplementedYet("start")
+        await Recovery(self._kit, self._instances, self._lifecycle, self._removal, self._mounting).recover()
 
     async def stop(self) -> None:
         """The daemon ends; instances go on."""
-        raise NotImplementedYet("stop")
+        self._execs.close()
+        await self._lifecycle.close()
+        self._kit.growth.close()
+
+    # life of an instance
 
     async def create(self, spec: InstanceSpec, name: str | None) -> Created:
-        raise NotImplementedYet("create")
+        return await self._creation.create(spec, name)
 
     async def start_instance(self, ref: str) -> None:
-        raise NotImplementedYet("start_instance")
+        await self._lifecycle.start(self._instances.find(ref), ref)
 
-    async def stop_instance(self, ref: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
-        raise NotImplementedYet("stop_instance")
+    async def stop_instance(
+        self, ref: str, *, timeout_s: int | None = None, signal: str | None = None
+    ) -> None:
+        await self._control.stop(self._instances.find(ref), ref, timeout_s=timeout_s, signal=signal)
 
     async def kill(self, ref: str, signal: str = "KILL") -> None:
-        raise NotImplementedYet("kill")
+        await self._control.kill(self._instances.find(ref), ref, signal)
 
     async def restart(self, ref: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
-        raise NotImplementedYet("restart")
+        await self._control.restart(self._instances.find(ref), ref, timeout_s=timeout_s, signal=signal)
 
     async def pause(self, ref: str) -> None:
-        raise NotImplementedYet("pause")
+        await self._control.pause(self._instances.find(ref), ref)
 
     async def unpause(self, ref: str) -> None:
-        raise NotImplementedYet("unpause")
+        await self._control.unpause(self._instances.find(ref), ref)
 
     async def rename(self, ref: str, new: str) -> None:
-        raise NotImplementedYet("rename")
-
-    async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
-        raise NotImplementedYet("remove")
-
-    def wait(self, ref: str, condition: WaitCondition = WaitCondition.NOT_RUNNING) -> Awaitable[ExitStatus]:
-        """Registered when this returns.  Raises NoSuchInstance at once."""
-        raise NotImplementedYet("wait")
-
-    def find(self, ref: str) -> Instance:
-        """By id, id prefix, name or /name.  Raises NoSuchInstance, InvalidRequest when ambiguous."""
-        raise NotImplementedYet("find")
-
-    def list(self, all: bool = False) -> tuple[Instance, ...]:
-        """Newest first; without `all` those that run (paused and restarting ones included)."""
-        raise NotImplementedYet("list")
-
-    def describe(self, ref: str) -> InstanceView:
-        raise NotImplementedYet("describe")
-
-    async def sizes(self, ref: str) -> InstanceSizes:
-        raise NotImplementedYet("sizes")
-
-    async def attach(
-        self, ref: str, *, stdin: bool, stdout: bool, stderr: bool, logs: bool, stream: bool
-    ) -> Stream:
-        """Legal before start: connects when launched.  Which channels are shown is filtered here."""
-        raise NotImplementedYet("attach")
-
-    def logs(self, ref: str, query: LogQuery) -> AsyncIterator[LogRecord]:
-        """Raises NoSuchInstance at once."""
-        raise NotImplementedYet("logs")
-
-    async def resize(self, ref: str, rows: int, cols: int) -> None:
-        raise NotImplementedYet("resize")
-
-    async def exec_create(self, ref: str, spec: ExecSpec) -> str:
-        raise NotImplementedYet("exec_create")
-
-    async def exec_start(
-        self, exec_id: str, *, detach: bool, tty: bool, console_rows: int = 0, console_cols: int = 0
-    ) -> Stream | None:
-        """None when detached."""
-        raise NotImplementedYet("exec_start")
-
-    async def exec_resize(self, exec_id: str, rows: int, cols: int) -> None:
-        raise NotImplementedYet("exec_resize")
-
-    def exec_inspect(self, exec_id: str) -> ExecView:
-        raise NotImplementedYet("exec_inspect")
-
-    async def top(self, ref: str, ps_args: Sequence[str]) -> ProcessTable:
-        raise NotImplementedYet("top")
-
-    async def sample(self, ref: str) -> Sample:
-        raise NotImplementedYet("sample")
+        await self._control.rename(self._instances.find(ref), ref, new)
 
     async def update(
         self, ref: str, *, limits: Limits | None = None, restart: RestartPolicy | None = None
     ) -> tuple[str, ...]:
         """Returns warnings."""
-        raise NotImplementedYet("update")
+        return await self._control.update(self._instances.find(ref), ref, limits=limits, restart=restart)
+
+    async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
+        """`volumes`: its anonymous ones too."""
+        await self._removal.remove(self._instances.find(ref), ref, force=force, volumes=volumes)
+
+    def wait(self, ref: str, condition: WaitCondition = WaitCondition.NOT_RUNNING) -> Awaitable[ExitStatus]:
+        """Registered when this returns.  Raises NoSuchInstance at once."""
+        return self._instances.wait(self._instances.find(ref), condition)
+
+    # what there is
+
+    def find(self, ref: str) -> Instance:
+        """By id, id prefix, name or /name.  Raises NoSuchInstance, InvalidRequest when ambiguous."""
+        return self._instances.find(ref).record
+
+    def list(self, all: bool = False) -> tuple[Instance, ...]:
+        """Newest first; without `all` those that run (paused and restarting ones included)."""
+        records = [entry.record for entry in self._instances.all()]
+        shown = [record for record in records if all or record.state in RUNNING_STATES]
+        return tuple(sorted(shown, key=lambda record: record.created_ns, reverse=True))
+
+    def describe(self, ref: str) -> InstanceView:
+        entry = self._instances.find(ref)
+        endpoint = self.networks.endpoint(entry.id)
+        return make_view(
+            entry,
+            image=self._find_image(entry),
+            endpoints=(endpoint,) if endpoint is not None else (),
+            ports=self.networks.ports(entry.id),
+            state_dir=self._kit.state_dir(entry.id),
+        )
+
+    async def sizes(self, ref: str) -> InstanceSizes:
+        return await self._contents.sizes(self._instances.find(ref))
+
+    # its streams
+
+    async def attach(
+        self, ref: str, *, stdin: bool, stdout: bool, stderr: bool, logs: bool, stream: bool
+    ) -> Stream:
+        """Legal before start: connects when launched.  Which channels are shown is filtered here."""
+        entry = self._instances.find(ref)
+        check(Action.ATTACH, entry.record, ref)
+        inner = await self._attach(entry, logs=logs, stream=stream)
+        self._instances.event(entry, "attach")
+        return FilteredStream(inner, stdin=stdin, stdout=stdout, stderr=stderr)
+
+    async def _attach(self, entry: Entry, *, logs: bool, stream: bool) -> Stream:
+        backend = self._kit.backend(entry.record.spec.isolation)
+        logged = logs and entry.record.spec.log.driver != "none"
+        if entry.alive:
+            live = await backend.attach(entry.id) if stream else None
+            if logged or live is None:
+                return LoggedStream(self._pieces(entry, follow=stream, wanted=logged), live)
+            return live
+        if not stream:
+            return LoggedStream(self._pieces(entry, follow=False, wanted=logged), None)
+        pending = PendingStream(lambda gone: entry.pending.remove(gone) if gone in entry.pending else None)
+        entry.pending.append(pending)
+        return ChainedStream(self._pieces(entry, follow=False, wanted=True), pending) if logged else pending
+
+    def logs(self, ref: str, query: LogQuery) -> AsyncIterator[LogRecord]:
+        """Raises NoSuchInstance, NotImplementedYet (no log is kept) at once."""
+        entry = self._instances.find(ref)
+        if entry.record.spec.log.driver == "none":
+            raise NotImplementedYet("configured logging driver does not support reading")
+        return read_log(
+            self._kit.log_path(entry.id), query, growth=self._kit.growth, ended=lambda: _silent(entry)
+        )
+
+    def _pieces(self, entry: Entry, *, follow: bool, wanted: bool) -> AsyncIterator[LogRecord]:
+        """The log as it was written, not joined to lines."""
+        query = LogQuery(follow=follow, tail=None if wanted else 0)
+        return read_log(
+            self._kit.log_path(entry.id),
+            query,
+            growth=self._kit.growth,
+            ended=lambda: _silent(entry),
+            join=False,
+        )
+
+    async def resize(self, ref: str, rows: int, cols: int) -> None:
+        entry = self._instances.find(ref)
+        check(Action.RESIZE, entry.record, ref)
+        await self._kit.backend(entry.record.spec.isolation).resize(entry.id, rows, cols)
+        self._instances.event(entry, "resize", height=str(rows), width=str(cols))
+
+    # execs
+
+    async def exec_create(self, ref: str, spec: ExecSpec) -> str:
+        return self._execs.create(ref, spec)
+
+    async def exec_start(
+        self, exec_id: str, *, detach: bool, tty: bool, console_rows: int = 0, console_cols: int = 0
+    ) -> Stream | None:
+        """None when detached."""
+        return await self._execs.start(
+            exec_id, detach=detach, tty=tty, console_rows=console_rows, console_cols=console_cols
+        )
+
+    async def exec_resize(self, exec_id: str, rows: int, cols: int) -> None:
+        await self._execs.resize(exec_id, rows, cols)
+
+    def exec_inspect(self, exec_id: str) -> ExecView:
+        return self._execs.find(exec_id).view()
+
+    # what it is doing
+
+    async def top(self, ref: str, ps_args: Sequence[str]) -> ProcessTable:
+        entry = self._instances.find(ref)
+        check(Action.TOP, entry.record, ref)
+        table = await self._kit.backend(entry.record.spec.isolation).processes(entry.id, ps_args)
+        self._instances.event(entry, "top")
+        return table
+
+    async def sample(self, ref: str) -> Sample:
+        """All zero for one that does not run, as Docker's."""
+        entry = self._instances.find(ref)
+        if not entry.alive:
+            return Sample(taken_ns=time.time_ns(), cpu_total_ns=0)
+        return await self._kit.backend(entry.record.spec.isolation).sample(entry.id)
+
+    # its files
 
     async def stat_path(self, ref: str, path: str) -> PathStat:
-        raise NotImplementedYet("stat_path")
+        return await self._contents.stat(ref, path)
 
     async def get_archive(self, ref: str, path: str) -> Archive:
-        raise NotImplementedYet("get_archive")
+        """Its `pieces` have `aclose`, for a client that goes early."""
+        return await self._contents.get(ref, path)
 
     async def put_archive(
         self,
@@ -145,40 +291,65 @@ class Engine:
         no_overwrite_dir: bool = False,
         copy_owner: bool = False,
     ) -> None:
-        raise NotImplementedYet("put_archive")
+        await self._contents.put(ref, path, archive, no_overwrite_dir=no_overwrite_dir, copy_owner=copy_owner)
 
     async def changes(self, ref: str) -> tuple[Change, ...]:
-        raise NotImplementedYet("changes")
+        return await self._contents.changes(ref)
 
     async def export(self, ref: str) -> AsyncIterator[bytes]:
-        """`pieces = await engine.export(ref)`."""
-        raise NotImplementedYet("export")
+        """`pieces = await engine.export(ref)`; they have `aclose`, for a client that goes early."""
+        return await self._contents.export(ref)
 
     async def commit(self, ref: str, spec: CommitSpec) -> Image:
-        raise NotImplementedYet("commit")
+        return await self._contents.commit(ref, spec)
 
-    async def remove_image(self, ref: str, *, force: bool = False, prune_children: bool = True) -> object:
-        """As Images.remove, with what the engine knows of use."""
-        raise NotImplementedYet("remove_image")
+    # images and volumes, with what the engine knows of their use
+
+    async def remove_image(
+        self, ref: str, *, force: bool = False, prune_children: bool = True
+    ) -> Sequence[Removed]:
+        return await self.images.remove(
+            ref, force=force, prune_children=prune_children, in_use=self._inventory.image_user
+        )
 
     async def prune_images(self, filters: PruneFilters, *, dangling_only: bool = True) -> PruneReport:
-        raise NotImplementedYet("prune_images")
+        return await self.images.prune(
+            dangling_only=dangling_only, in_use=self._inventory.image_user, filters=filters
+        )
 
     async def remove_volume(self, name: str, *, force: bool = False) -> None:
-        raise NotImplementedYet("remove_volume")
+        await self.volumes.remove(name, force=force, users=self._volume_users)
 
     async def prune_volumes(self, filters: PruneFilters, *, all: bool = False) -> PruneReport:
         """Anonymous ones only, unless `all`."""
-        raise NotImplementedYet("prune_volumes")
+        return await self.volumes.prune(filters, all=all, users=self._volume_users)
+
+    # the whole
 
     async def prune_instances(self, filters: PruneFilters) -> PruneReport:
-        raise NotImplementedYet("prune_instances")
+        return await self._inventory.prune_instances(filters, self._removal)
 
     async def disk_usage(self) -> DiskUsage:
-        raise NotImplementedYet("disk_usage")
+        return await self._inventory.disk_usage()
 
     def info(self) -> EngineInfo:
-        raise NotImplementedYet("info")
+        return self._inventory.info()
+
+    # inside
+
+    def _volume_users(self, name: str) -> tuple[str, ...]:
+        return volume_users(self._instances, self._creation, name)
+
+    async def _auto_remove(self, entry: Entry) -> None:
+        await self._removal.auto_remove(entry)
+
+    def _find_image(self, entry: Entry) -> Image | None:
+        try:
+            return self.images.find(entry.record.image_id)
+        except NoSuchImage:
+            return None
 
 
-_USED = (Settings, EventBus, Backend, Mapping, Isolation)
+def _silent(entry: Entry) -> bool:
+    """Nothing will be written to its log any more (unless it is started again)."""
+    return entry.removed or entry.record.state not in RUNNING_STATES

@@ -39,6 +39,11 @@ class Growth:
             if not followers and self._events.get(number) is followers:
                 self._forget(path, number)
 
+    def poke(self, path: str) -> None:
+        """Wake the followers of a file: it will not grow any more."""
+        for event in self._events.get(self._watches.get(path, -1), ()):
+            event.set()
+
     def close(self) -> None:
         if self._fd >= 0:
             asyncio.get_running_loop().remove_reader(self._fd)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from insula.config import Settings
 from insula.engine.growth import Growth
-from insula.events import EventBus
-from insula.images.images import Images
-from insula.images.roots import Roots
+from insula.errors import Unavailable
 from insula.isolation.backend import Backend
 from insula.model.isolation import Isolation
-from insula.network.networks import Networks
-from insula.store.store import Store
-from insula.volumes.volumes import Volumes
+
+if TYPE_CHECKING:
+    from insula.config import Settings
+    from insula.events import EventBus
+    from insula.images.images import Images
+    from insula.images.roots import Roots
+    from insula.network.networks import Networks
+    from insula.store.store import Store
+    from insula.volumes.volumes import Volumes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,13 @@ class Kit:
     volumes: Volumes
     backends: Mapping[Isolation, Backend]
     growth: Growth
+
+    def backend(self, isolation: Isolation) -> Backend:
+        """Raises Unavailable when this daemon was built without it."""
+        try:
+            return self.backends[isolation]
+        except KeyError:
+            raise Unavailable(f"isolation {isolation} is not available in this daemon") from None
 
     def state_dir(self, instance_id: str) -> str:
         """Survives a reboot."""

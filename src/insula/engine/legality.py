@@ -57,11 +57,10 @@ _MARKED = _conflict("container {id} is marked for removal")
 _NOT_PAUSED = _failure("Container {id} is not paused")
 _IN_PROGRESS = _conflict("removal of container {ref} is already in progress")
 _MUST_STOP = _conflict(
-    'cannot remove container "/{name}": container is {state}: stop the container before removing or force remove'
+    'cannot remove container "/{name}": container is {state}: '
+    "stop the container before removing or force remove"
 )
-_MUST_UNPAUSE = _conflict(
-    'cannot remove container "/{name}": container is paused and must be unpaused first'
-)
+_MUST_UNPAUSE = _conflict('cannot remove container "/{name}": container is paused and must be unpaused first')
 
 _C, _R, _P, _RS, _RM, _E, _D = (
     State.CREATED,
@@ -110,7 +109,13 @@ REFUSALS: dict[Action, dict[State, Refusal]] = {
         _RM: _MARKED,
         _D: _MARKED,
     },
-    Action.RESIZE: {_C: _NOT_RUNNING, _E: _NOT_RUNNING, _D: _NOT_RUNNING, _RM: _NOT_RUNNING, _RS: _RESTARTING},
+    Action.RESIZE: {
+        _C: _NOT_RUNNING,
+        _E: _NOT_RUNNING,
+        _D: _NOT_RUNNING,
+        _RM: _NOT_RUNNING,
+        _RS: _RESTARTING,
+    },
     Action.EXEC: {
         _C: _NOT_RUNNING,
         _E: _NOT_RUNNING,

@@ -13,7 +13,7 @@ from insula.isolation.backend import BackendInfo
 from insula.isolation.plan import LaunchPlan
 from insula.model.files import PathStat
 from insula.model.image import Image, ImageConfig
-from insula.model.instance import Instance
+from insula.model.instance import Instance, MergedConfig
 from insula.model.isolation import Isolation
 from insula.model.mounts import MountKind
 from insula.model.network import Endpoint, PortBinding
@@ -98,7 +98,7 @@ class ExecSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecView:
-    """`exit_code` None until it has ended.  `pid` 0 until it runs.  `can_remove`: it has been started and ended."""
+    """`exit_code` None until it has ended.  `pid` 0 until it runs.  `user`: the one that it really has."""
 
     id: str
     instance_id: str
@@ -107,26 +107,6 @@ class ExecView:
     exit_code: int | None = None
     pid: int = 0
     user: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergedConfig:
-    """A request and its image's defaults, merged as Docker merges them.  `args` is entrypoint + command."""
-
-    entrypoint: tuple[str, ...]
-    command: tuple[str, ...]
-    env: tuple[str, ...]
-    user: str
-    working_dir: str
-    hostname: str
-    stop_signal: str
-    labels: dict[str, str]
-    exposed_ports: tuple[str, ...]
-    volumes: tuple[str, ...]
-
-    @property
-    def args(self) -> tuple[str, ...]:
-        return self.entrypoint + self.command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,26 @@ class InstanceSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MergedConfig:
+    """A request and its image's defaults, merged as Docker merges them, once, at create."""
+
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    user: str = ""
+    working_dir: str = ""
+    hostname: str = ""
+    stop_signal: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    exposed_ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+
+    @property
+    def args(self) -> tuple[str, ...]:
+        return self.entrypoint + self.command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExitStatus:
     """How a workload ended.  `code` is 0–255 (128+n for signal n); `error` says what broke, if anything."""
 
@@ -122,7 +142,10 @@ class ExitStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """What the engine knows of one instance; the record that the store keeps.  Times: ns since 1970, 0 never."""
+    """What the engine knows of one instance; the record that the store keeps.  Times: ns since 1970, 0 never.
+
+    `volumes` are the names of its volumes by mount target, those without a name in the request included.
+    """
 
     id: str
     name: str
@@ -138,3 +161,5 @@ class Instance:
     error: str = ""
     restart_count: int = 0
     stopped_by_user: bool = False
+    config: MergedConfig = MergedConfig()
+    volumes: dict[str, str] = field(default_factory=dict)

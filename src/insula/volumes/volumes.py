@@ -32,7 +32,8 @@ def check_volume_name(name: str) -> str:
     if not _NAME.fullmatch(name) or len(name) > 255:
         raise InvalidRequest(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '
-            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use '
+            "absolute path"
         )
     return name
 
@@ -157,7 +158,7 @@ class Volumes:
 
 
 def tree_size(path: str) -> int:
-    """Bytes of disk that a tree takes, hard links once.  What vanishes meanwhile is not counted.  Synchronous."""
+    """Bytes of disk that a tree takes, hard links once; what vanishes meanwhile not counted.  Synchronous."""
     seen: set[tuple[int, int]] = set()
     total = 0
     stack = [path]

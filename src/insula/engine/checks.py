@@ -1,0 +1,117 @@
+"""What a create request must keep to whatever the isolation; the rest is each backend's `check`.  Pure.
+
+The wording is moby's where moby has one.
+"""
+
+from __future__ import annotations
+
+import re
+
+from insula.engine.signals import parse_signal
+from insula.errors import InvalidRequest, UnsupportedField
+from insula.model.instance import InstanceSpec, RestartPolicy
+from insula.model.limits import Limits
+
+LOG_DRIVERS = ("", "json-file", "local", "none")
+RESTART_POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
+_HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9_.-]{1,63}")
+_LEAST_MEMORY = 6 * 1024 * 1024
+
+
+def check_spec(spec: InstanceSpec) -> None:
+    """Raises InvalidRequest, UnsupportedField."""
+    check_limits(spec.limits)
+    check_restart(spec.restart, auto_remove=spec.auto_remove)
+    if spec.log.driver not in LOG_DRIVERS:
+        raise UnsupportedField(
+            "HostConfig.LogConfig.Type",
+            f"log driver {spec.log.driver!r} is not supported",
+            hint="use json-file, local or none",
+        )
+    if spec.log.options:
+        raise UnsupportedField(
+            "HostConfig.LogConfig.Config",
+            f"log options are not supported: {', '.join(sorted(spec.log.options))}",
+        )
+    if spec.stop_signal:
+        parse_signal(spec.stop_signal)
+    if spec.working_dir and not spec.working_dir.startswith("/"):
+        raise InvalidRequest(
+            f"the working directory '{spec.working_dir}' is invalid, it needs to be an absolute path"
+        )
+    if spec.hostname and not _HOSTNAME.fullmatch(spec.hostname):
+        raise InvalidRequest(f"invalid hostname format: {spec.hostname}")
+    for entry in spec.env:
+        if not entry or entry.startswith("=") or "\0" in entry:
+            raise InvalidRequest(f"invalid environment variable: {entry}")
+    _check_network(spec)
+
+
+def _check_network(spec: InstanceSpec) -> None:
+    if spec.network_mode.startswith("container:"):
+        raise UnsupportedField(
+            "HostConfig.NetworkMode",
+            "the network of another instance cannot be joined yet",
+            hint="publish ports, or use the addresses on the default bridge",
+        )
+    if spec.links:
+        raise UnsupportedField(
+            "HostConfig.Links", "links are not supported", hint="use addresses or --add-host"
+        )
+    if spec.network_mode in ("", "default", "bridge"):
+        if spec.ipv4_address:
+            raise InvalidRequest("user specified IP address is supported on user defined networks only")
+        if spec.aliases:
+            raise InvalidRequest(
+                "network-scoped alias is supported only for containers in user defined networks"
+            )
+    if spec.network_mode == "host" and spec.mac_address:
+        raise InvalidRequest("conflicting options: mac-address and the network mode")
+
+
+def check_restart(policy: RestartPolicy, *, auto_remove: bool = False) -> None:
+    if policy.name not in RESTART_POLICIES:
+        raise InvalidRequest(
+            f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', "
+            "'on-failure', or 'unless-stopped'"
+        )
+    if policy.maximum_retry_count < 0:
+        raise InvalidRequest("invalid restart policy: maximum retry count cannot be negative")
+    if policy.maximum_retry_count and policy.name != "on-failure":
+        raise InvalidRequest("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+    if auto_remove and policy.name not in ("", "no"):
+        raise InvalidRequest("can't create 'AutoRemove' container with restart policy")
+
+
+def check_limits(limits: Limits) -> None:
+    memory, swap = limits.memory_bytes, limits.memory_swap_bytes
+    if 0 < memory < _LEAST_MEMORY:
+        raise InvalidRequest("Minimum memory limit allowed is 6MB")
+    if swap > 0 and memory <= 0:
+        raise InvalidRequest("You should always set the Memory limit when using Memoryswap limit, see usage")
+    if memory > 0 and 0 < swap < memory:
+        raise InvalidRequest("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if memory > 0 and limits.memory_reservation_bytes > memory:
+        raise InvalidRequest("Minimum memory limit can not be less than memory reservation limit, see usage")
+    if limits.nano_cpus > 0 and (limits.cpu_quota_us > 0 or limits.cpu_period_us > 0):
+        which = "Quota" if limits.cpu_quota_us > 0 else "Period"
+        raise InvalidRequest(f"Conflicting options: Nano CPUs and CPU {which} cannot both be set.")
+    if limits.nano_cpus < 0:
+        raise InvalidRequest("range of CPUs is invalid: it must be more than 0")
+    if limits.cpu_period_us and not 1000 <= limits.cpu_period_us <= 1_000_000:
+        raise InvalidRequest(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
+        )
+    if 0 < limits.cpu_quota_us < 1000:
+        raise InvalidRequest("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    if not -1000 <= limits.oom_score_adj <= 1000:
+        raise InvalidRequest(
+            f"Invalid value {limits.oom_score_adj}, range for oom score adj is [-1000, 1000]"
+        )
+    if limits.shm_size_bytes < 0:
+        raise InvalidRequest("SHM size can not be less than 0")
+    for limit in limits.ulimits:
+        if limit.hard != -1 and (limit.soft == -1 or limit.soft > limit.hard):
+            raise InvalidRequest(
+                f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}"
+            )

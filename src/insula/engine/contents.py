@@ -1,0 +1,196 @@
+"""Files of instances: cp, diff, export, commit, sizes.  Async.
+
+A root is mounted for as long as something needs it.  Where the file system may be opened by one only (a
+VM's disk), a stopped instance is held for the duration, so that it cannot start in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from insula.engine.instances import Entry, Instances
+from insula.engine.legality import Action, check
+from insula.engine.mounting import Mounting
+from insula.engine.operations import exclusive
+from insula.engine.types import Archive, CommitSpec, InstanceSizes
+from insula.errors import Failure
+from insula.isolation.backend import Files
+from insula.model.files import Change, PathStat
+from insula.model.image import Image, ImageConfig
+from insula.model.instance import State
+from insula.model.instructions import apply_changes
+from insula.volumes.volumes import tree_size
+
+if TYPE_CHECKING:
+    from insula.engine.kit import Kit
+
+
+class Contents:
+    def __init__(self, kit: Kit, instances: Instances, mounting: Mounting) -> None:
+        self._kit = kit
+        self._instances = instances
+        self._mounting = mounting
+
+    async def stat(self, ref: str, path: str) -> PathStat:
+        async with AsyncExitStack() as stack:
+            files = await self._open(ref, stack)
+            return await files.stat(absolute(path))
+
+    async def get(self, ref: str, path: str) -> Archive:
+        stack = AsyncExitStack()
+        try:
+            files = await self._open(ref, stack)
+            stat = await files.stat(absolute(path))
+            return Archive(stat, await _Pieces.open(files.get(absolute(path)), stack))
+        except BaseException:
+            await stack.aclose()
+            raise
+
+    async def put(
+        self, ref: str, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool, copy_owner: bool
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            files = await self._open(ref, stack)
+            await files.put(absolute(path), archive, no_overwrite_dir=no_overwrite_dir, copy_owner=copy_owner)
+        self._instances.event(self._instances.find(ref), "extract-to-dir", path=path)
+
+    async def changes(self, ref: str) -> tuple[Change, ...]:
+        async with AsyncExitStack() as stack:
+            return await (await self._open(ref, stack)).changes()
+
+    async def export(self, ref: str) -> AsyncIterator[bytes]:
+        stack = AsyncExitStack()
+        try:
+            files = await self._open(ref, stack)
+            pieces = await _Pieces.open(files.export(), stack)
+        except BaseException:
+            await stack.aclose()
+            raise
+        self._instances.event(self._instances.find(ref), "export")
+        return pieces
+
+    async def commit(self, ref: str, spec: CommitSpec) -> Image:
+        """A new image from the instance's changes.  Paused meanwhile if it runs and `spec.pause`."""
+        entry = self._instances.find(ref)
+        base = self._kit.images.find(entry.record.image_id)
+        config = apply_changes(spec.config or committed_config(entry), spec.changes)
+        async with AsyncExitStack() as stack:
+            files = await self._open(ref, stack)
+            if spec.pause and entry.record.state is State.RUNNING:
+                await stack.enter_async_context(self._frozen(entry))
+            image = await self._kit.images.commit(
+                files.layer(),
+                base=base,
+                config=config,
+                author=spec.author,
+                message=spec.comment,
+                ref=spec.ref,
+            )
+        self._instances.event(entry, "commit", imageID=image.id, imageRef=spec.ref or "")
+        return image
+
+    async def sizes(self, entry: Entry) -> InstanceSizes:
+        """What it wrote, as the host's disk sees it."""
+        plan = entry.plan
+        written = 0
+        if plan is not None and plan.directory is not None:
+            written = await asyncio.to_thread(tree_size, plan.directory.upper)
+        elif plan is not None and plan.disk is not None:
+            written = _allocated(plan.disk.upper_disk)
+        image = next((i for i in self._kit.images.list() if i.id == entry.record.image_id), None)
+        return InstanceSizes(
+            written_bytes=written, total_bytes=written + (image.size_bytes if image is not None else 0)
+        )
+
+    async def _open(self, ref: str, stack: AsyncExitStack) -> Files:
+        entry = self._instances.find(ref)
+        check(Action.FILES, entry.record, ref)
+        if entry.plan is None:
+            raise Failure(f"instance {entry.id} has no readable plan", hint="remove it and create it anew")
+        if entry.plan.disk is not None and not entry.alive:
+            await stack.enter_async_context(exclusive(entry, "copy"))
+        await stack.enter_async_context(self._mounting.held(entry))
+        backend = self._kit.backend(entry.plan.isolation)
+        return await stack.enter_async_context(backend.files(entry.plan))
+
+    def _frozen(self, entry: Entry) -> _Frozen:
+        return _Frozen(self._kit, entry)
+
+
+class _Frozen:
+    """Its workload stands still; not the same as a user's pause, so no state and no event."""
+
+    def __init__(self, kit: Kit, entry: Entry) -> None:
+        self._backend = kit.backend(entry.record.spec.isolation)
+        self._entry = entry
+
+    async def __aenter__(self) -> None:
+        await self._backend.freeze(self._entry.id, True)
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._entry.record.state is State.RUNNING:
+            await self._backend.freeze(self._entry.id, False)
+
+
+class _Pieces:
+    """An archive that closes what it was opened with when it ends, fails or is let go (`aclose`)."""
+
+    def __init__(self, first: bytes | None, rest: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
+        self._first = first
+        self._rest = rest
+        self._stack = stack
+
+    @classmethod
+    async def open(cls, pieces: AsyncIterator[bytes], stack: AsyncExitStack) -> _Pieces:
+        """With its first piece at hand: an early error is raised here, not in the middle of an answer."""
+        return cls(await anext(pieces, None), pieces, stack)
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        try:
+            return await anext(self._rest)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        close = getattr(self._rest, "aclose", None)
+        if close is not None:
+            await close()
+        await self._stack.aclose()
+
+
+def absolute(path: str) -> str:
+    """Docker takes a path without its leading slash as one from the root."""
+    return path if path.startswith("/") else f"/{path}"
+
+
+def committed_config(entry: Entry) -> ImageConfig:
+    config = entry.config
+    return ImageConfig(
+        command=config.command,
+        entrypoint=config.entrypoint,
+        env=config.env,
+        user=config.user,
+        working_dir=config.working_dir,
+        labels=config.labels,
+        exposed_ports=config.exposed_ports,
+        volumes=config.volumes,
+        stop_signal=config.stop_signal,
+    )
+
+
+def _allocated(path: str) -> int:
+    try:
+        return os.stat(path).st_blocks * 512
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,210 @@
+"""Making an instance: refuse what cannot be, then acquire name, volumes and root in order.  Async.
+
+Nothing is left of a create that fails, nor of one that a crash has cut (see `recovery`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from insula.engine.checks import check_spec
+from insula.engine.instances import Entry, Instances
+from insula.engine.merge import merge_config
+from insula.engine.names import make_name
+from insula.engine.operations import Journal
+from insula.engine.planner import (
+    Attachment,
+    attachment,
+    decide_ports,
+    decide_security,
+    make_plan,
+    placeholder_root,
+)
+from insula.engine.preparation import Preparation, host_name
+from insula.engine.types import Created
+from insula.errors import Unavailable
+from insula.model.ids import check_name, make_id
+from insula.model.image import Image
+from insula.model.instance import Instance, InstanceSpec, State
+from insula.model.isolation import root_kind
+from insula.model.mounts import Mount, MountKind, MountSpec
+from insula.model.progress import no_progress
+from insula.model.root import DirectoryRoot, DiskRoot, RootKind
+from insula.system.files import disk_errors, remove_tree
+from insula.volumes.checks import check_mounts, clean_target, prepare_bind
+from insula.volumes.copy_up import copy_up
+
+if TYPE_CHECKING:
+    from insula.engine.kit import Kit
+
+
+class Creation:
+    def __init__(self, kit: Kit, instances: Instances, preparation: Preparation) -> None:
+        self._kit = kit
+        self._instances = instances
+        self._preparation = preparation
+        self.images: dict[str, str] = {}
+        """Image ids by instance id, of creates that are under way: those images are in use."""
+        self.volumes: dict[str, set[str]] = {}
+
+    async def create(self, spec: InstanceSpec, name: str | None) -> Created:
+        """Raises InvalidRequest, UnsupportedField, NoSuchImage, NameInUse, Unavailable, DiskFull."""
+        kit = self._kit
+        check_spec(spec)
+        check_mounts(spec.mounts)
+        image = kit.images.find(spec.image)
+        backend = kit.backend(spec.isolation)
+        if problem := backend.info().problem:
+            raise Unavailable(f"isolation {spec.isolation} does not work on this host: {problem}")
+        instance_id = make_id()
+        name = check_name(name) if name else make_name(self._instances.names)
+        config = merge_config(spec, image.config, instance_id, host_name=host_name())
+        decide_ports(spec, config)
+        mounts = decide_mounts(spec, image.config.volumes)
+        draft = make_plan(
+            instance_id,
+            spec,
+            config,
+            settings=kit.settings,
+            places=self._preparation.places(instance_id),
+            root=placeholder_root(spec),
+            security=decide_security(spec, self._preparation.profile()),
+            mounts=tuple(finalize_mount(mount, index, mount.source) for index, mount in enumerate(mounts)),
+        )
+        backend.check(draft)
+
+        self._instances.reserve(name, instance_id)
+        async with AsyncExitStack() as undo:
+            undo.callback(self._instances.release, name, instance_id)
+            self.images[instance_id] = image.id
+            self.volumes[instance_id] = {mount.source for mount in mounts if mount.kind is MountKind.VOLUME}
+            journal = Journal(kit.store, instance_id, "create")
+            undo.callback(journal.end)
+            try:
+                volumes, sources = await self._make_sources(mounts, undo, instance_id)
+                self._make_directories(instance_id, undo)
+                root = await self._make_root(image, instance_id, spec, undo)
+                plan = dataclasses.replace(
+                    draft,
+                    directory=root if isinstance(root, DirectoryRoot) else None,
+                    disk=root if isinstance(root, DiskRoot) else None,
+                    mounts=tuple(
+                        finalize_mount(mount, index, source)
+                        for index, (mount, source) in enumerate(zip(mounts, sources, strict=True))
+                    ),
+                )
+                await self._fill_volumes(image, plan.directory, mounts, volumes)
+                record = Instance(
+                    id=instance_id,
+                    name=name,
+                    spec=spec,
+                    image_id=image.id,
+                    state=State.CREATED,
+                    created_ns=time.time_ns(),
+                    config=config,
+                    volumes=volumes,
+                )
+                entry = Entry(record, root_mounted=plan.directory is not None)
+                with kit.store.transaction():
+                    self._instances.put(entry)
+                    self._instances.put_plan(entry, plan)
+                    journal.end()
+            finally:
+                del self.images[instance_id], self.volumes[instance_id]
+            undo.pop_all()
+        self._instances.add(entry)
+        self._instances.event(entry, "create")
+        return Created(id=instance_id, warnings=make_warnings(spec))
+
+    async def _make_sources(
+        self, mounts: tuple[MountSpec, ...], undo: AsyncExitStack, instance_id: str
+    ) -> tuple[dict[str, str], list[str]]:
+        """Volume names by target, and the host's side of every mount."""
+        volumes: dict[str, str] = {}
+        sources: list[str] = []
+        kit = self._kit
+        for mount in mounts:
+            if mount.kind is MountKind.BIND:
+                prepare_bind(mount)
+                sources.append(mount.source)
+            elif mount.kind is MountKind.VOLUME:
+                fresh = not (mount.source and kit.volumes.have(mount.source))
+                volume = await kit.volumes.create(mount.source, anonymous=not mount.source)
+                if fresh:
+                    undo.push_async_callback(kit.volumes.remove, volume.name, force=True, users=_nobody)
+                self.volumes[instance_id].add(volume.name)
+                volumes[mount.target] = volume.name
+                sources.append(volume.mountpoint)
+            else:
+                sources.append("")
+        return volumes, sources
+
+    def _make_directories(self, instance_id: str, undo: AsyncExitStack) -> None:
+        for path in (self._kit.state_dir(instance_id), self._kit.run_dir(instance_id)):
+            undo.callback(remove_tree, path)
+            with disk_errors(f"making {path}"):
+                os.makedirs(path, mode=0o700, exist_ok=True)
+
+    async def _make_root(
+        self, image: Image, instance_id: str, spec: InstanceSpec, undo: AsyncExitStack
+    ) -> DirectoryRoot | DiskRoot:
+        undo.push_async_callback(self._kit.roots.remove, instance_id)
+        if root_kind(spec.isolation) is RootKind.DIRECTORY:
+            return await self._kit.roots.make_directory(image, instance_id, volatile=spec.auto_remove)
+        return await self._kit.roots.make_disk(
+            image, instance_id, size_gib=self._kit.settings.vm_disk_gib, progress=no_progress
+        )
+
+    async def _fill_volumes(
+        self,
+        image: Image,
+        root: DirectoryRoot | None,
+        mounts: tuple[MountSpec, ...],
+        volumes: dict[str, str],
+    ) -> None:
+        """What the image has at a fresh volume's place is copied into it."""
+        for mount in mounts:
+            if mount.kind is MountKind.VOLUME and not mount.no_copy:
+                layers = root.lowers if root is not None else self._kit.roots.layer_directories(image)
+                target = self._kit.volumes.find(volumes[mount.target]).mountpoint
+                await copy_up(layers, mount.target, target, scratch=self._kit.settings.exec_root)
+
+
+def decide_mounts(spec: InstanceSpec, image_volumes: tuple[str, ...]) -> tuple[MountSpec, ...]:
+    """The request's mounts and an anonymous volume for each of the image's that none covers, outer ones
+    first.  Pure."""
+    mounts = [dataclasses.replace(mount, target=clean_target(mount.target)) for mount in spec.mounts]
+    covered = {mount.target for mount in mounts}
+    for untrusted_target in image_volumes:
+        target = clean_target(untrusted_target)
+        if target not in covered:
+            covered.add(target)
+            mounts.append(MountSpec(kind=MountKind.VOLUME, target=target))
+    return tuple(sorted(mounts, key=lambda mount: mount.target.count("/")))
+
+
+def finalize_mount(mount: MountSpec, index: int, source: str) -> Mount:
+    """`source` is the host's path.  Pure."""
+    return Mount(
+        kind=MountKind.TMPFS if mount.kind is MountKind.TMPFS else MountKind.BIND,
+        target=mount.target,
+        source=source,
+        read_only=mount.read_only,
+        options=mount.options,
+        propagation=mount.propagation or "rprivate",
+        tag=f"m{index}",
+    )
+
+
+def make_warnings(spec: InstanceSpec) -> tuple[str, ...]:
+    if attachment(spec)[0] is not Attachment.BRIDGE and (spec.ports or spec.publish_all):
+        return (f"Published ports are discarded when using {spec.network_mode} network mode",)
+    return ()
+
+
+def _nobody(_name: str) -> tuple[str, ...]:
+    return ()

@@ -1,0 +1,134 @@
+"""What there is, who uses what, how much it takes, and what may go: info, df, prune.  Async."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from insula.engine.contents import Contents
+from insula.engine.creation import Creation
+from insula.engine.instances import Instances
+from insula.engine.removal import Removal
+from insula.engine.types import DiskUsage, EngineInfo, PruneFilters, PruneReport, VolumeUsage
+from insula.errors import Conflict, NoSuchInstance
+from insula.images.records import Use
+from insula.model.instance import State
+
+if TYPE_CHECKING:
+    from insula.engine.kit import Kit
+
+_ID = "engine-id"
+_GONE_STATES = (State.CREATED, State.EXITED, State.DEAD)
+
+
+class Inventory:
+    def __init__(self, kit: Kit, instances: Instances, creation: Creation, contents: Contents) -> None:
+        self._kit = kit
+        self._instances = instances
+        self._creation = creation
+        self._contents = contents
+        self._started_ns = time.time_ns()
+
+    # who uses what
+
+    def image_user(self, image_id: str) -> Use | None:
+        """One that runs, if any does; creates under way count as running."""
+        for instance_id, used in self._creation.images.items():
+            if used == image_id:
+                return Use(holder=instance_id, running=True)
+        users = [entry for entry in self._instances.all() if entry.record.image_id == image_id]
+        for entry in users:
+            if entry.run is not None or entry.alive:
+                return Use(holder=entry.id, running=True)
+        return Use(holder=users[0].id) if users else None
+
+    # pruning
+
+    async def prune_instances(self, filters: PruneFilters, removal: Removal) -> PruneReport:
+        deleted: list[str] = []
+        reclaimed = 0
+        for entry in self._instances.all():
+            record = entry.record
+            if record.state not in _GONE_STATES or not filters.matches(
+                record.created_ns, record.config.labels
+            ):
+                continue
+            size = await self._contents.sizes(entry)
+            try:
+                await removal.remove(entry, entry.id, force=False, volumes=False)
+            except (Conflict, NoSuchInstance):
+                continue  # started, or removed by somebody else, meanwhile
+            deleted.append(entry.id)
+            reclaimed += size.written_bytes
+        self._kit.events.publish("container", "prune", "", reclaimed=str(reclaimed))
+        return PruneReport(deleted=tuple(deleted), reclaimed_bytes=reclaimed)
+
+    # telling
+
+    async def disk_usage(self) -> DiskUsage:
+        kit = self._kit
+        entries = self._instances.all()
+        volumes = []
+        for volume in kit.volumes.list():
+            users = volume_users(self._instances, self._creation, volume.name)
+            volumes.append(
+                VolumeUsage(
+                    volume=volume, size_bytes=await kit.volumes.size(volume.name), references=len(users)
+                )
+            )
+        images = kit.images.list()
+        return DiskUsage(
+            layers_bytes=sum(image.size_bytes for image in images),
+            images=images,
+            instances=tuple(entry.record for entry in entries),
+            sizes={entry.id: await self._contents.sizes(entry) for entry in entries},
+            volumes=tuple(volumes),
+        )
+
+    def info(self) -> EngineInfo:
+        kit = self._kit
+        states = [entry.record.state for entry in self._instances.all()]
+        running = sum(state in (State.RUNNING, State.RESTARTING) for state in states)
+        paused = states.count(State.PAUSED)
+        uname = os.uname()
+        return EngineInfo(
+            id=self._id(),
+            name=socket.gethostname(),
+            running=running,
+            paused=paused,
+            stopped=len(states) - running - paused,
+            images=len(kit.images.list()),
+            default_isolation=kit.settings.default_isolation,
+            backends=tuple(backend.info() for backend in kit.backends.values()),
+            data_root=kit.settings.data_root,
+            kernel=uname.release,
+            operating_system=_operating_system(),
+            architecture=uname.machine,
+            cpus=len(os.sched_getaffinity(0)),
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            started_ns=self._started_ns,
+        )
+
+    def _id(self) -> str:
+        known = self._kit.store.get_meta(_ID)
+        if known is None:
+            known = str(uuid.uuid4())
+            self._kit.store.set_meta(_ID, known)
+        return known
+
+
+def volume_users(instances: Instances, creation: Creation, name: str) -> tuple[str, ...]:
+    """Ids of the instances that use a volume, those being created included."""
+    made = [entry.id for entry in instances.all() if name in entry.record.volumes.values()]
+    return (*made, *(instance_id for instance_id, names in creation.volumes.items() if name in names))
+
+
+def _operating_system() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        return "Linux"

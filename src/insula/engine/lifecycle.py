@@ -1,0 +1,255 @@
+"""Starting, watching and ending a workload.  Async.
+
+A start acquires in order (root, network, files, processes) and gives back in reverse when a step fails;
+an end gives everything back, tells who waits, and decides what comes next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from insula.engine.instances import Entry, Instances, Run
+from insula.engine.legality import Action, check
+from insula.engine.mounting import Mounting
+from insula.engine.operations import Journal, exclusive
+from insula.engine.preparation import Preparation
+from insula.engine.restarts import decide_restart
+from insula.errors import CommandNotExecutable, CommandNotFound, InsulaError, NoSuchInstance
+from insula.isolation.backend import Backend
+from insula.isolation.plan import LaunchPlan
+from insula.model.instance import ExitStatus, State
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from insula.engine.kit import Kit
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_EXIT = 255
+_START_FAILED = 128
+
+
+class Lifecycle:
+    def __init__(
+        self,
+        kit: Kit,
+        instances: Instances,
+        mounting: Mounting,
+        preparation: Preparation,
+        auto_remove: Callable[[Entry], Awaitable[None]],
+    ) -> None:
+        self._kit = kit
+        self._instances = instances
+        self._mounting = mounting
+        self._preparation = preparation
+        self._auto_remove = auto_remove
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # starting
+
+    async def start(self, entry: Entry, ref: str, *, by_policy: bool = False) -> None:
+        """Run it.  Raises what legality says, and whatever kept it from running; the record then has the
+        reason and Docker's exit code (127, 126, 128)."""
+        try:
+            async with exclusive(entry, "start") as undo:
+                if by_policy:
+                    if entry.record.state is not State.RESTARTING:
+                        return  # stopped or removed while it waited
+                else:
+                    check(Action.START, entry.record, ref)
+                    self._instances.put(entry, stopped_by_user=False, restart_count=0)
+                    entry.backoff_ms = 0
+                entry.no_restart = False
+                before = State.EXITED if by_policy else entry.record.state
+                journal = Journal(self._kit.store, entry.id, "start")
+                undo.push(lambda kind, error, trace: self._note_failure(entry, journal, before, error))
+                await self._launch(entry, undo, journal)
+        except NoSuchInstance:
+            raise
+        except BaseException:
+            if entry.record.spec.auto_remove and not entry.removed:
+                self._spawn(self._auto_remove(entry), f"remove {entry.id}")
+            raise
+
+    async def _launch(self, entry: Entry, undo: contextlib.AsyncExitStack, journal: Journal) -> None:
+        kit = self._kit
+        backend = kit.backend(entry.record.spec.isolation)
+        plan = await self._preparation.prepare(entry, undo)
+        self._instances.put_plan(entry, plan)
+        undo.push_async_callback(backend.discard, plan)
+        pid = await backend.launch(plan)
+        await _connect_pending(entry, backend)
+        started_ns = time.time_ns()
+        await backend.release(entry.id)
+        await _connect_pending(entry, backend)
+        with kit.store.transaction():
+            self._instances.put(
+                entry,
+                state=State.RUNNING,
+                pid=pid,
+                started_ns=started_ns,
+                finished_ns=0 if entry.record.started_ns == 0 else entry.record.finished_ns,
+                exit_code=0,
+                oom_killed=False,
+                error="",
+            )
+            journal.end()
+        self._instances.event(entry, "start")
+        self.watch(entry)
+
+    def _note_failure(
+        self, entry: Entry, journal: Journal, state: State, error: BaseException | None
+    ) -> None:
+        """Everything is undone by now; keep the reason."""
+        if error is None:
+            return
+        end_pending(entry)
+        code = _START_FAILED
+        if isinstance(error, CommandNotFound | CommandNotExecutable):
+            code = error.exit_code
+        reason = str(error) or type(error).__name__
+        with self._kit.store.transaction():
+            self._instances.put(entry, state=state, pid=0, exit_code=code, error=reason)
+            journal.end()
+        self._instances.wake(entry)
+
+    # watching
+
+    def watch(self, entry: Entry) -> Run:
+        """Follow a workload that runs until it has ended and everything about that is done."""
+        run = Run()
+        entry.run = run
+        run.watcher = self._spawn(self._watch(entry, run), f"watch {entry.id}")
+        return run
+
+    async def _watch(self, entry: Entry, run: Run) -> None:
+        backend = self._kit.backend(entry.record.spec.isolation)
+        try:
+            status = await backend.wait(entry.id)
+        except InsulaError as error:
+            log.error("instance %s: its end cannot be known: %s", entry.id, error)
+            status = ExitStatus(code=UNKNOWN_EXIT, finished_at_ns=time.time_ns(), error=str(error))
+        await self.ended(entry, run, status)
+
+    async def ended(self, entry: Entry, run: Run, status: ExitStatus) -> None:
+        """The workload is no more: give back, record, tell, and restart or remove as asked for."""
+        record = entry.record
+        async with exclusive(entry, "end"):
+            problems = await self._give_back(entry, entry.plan)
+            ran_ns = max(0, status.finished_at_ns - entry.record.started_ns)
+            decision = decide_restart(
+                record.spec.restart,
+                exit_code=status.code,
+                stopped=entry.no_restart or entry.keep_on_exit or entry.record.stopped_by_user,
+                ran_ns=ran_ns,
+                backoff_ms=entry.backoff_ms,
+                restarts=entry.record.restart_count,
+            )
+            self._instances.put(
+                entry,
+                state=State.RESTARTING if decision.restart else State.EXITED,
+                pid=0,
+                exit_code=status.code,
+                oom_killed=status.oom_killed,
+                error="; ".join(filter(None, (status.error, *problems))),
+                finished_ns=status.finished_at_ns,
+                restart_count=entry.record.restart_count + (1 if decision.restart else 0),
+            )
+            entry.run = None
+            if status.oom_killed:
+                self._instances.event(entry, "oom")
+            self._instances.event(entry, "die", exitCode=str(status.code), execDuration=str(ran_ns // 10**9))
+            if decision.restart:
+                self.restart_later(entry, decision.backoff_ms)
+            else:
+                self._kit.growth.poke(self._kit.log_path(entry.id))
+        remove = record.spec.auto_remove and not decision.restart and not entry.keep_on_exit
+        self._instances.wake(entry)
+        run.over.set()
+        if remove:
+            await self._auto_remove(entry)
+
+    async def _give_back(self, entry: Entry, plan: LaunchPlan | None) -> list[str]:
+        """Processes, network and mounts; sentences about what could not be given back."""
+        if plan is None:
+            return []
+        backend = self._kit.backend(plan.isolation)
+        results: list[object] = list(
+            await asyncio.gather(
+                backend.discard(plan), self._kit.networks.disconnect(entry.id), return_exceptions=True
+            )
+        )
+        try:  # after the processes: they keep the root busy
+            await self._mounting.drop(entry)
+        except (InsulaError, OSError) as error:
+            results.append(error)
+        problems: list[str] = []
+        for result in results:
+            if isinstance(result, InsulaError | OSError):
+                log.error("instance %s: cleaning up after its end: %s", entry.id, result)
+                problems.append(f"cleaning up: {result}")
+            elif isinstance(result, BaseException):
+                raise result
+        return problems
+
+    # restarting by policy
+
+    def restart_later(self, entry: Entry, backoff_ms: int) -> None:
+        entry.backoff_ms = backoff_ms
+
+        async def restart() -> None:
+            await asyncio.sleep(backoff_ms / 1000)
+            entry.restart_timer = None
+            try:
+                await self.start(entry, entry.id, by_policy=True)
+            except NoSuchInstance:
+                return
+            except InsulaError as error:
+                log.error("instance %s: its restart policy could not start it: %s", entry.id, error)
+                self._kit.growth.poke(self._kit.log_path(entry.id))
+
+        entry.restart_timer = self._spawn(restart(), f"restart {entry.id}")
+
+    def cancel_restart(self, entry: Entry) -> None:
+        if entry.restart_timer is not None:
+            entry.restart_timer.cancel()
+            entry.restart_timer = None
+
+    # life of this object
+
+    def _spawn(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
+        async def run() -> None:
+            await work
+
+        task = asyncio.create_task(run(), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: %s", task.get_name(), error, exc_info=error)
+
+    async def close(self) -> None:
+        """The daemon ends: nobody watches any more."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _connect_pending(entry: Entry, backend: Backend) -> None:
+    while entry.pending:
+        await entry.pending.pop(0).connect(lambda: backend.attach(entry.id))
+
+
+def end_pending(entry: Entry) -> None:
+    """Who attached before there was a workload will not see one."""
+    while entry.pending:
+        entry.pending.pop(0).end()

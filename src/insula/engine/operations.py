@@ -1,0 +1,67 @@
+"""One named action per instance at a time, with an undo stack.  Async.
+
+Waiting for a workload to end is never done inside: a stop that waits ten seconds must not keep a kill out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from insula.engine.instances import Entry
+from insula.errors import NoSuchInstance
+
+if TYPE_CHECKING:
+    from insula.store.store import Store
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@contextlib.asynccontextmanager
+async def exclusive(entry: Entry, name: str) -> AsyncIterator[AsyncExitStack]:
+    """Hold the instance for the action `name`.
+
+    What the action acquires it pushes on the stack: released in reverse when the body raises, kept
+    when it does not.  Raises NoSuchInstance when the instance was removed while this waited.
+    """
+    async with entry.lock:
+        if entry.removed:
+            raise NoSuchInstance(entry.id)
+        entry.holder = name
+        try:
+            async with AsyncExitStack() as undo:
+                yield undo
+                undo.pop_all()
+        finally:
+            entry.holder = ""
+
+
+class Journal:
+    """A line in the store while something is half done, so that a crash in the middle can be repaired."""
+
+    def __init__(self, store: Store, instance_id: str, kind: str, detail: str = "") -> None:
+        self._store = store
+        self._number = store.begin_operation(instance_id, kind, detail)
+
+    def end(self) -> None:
+        """Completed, or undone."""
+        self._store.end_operation(self._number)
+
+
+async def together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Both at once; when one raises the other is cancelled and its end awaited before the error goes on.
+
+    As asyncio.TaskGroup, with the error itself instead of a group of one.
+    """
+    tasks = (asyncio.ensure_future(first), asyncio.ensure_future(second))
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,161 @@
+"""What an instance needs before its backend can launch it: root, network, ports, files.  Async.
+
+Independent steps run side by side; every step puts its undoing on the stack before it begins, because
+the undoings are idempotent and a step may be cut in its middle.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from insula.engine.instances import Entry
+from insula.engine.mounting import Mounting
+from insula.engine.operations import together
+from insula.engine.planner import Attachment, Places, attachment, decide_ports, decide_security, make_plan
+from insula.errors import Failure
+from insula.isolation.plan import LaunchPlan
+from insula.model.isolation import link_kind
+from insula.model.mounts import EtcFile, MountKind
+from insula.model.network import Endpoint, LinkKind
+from insula.security.seccomp import read_default_profile
+from insula.system.files import disk_errors
+from insula.volumes.checks import prepare_bind
+
+if TYPE_CHECKING:
+    from insula.engine.kit import Kit
+
+_RESOLV_CONF = "/etc/resolv.conf"
+
+
+class Preparation:
+    def __init__(self, kit: Kit, mounting: Mounting) -> None:
+        self._kit = kit
+        self._mounting = mounting
+        self._profile: str | None = None
+
+    def profile(self) -> str:
+        """The seccomp profile's text, read once.  Raises Unavailable."""
+        if self._profile is None:
+            self._profile = read_default_profile()
+        return self._profile
+
+    def places(self, instance_id: str) -> Places:
+        return Places(
+            state_dir=self._kit.state_dir(instance_id),
+            run_dir=self._kit.run_dir(instance_id),
+            log_path=self._kit.log_path(instance_id),
+        )
+
+    async def prepare(self, entry: Entry, undo: AsyncExitStack) -> LaunchPlan:
+        """The final plan, with everything that it names in place."""
+        spec, draft = entry.record.spec, entry.plan
+        if draft is None:
+            raise Failure(f"instance {entry.id} has no readable plan", hint="remove it and create it anew")
+        places = self.places(entry.id)
+        os.makedirs(places.run_dir, mode=0o700, exist_ok=True)
+        for mount in spec.mounts:
+            if mount.kind is MountKind.BIND:
+                prepare_bind(mount)
+        (endpoints, netns), _ = await together(self._connect(entry, undo), self._hold_root(entry, undo))
+        root = draft.directory or draft.disk
+        assert root is not None
+        return make_plan(
+            entry.id,
+            spec,
+            entry.config,
+            settings=self._kit.settings,
+            places=places,
+            root=root,
+            security=decide_security(spec, self.profile()),
+            mounts=draft.mounts,
+            etc_files=self._write_etc_files(entry, places.state_dir, endpoints),
+            endpoints=endpoints,
+            netns=netns,
+        )
+
+    async def _hold_root(self, entry: Entry, undo: AsyncExitStack) -> None:
+        await self._mounting.hold(entry)
+        undo.push_async_callback(self._mounting.drop, entry)
+
+    async def _connect(self, entry: Entry, undo: AsyncExitStack) -> tuple[tuple[Endpoint, ...], str]:
+        """(endpoints, path of an empty namespace)."""
+        spec, networks = entry.record.spec, self._kit.networks
+        how, network = attachment(spec)
+        kind = link_kind(spec.isolation)
+        if how is Attachment.HOST:
+            return (), ""
+        undo.push_async_callback(networks.disconnect, entry.id)
+        if how is Attachment.NONE:
+            # only what takes a namespace needs an empty one
+            return (), (await networks.empty_namespace(entry.id) if kind is LinkKind.VETH else "")
+        endpoint = await networks.connect(
+            entry.id, network, kind, hostname=entry.config.hostname, mac=spec.mac_address
+        )
+        if ports := decide_ports(spec, entry.config):
+            await networks.publish(entry.id, endpoint, ports, name=entry.record.name)
+        return (endpoint,), ""
+
+    def _write_etc_files(
+        self, entry: Entry, state_dir: str, endpoints: tuple[Endpoint, ...]
+    ) -> tuple[EtcFile, ...]:
+        """hosts, hostname and resolv.conf, unless a mount covers them."""
+        spec, config = entry.record.spec, entry.config
+        full = f"{config.hostname}.{spec.domainname}" if spec.domainname else config.hostname
+        texts = {
+            "/etc/hosts": self._hosts(entry, endpoints),
+            "/etc/hostname": f"{config.hostname if not spec.domainname else full}\n",
+            _RESOLV_CONF: self._resolv_conf(entry),
+        }
+        covered = {mount.target for mount in (entry.plan.mounts if entry.plan else ())}
+        files = []
+        with disk_errors(f"writing the files of instance {entry.id}"):
+            for target, text in texts.items():
+                path = os.path.join(state_dir, os.path.basename(target))
+                # in place and not synced: a bind mount holds the inode, and every start writes it anew
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(text)
+                os.chmod(path, 0o644)
+                if target not in covered:
+                    files.append(EtcFile(target=target, text=text, host_path=path))
+        return tuple(files)
+
+    def _hosts(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
+        from insula.network.names import finalize_hosts
+
+        spec = entry.record.spec
+        if attachment(spec)[0] is Attachment.HOST and not spec.extra_hosts:
+            return _read_host("/etc/hosts")
+        gateway = endpoints[0].gateway if endpoints else ""
+        extra = tuple(
+            f"{line.removesuffix('host-gateway')}{gateway}" if line.endswith("host-gateway") else line
+            for line in spec.extra_hosts
+        )
+        addresses = tuple(
+            address for endpoint in endpoints for address in (endpoint.address, endpoint.address6) if address
+        )
+        return finalize_hosts(entry.config.hostname, addresses, extra_hosts=extra, domainname=spec.domainname)
+
+    def _resolv_conf(self, entry: Entry) -> str:
+        from insula.network.names import finalize_resolv_conf
+
+        spec = entry.record.spec
+        host = _read_host(_RESOLV_CONF)
+        dns = spec.dns or self._kit.settings.dns
+        if attachment(spec)[0] is Attachment.HOST and not (dns or spec.dns_search or spec.dns_options):
+            return host
+        return finalize_resolv_conf(host, dns, spec.dns_search, spec.dns_options)
+
+
+def host_name() -> str:
+    return socket.gethostname()
+
+
+def _read_host(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,89 @@
+"""Mounts as asked for: are the words right, is the host's side there.  Pure but for `prepare_bind`."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterable
+
+from insula.errors import InvalidRequest, UnsupportedField
+from insula.model.mounts import MountKind, MountSpec
+from insula.system.files import disk_errors
+
+# Flags as util-linux knows them, with their opposites; moby: pkg/mount.MergeTmpfsOptions
+_FLAG_WORDS = """
+async atime defaults dev diratime dirsync exec iversion loud mand noatime nodev nodiratime noexec
+noiversion nomand norelatime nostrictatime nosuid relatime remount ro rw silent strictatime suid
+sync
+"""
+_TMPFS_FLAGS = frozenset(_FLAG_WORDS.split())
+_TMPFS_VALUES = frozenset({"gid", "mode", "mpol", "nr_blocks", "nr_inodes", "size", "uid"})
+_PROPAGATION = frozenset({"", "private", "rprivate", "shared", "rshared", "slave", "rslave"})
+
+
+def check_mounts(mounts: Iterable[MountSpec]) -> None:
+    """Raises InvalidRequest in moby's words."""
+    seen: set[str] = set()
+    for mount in mounts:
+        target = clean_target(mount.target)
+        if target in seen:
+            raise InvalidRequest(f"Duplicate mount point: {target}")
+        seen.add(target)
+        if mount.propagation not in _PROPAGATION:
+            raise InvalidRequest(f"invalid mount config: invalid propagation mode: {mount.propagation}")
+        if mount.kind is MountKind.BIND and not mount.source.startswith("/"):
+            raise InvalidRequest(
+                f"invalid mount config for type \"bind\": invalid mount path: '{mount.source}' "
+                "mount path must be absolute"
+            )
+        if mount.kind is MountKind.TMPFS:
+            check_tmpfs_options(mount.options)
+        elif mount.options:
+            raise UnsupportedField(
+                "HostConfig.Mounts", f"options {', '.join(mount.options)} of the {mount.kind} on {target}"
+            )
+
+
+def clean_target(untrusted_target: str) -> str:
+    """An absolute path without `.`, `..` and double slashes.  Raises InvalidRequest."""
+    if not untrusted_target.startswith("/"):
+        raise InvalidRequest(
+            f"invalid mount config: invalid mount path: '{untrusted_target}' mount path must be absolute"
+        )
+    if "\0" in untrusted_target:
+        raise InvalidRequest("invalid mount config: a mount path holds a NUL byte")
+    target = "/" + posixpath.normpath(untrusted_target).lstrip("/")
+    if target == "/":
+        raise InvalidRequest("invalid specification: destination can't be '/'")
+    return target
+
+
+def check_tmpfs_options(options: Iterable[str]) -> None:
+    """Raises InvalidRequest naming the option."""
+    for option in options:
+        key, equals, value = option.partition("=")
+        good = (key in _TMPFS_VALUES and bool(value)) if equals else key in _TMPFS_FLAGS
+        if not good:
+            raise InvalidRequest(f'Invalid tmpfs option "{option}"')
+
+
+def prepare_bind(mount: MountSpec) -> None:
+    """The host's side is there; `-v` makes a missing directory, `--mount` refuses.  Synchronous."""
+    if os.path.lexists(mount.source):
+        if not os.path.exists(mount.source):
+            raise InvalidRequest(
+                'invalid mount config for type "bind": bind source path is a dangling symbolic link: '
+                f"{mount.source}"
+            )
+        return
+    if not mount.legacy:
+        raise InvalidRequest(
+            f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
+        )
+    with disk_errors(f"making {mount.source}"):
+        try:
+            os.makedirs(mount.source, mode=0o755, exist_ok=True)
+        except OSError as error:
+            raise InvalidRequest(
+                f"error while creating mount source path '{mount.source}': {error.strerror}"
+            ) from error
