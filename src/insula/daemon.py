@@ -72,7 +72,7 @@ def start_lock(settings: Settings) -> Any:
         yield
 
 
-def make_backends(settings: Settings, store: Store) -> Mapping[Isolation, Backend]:
+def make_backends(settings: Settings) -> Mapping[Isolation, Backend]:
     return {
         Isolation.PROCESS: ProcessBackend(settings),
         Isolation.VM: VmBackend(settings),
@@ -113,7 +113,7 @@ async def run_daemon(settings: Settings) -> None:
         stack.push_async_callback(networks.stop)
         volumes = Volumes(os.path.join(settings.data_root, "volumes"), store, events)
         await volumes.start()
-        backends = make_backends(settings, store)
+        backends = make_backends(settings)
         for backend in backends.values():
             await backend.start()
             stack.push_async_callback(backend.stop)
