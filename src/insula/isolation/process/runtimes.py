@@ -91,7 +91,8 @@ def _probe(runtime: Runtime) -> None:
     bundle = tempfile.mkdtemp(prefix="probe-", dir=runtime.state_root)
     name = f"insula-probe-{os.path.basename(bundle)[6:]}"
     try:
-        os.makedirs(f"{bundle}/rootfs/proc")
+        for name in ("proc", "dev"):
+            os.makedirs(f"{bundle}/rootfs/{name}")
         with open(f"{bundle}/rootfs/program", "wb") as file:
             os.fchmod(file.fileno(), 0o755)
         with open(f"{bundle}/config.json", "w", encoding="utf-8") as file:
