@@ -1,1 +1,1 @@
-"""One module per resource of the Docker API."""
+"""One module per resource; each ends in ROUTES, the table of its pages."""

@@ -1,1 +1,1 @@
-"""The shapes of the Docker API, named as the published swagger names them (msgspec)."""
+"""The documents of the Docker API as msgspec structs, named as in its swagger.  Pure."""

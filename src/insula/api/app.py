@@ -1,0 +1,91 @@
+"""From a request to its handler and back: version, routing, headers, errors.  Async.
+
+Not for what a page does (`routes/`) and not for sockets (`server`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from insula.api.call import COMMON_HEADERS, Call, json_bytes
+from insula.api.routes.table import ROUTES
+from insula.api.routing import Router
+from insula.api.versions import check_version, split_version
+from insula.engine.engine import Engine
+from insula.errors import InsulaError, NotFound
+
+log = logging.getLogger(__name__)
+
+
+class Application:
+    """Callable: one request in, one response out.  Never raises but for cancellation and lost connections."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._router = Router(ROUTES)
+        self._unfinished: set[asyncio.Task[web.StreamResponse]] = set()
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            response = await self._answer(request)
+        except InsulaError as error:
+            response = error_response(error.status, str(error))
+        except (ConnectionError, asyncio.CancelledError, HttpProcessingError):
+            raise
+        except web.HTTPException as error:
+            response = error_response(error.status, error.reason)
+        except Exception as error:
+            log.exception("%s %s", request.method, request.rel_url)
+            response = error_response(500, f"internal error: {type(error).__name__}: {error}")
+        if not response.prepared:
+            response.headers.update(COMMON_HEADERS)
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        word, path = split_version(request.rel_url.path)
+        version = check_version(word)
+        found = self._router.find(request.method, path)
+        if found is None:
+            raise NotFound("page not found")
+        route, names = found
+        call = Call(self._engine, request, version, names)
+        if not route.completes:
+            return await route.handler(call)
+        return await self._complete(route.handler(call))
+
+    async def _complete(self, handling: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        """To the end, also when the client goes away: half an operation helps nobody."""
+
+        async def run() -> web.StreamResponse:
+            return await handling
+
+        task = asyncio.create_task(run())
+        self._unfinished.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[web.StreamResponse]) -> None:
+        self._unfinished.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("ended with %r", error)
+
+    async def finish(self) -> None:
+        """Wait for operations whose client has gone."""
+        if self._unfinished:
+            await asyncio.wait(self._unfinished, timeout=10)
+
+
+def error_response(status: int, message: str) -> web.Response:
+    """Docker's error document; 304 has no body."""
+    if status == 304:
+        return web.Response(status=304)
+    return web.Response(status=status, body=json_bytes({"message": message}), content_type="application/json")
+
+
+def make_app(engine: Engine) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    return Application(engine)

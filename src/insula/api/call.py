@@ -1,0 +1,150 @@
+"""One request, as a handler sees it: engine, version, names from the path, parameters, body.  Async."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from insula import __version__
+from insula.api.filters import Filters, parse_filters
+from insula.api.versions import NEWEST, Version, text_of
+from insula.errors import InsulaError, InvalidRequest
+
+if TYPE_CHECKING:
+    from insula.engine.engine import Engine
+
+T = TypeVar("T")
+
+COMMON_HEADERS = {
+    "Api-Version": text_of(NEWEST),
+    "Docker-Experimental": "false",
+    "Ostype": "linux",
+    "Server": f"insula/{__version__} (linux)",
+}
+
+MOST_BODY = 4 * 1024 * 1024
+_PIECE = 256 * 1024
+_encoder = msgspec.json.Encoder()
+
+
+class BodyTooLarge(InsulaError):
+    status = 413
+
+
+class Call:
+    __slots__ = ("engine", "http", "names", "version")
+
+    def __init__(
+        self, engine: Engine, http: web.BaseRequest, version: Version, names: dict[str, str]
+    ) -> None:
+        self.engine = engine
+        self.http = http
+        self.version = version
+        self.names = names
+
+    # parameters
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.http.query.get(name, default)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        return tuple(self.http.query.getall(name, ()))
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """As moby reads booleans: anything but "", 0, no, false and none is true."""
+        value = self.http.query.get(name)
+        if value is None:
+            return default
+        return value.strip().lower() not in ("", "0", "no", "false", "none")
+
+    def number(self, name: str) -> int | None:
+        """None when it is not given.  Raises InvalidRequest for what is no 32-bit number."""
+        value = self.http.query.get(name, "")
+        if not value:
+            return None
+        try:
+            number = int(value[:20])
+        except ValueError:
+            raise InvalidRequest(f'invalid value for {name}: "{value[:64]}" is not a number') from None
+        if not -(2**31) <= number < 2**31:
+            raise InvalidRequest(f"invalid value for {name}: {value[:64]} is out of range")
+        return number
+
+    def filters(self) -> Filters:
+        return parse_filters(self.http.query.get("filters", ""))
+
+    # body
+
+    async def body(self) -> bytes:
+        """All of it.  Raises BodyTooLarge beyond 4 MiB."""
+        limit = f"the request body is larger than {MOST_BODY // 2**20} MiB"
+        if (self.http.content_length or 0) > MOST_BODY:
+            raise BodyTooLarge(limit)
+        if not self.http.can_read_body:
+            return b""
+        data = bytearray()
+        async for piece in self.http.content.iter_any():
+            data += piece
+            if len(data) > MOST_BODY:
+                raise BodyTooLarge(limit)
+        return bytes(data)
+
+    async def json(self, kind: type[T], *, optional: bool = False) -> T:
+        """The body as `kind`.  `null` counts as not given, as in Go.  Raises InvalidRequest."""
+        raw = await self.body()
+        if not raw.strip():
+            if optional:
+                return kind()
+            raise InvalidRequest("invalid JSON: got EOF while reading request body")
+        if self.http.content_type != "application/json":
+            given = self.http.headers.get("Content-Type", "")
+            raise InvalidRequest(f"unsupported Content-Type header ({given}): must be 'application/json'")
+        return decode(raw, kind)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it arrives (archives)."""
+        async for piece in self.http.content.iter_chunked(_PIECE):
+            yield piece
+
+
+def decode(raw: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(without_nulls(msgspec.json.decode(raw)), kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"invalid JSON: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"invalid JSON: {error}") from None
+
+
+# objects whose keys mean something even when the value is null
+_KEYED = ("ExposedPorts", "Volumes", "EndpointsConfig")
+
+
+def without_nulls(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        if key in _KEYED:
+            return {k: {} if v is None else without_nulls(v) for k, v in value.items()}
+        return {k: without_nulls(v, k) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [without_nulls(v) for v in value if v is not None]
+    return value
+
+
+def json_bytes(document: object) -> bytes:
+    return _encoder.encode(document) + b"\n"
+
+
+def answer(document: object, status: int = 200) -> web.Response:
+    return web.Response(body=json_bytes(document), status=status, content_type="application/json")
+
+
+def empty(status: int = 204) -> web.Response:
+    return web.Response(status=status)
+
+
+def streaming(content_type: str, status: int = 200) -> web.StreamResponse:
+    """A response whose body follows piece by piece; its headers leave with `prepare`."""
+    return web.StreamResponse(status=status, headers={**COMMON_HEADERS, "Content-Type": content_type})

@@ -1,0 +1,86 @@
+"""Answers that tell how work goes on: JSON lines, errors inside once the first line is out.  Async."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from insula.api.call import Call, json_bytes, streaming
+from insula.errors import InsulaError
+
+log = logging.getLogger(__name__)
+
+_PAUSE_S = 0.1  # between two lines of one layer that say the same but for the number
+
+
+class Teller:
+    """A Progress whose lines wait for the client.  Never blocks; what only moves a bar is thinned out."""
+
+    def __init__(self, held_lines: int) -> None:
+        self._lines: list[dict[str, Any]] = []
+        self._held = held_lines
+        self._last: dict[str, tuple[str, float]] = {}
+        self.ready = asyncio.Event()
+
+    def __call__(self, status: str, *, id: str = "", current: int = 0, total: int = 0) -> None:
+        now = time.monotonic()
+        if id and total and current < total:
+            before, when = self._last.get(id, ("", 0.0))
+            if before == status and now - when < _PAUSE_S:
+                return
+            self._last[id] = (status, now)
+        line: dict[str, Any] = {"status": status}
+        if id:
+            numbers = {"current": current, "total": total}
+            line["progressDetail"] = {k: v for k, v in numbers.items() if v}
+            line["id"] = id
+        self.line(line)
+
+    def line(self, document: dict[str, Any]) -> None:
+        self._lines.append(document)
+        if len(self._lines) > self._held:
+            self._held = 0
+            self.ready.set()
+
+    def take(self) -> bytes:
+        self.ready.clear()
+        taken, self._lines = self._lines, []
+        return b"".join(json_bytes(line) for line in taken)
+
+
+async def stream_progress(
+    call: Call, work: Callable[[Teller], Awaitable[object]], *, held_lines: int = 0
+) -> web.StreamResponse:
+    """Run `work` and send what it tells.  An error before the first line is an ordinary error answer; the
+    first `held_lines` lines do not count for that.  The work is cancelled when the client goes away."""
+    teller = Teller(held_lines)
+    task = asyncio.ensure_future(work(teller))
+    task.add_done_callback(lambda _: teller.ready.set())
+    response = None
+    try:
+        while True:
+            await teller.ready.wait()
+            done = task.done()
+            if done and response is None:
+                task.result()  # raises what went wrong, while a status can still say so
+            if response is None:
+                response = streaming("application/json")
+                await response.prepare(call.http)
+            if lines := teller.take():
+                await response.write(lines)
+            if done:
+                break
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+    if (error := task.exception()) is not None:
+        if not isinstance(error, InsulaError):
+            log.error("%s %s", call.http.method, call.http.rel_url, exc_info=error)
+        await response.write(json_bytes({"errorDetail": {"message": str(error)}, "error": str(error)}))
+    return response

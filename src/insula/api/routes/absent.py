@@ -1,0 +1,58 @@
+"""What this engine has none of: swarm, plugins, builds, checkpoints.  Answers in Docker's words."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from insula.api.call import Call, answer
+from insula.api.routing import Handler, Route
+from insula.errors import NotFound, NotImplementedYet, Unavailable
+
+
+async def no_swarm(call: Call) -> web.StreamResponse:
+    raise Unavailable(
+        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this '
+        "node to swarm and try again."
+    )
+
+
+async def no_plugins(call: Call) -> web.StreamResponse:
+    return answer([])
+
+
+async def no_such_plugin(call: Call) -> web.StreamResponse:
+    raise NotFound(f"plugin {call.names['name']!r} not found")
+
+
+def _absent(what: str, hint: str) -> Handler:
+    async def refuse(call: Call) -> web.StreamResponse:
+        raise NotImplementedYet(f"{what} not supported", hint=hint)
+
+    return refuse
+
+
+_swarm = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
+_no_build = _absent("building images is", "build elsewhere, then docker load or docker pull")
+_no_checkpoint = _absent("checkpoints are", "docker commit keeps the files of a container")
+
+ROUTES = (
+    *(Route(method, f"/{word}", no_swarm) for word in _swarm for method in ("GET", "POST")),
+    *(
+        Route(method, f"/{word}/{{rest*}}", no_swarm)
+        for word in _swarm
+        for method in ("GET", "POST", "DELETE", "PUT")
+    ),
+    Route("GET", "/plugins", no_plugins),
+    Route("GET", "/plugins/{name*}/json", no_such_plugin),
+    Route("GET", "/plugins/privileges", _absent("plugins are", "volumes and networks are built in")),
+    Route("POST", "/plugins/{rest*}", _absent("plugins are", "volumes and networks are built in")),
+    Route("DELETE", "/plugins/{name*}", no_such_plugin),
+    Route("POST", "/build", _no_build),
+    Route("POST", "/build/prune", _no_build),
+    Route("POST", "/build/cancel", _no_build),
+    Route("POST", "/session", _no_build),
+    Route("POST", "/grpc", _no_build),
+    Route("GET", "/containers/{id}/checkpoints", _no_checkpoint),
+    Route("POST", "/containers/{id}/checkpoints", _no_checkpoint),
+    Route("DELETE", "/containers/{id}/checkpoints/{name}", _no_checkpoint),
+)

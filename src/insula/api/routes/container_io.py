@@ -1,0 +1,172 @@
+"""A container's output and input: attach, logs, resize, stats."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from aiohttp import web
+
+from insula.api import mux
+from insula.api.call import Call, answer, empty, json_bytes, streaming
+from insula.api.escape import parse_keys
+from insula.api.pump import Terms, pump
+from insula.api.routing import Route
+from insula.api.times import format_time, parse_time
+from insula.api.translate_stats import Measured, host_cpu_ns, render_stats
+from insula.engine.types import LogQuery
+from insula.errors import Conflict, InvalidRequest, NoSuchInstance, NotImplementedYet
+from insula.model.instance import State
+
+_BATCH = 64 * 1024
+
+
+async def attach(call: Call) -> web.StreamResponse:
+    await call.body()
+    keys = parse_keys(call.text("detachKeys"))
+    view = call.engine.describe(call.names["id"])
+    instance, tty = view.instance, view.instance.spec.tty
+    if instance.state is State.PAUSED:
+        raise Conflict(f"container {instance.id} is paused, unpause the container before attach")
+    if instance.state is State.RESTARTING:
+        raise Conflict(f"container {instance.id} is restarting, wait until the container is running")
+    stdin = call.flag("stdin") and instance.spec.open_stdin
+    stream = await call.engine.attach(
+        instance.id,
+        stdin=stdin,
+        stdout=call.flag("stdout"),
+        stderr=call.flag("stderr"),
+        logs=call.flag("logs"),
+        stream=call.flag("stream"),
+    )
+    multiplexed = not tty and call.version >= (1, 42)
+    terms = Terms(
+        tty=tty,
+        stdin=stdin and call.flag("stream"),
+        detach_keys=keys,
+        content_type=mux.MULTIPLEXED if multiplexed else mux.RAW,
+    )
+    response, detached = await pump(call, stream, terms)
+    if detached:
+        call.engine.events.publish(
+            "container",
+            "detach",
+            instance.id,
+            **{**view.config.labels, "image": instance.spec.image, "name": instance.name},
+        )
+    return response
+
+
+async def attach_websocket(call: Call) -> web.StreamResponse:
+    raise NotImplementedYet(
+        "attaching through a websocket is not supported",
+        hint="POST /containers/{id}/attach upgrades the connection itself",
+    )
+
+
+async def resize(call: Call) -> web.StreamResponse:
+    rows, cols = terminal_size(call)
+    await call.engine.resize(call.names["id"], rows, cols)
+    return empty(200)
+
+
+def terminal_size(call: Call) -> tuple[int, int]:
+    rows, cols = call.number("h"), call.number("w")
+    if rows is None or cols is None:
+        raise InvalidRequest("resize needs h and w, the rows and columns of the terminal")
+    if not (0 <= rows <= 65535 and 0 <= cols <= 65535):
+        raise InvalidRequest(f"resize: {rows}×{cols} is no size of a terminal")
+    return rows, cols
+
+
+async def logs(call: Call) -> web.StreamResponse:
+    stdout, stderr = call.flag("stdout"), call.flag("stderr")
+    if not (stdout or stderr):
+        raise InvalidRequest("Bad parameters: you must choose at least one stream")
+    view = call.engine.describe(call.names["id"])
+    spec, now_ns = view.instance.spec, time.time_ns()
+    if spec.log.driver == "none":
+        raise NotImplementedYet("configured logging driver does not support reading")
+    query = LogQuery(
+        since_ns=_moment(call, "since", now_ns),
+        until_ns=_moment(call, "until", now_ns),
+        tail=_tail(call.text("tail")),
+        follow=call.flag("follow"),
+        stdout=stdout,
+        stderr=stderr,
+    )
+    records = call.engine.logs(view.instance.id, query)
+    timestamps, details = call.flag("timestamps"), call.flag("details")
+    multiplexed = not spec.tty
+    response = streaming(mux.MULTIPLEXED if multiplexed and call.version >= (1, 42) else mux.RAW)
+    await response.prepare(call.http)
+    waiting = bytearray()
+    async for record in records:
+        data = record.data
+        if details:
+            data = b" " + data
+        if timestamps:
+            data = format_time(record.time_ns, fixed=True).encode() + b" " + data
+        waiting += mux.frame(record.channel, data) if multiplexed else data
+        if query.follow or len(waiting) >= _BATCH:
+            await response.write(bytes(waiting))
+            waiting.clear()
+    if waiting:
+        await response.write(bytes(waiting))
+    return response
+
+
+def _moment(call: Call, name: str, now_ns: int) -> int:
+    text = call.text(name)
+    return max(parse_time(text, now_ns, name), 0) if text and text != "0" else 0
+
+
+def _tail(text: str) -> int | None:
+    """`all`, nothing and negative numbers mean all; so does what is no number, as in dockerd."""
+    try:
+        count = int(text[:12])
+    except ValueError:
+        return None
+    return count if count >= 0 else None
+
+
+async def stats(call: Call) -> web.StreamResponse:
+    instance = call.engine.find(call.names["id"])
+    stream = call.flag("stream", True)
+    before = None
+    if not stream:
+        if instance.state in (State.RUNNING, State.PAUSED) and not call.flag("one-shot"):
+            before = await _sample(call, instance.id)
+            await asyncio.sleep(1)  # the CPU's share is counted over a second, as dockerd does
+        return answer(render_stats(call.engine.find(instance.id), await _sample(call, instance.id), before))
+    response = streaming("application/json")
+    await response.prepare(call.http)
+    while True:
+        try:
+            sample = await _sample(call, instance.id)
+            await response.write(json_bytes(render_stats(call.engine.find(instance.id), sample, before)))
+        except NoSuchInstance:
+            return response
+        before = sample
+        await asyncio.sleep(1)
+
+
+async def _sample(call: Call, instance_id: str) -> Measured | None:
+    """None when it does not run: stats are then empty but for the name."""
+    if call.engine.find(instance_id).state not in (State.RUNNING, State.PAUSED):
+        return None
+    try:
+        sample = await call.engine.sample(instance_id)
+    except (Conflict, NoSuchInstance):
+        call.engine.find(instance_id)
+        return None
+    return Measured(sample, host_cpu_ns())
+
+
+ROUTES = (
+    Route("POST", "/containers/{id}/attach", attach),
+    Route("GET", "/containers/{id}/attach/ws", attach_websocket),
+    Route("POST", "/containers/{id}/resize", resize),
+    Route("GET", "/containers/{id}/logs", logs),
+    Route("GET", "/containers/{id}/stats", stats),
+)

@@ -1,0 +1,183 @@
+"""Images: list, inspect, history, tag, remove, prune, and pull and push."""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+
+from insula.api.auth import AuthConfig, credentials_of, parse_auth_header
+from insula.api.bodies import stream_bytes
+from insula.api.call import Call, answer, empty
+from insula.api.progress import Teller, stream_progress
+from insula.api.routing import Route
+from insula.api.translate_image import (
+    LIST_FILTERS,
+    image_matches,
+    render_history,
+    render_inspect,
+    render_summary,
+    repository_tag,
+)
+from insula.api.wire.image import ImageDeleteResponseItem, ImagePruneResponse
+from insula.errors import InvalidRequest, NotImplementedYet
+
+
+async def list_(call: Call) -> web.StreamResponse:
+    images, now_ns = call.engine.images, time.time_ns()
+    filters = call.filters().accept(*LIST_FILTERS)
+    found = [i for i in images.list() if image_matches(i, filters, images.find, now_ns)]
+    if not call.flag("all"):  # what was built upon and has no name of its own
+        parents = {i.parent for i in images.list() if i.parent}
+        found = [i for i in found if i.tags or i.digests or i.id not in parents]
+    return answer([render_summary(i) for i in found])
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    return answer(render_inspect(call.engine.images.find(call.names["name"])))
+
+
+async def history(call: Call) -> web.StreamResponse:
+    images = call.engine.images
+    return answer(render_history(images.find(call.names["name"]), images.layers.size))
+
+
+async def create(call: Call) -> web.StreamResponse:
+    """`docker pull` (fromImage) and `docker import` (fromSrc)."""
+    name, source, tag = call.text("fromImage"), call.text("fromSrc"), call.text("tag")
+    platform = call.text("platform") or None
+    images = call.engine.images
+    if name:
+        auth = parse_auth_header(call.http.headers.get("X-Registry-Auth", ""))
+        has_tag = "@" in name or ":" in name.rpartition("/")[2]
+
+        async def pull(tell: Teller) -> None:
+            if not tag and not has_tag:
+                await images.pull_all(name, platform=platform, auth=auth, progress=tell)
+                return
+            mark = "@" if tag.startswith("sha256:") else ":"
+            ref = f"{name}{mark}{tag}" if tag else name
+            await images.pull(ref, platform=platform, auth=auth, progress=tell)
+
+        return await stream_progress(call, pull, held_lines=1)
+    if not source:
+        raise InvalidRequest("neither fromImage nor fromSrc is given: nothing to pull or import")
+    if source != "-":
+        raise InvalidRequest(
+            "fromSrc: only an archive in the request's body (-) can be imported, not an address",
+            hint="curl ADDRESS | docker import - NAME",
+        )
+    if platform:
+        raise InvalidRequest("platform: an imported image is of this host's platform")
+    ref = repository_tag(call.text("repo"), tag)
+    changes = tuple(line for text in call.texts("changes") for line in text.splitlines() if line.strip())
+
+    async def import_(tell: Teller) -> None:
+        image = await images.import_(call.pieces(), ref=ref, message=call.text("message"), changes=changes)
+        tell(image.id)
+
+    return await stream_progress(call, import_)
+
+
+async def push(call: Call) -> web.StreamResponse:
+    name, tag = call.names["name"], call.text("tag")
+    auth = parse_auth_header(call.http.headers.get("X-Registry-Auth", ""))
+    if call.text("platform"):
+        raise InvalidRequest("platform: one platform of an image cannot be pushed by itself")
+
+    async def work(tell: Teller) -> None:
+        ref = f"{name}:{tag}" if tag else name
+        digest = await call.engine.images.push(ref, auth=auth, progress=tell, all_tags=not tag)
+        if tag:
+            tell.line({"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": 0}})
+
+    return await stream_progress(call, work)
+
+
+async def tag(call: Call) -> web.StreamResponse:
+    new = repository_tag(call.text("repo"), call.text("tag"))
+    if new is None:
+        raise InvalidRequest("repository name must have at least one component")
+    await call.engine.images.tag(call.names["name"], new)
+    return empty(201)
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    removed = await call.engine.remove_image(
+        call.names["name"], force=call.flag("force"), prune_children=not call.flag("noprune")
+    )
+    return answer([ImageDeleteResponseItem(Untagged=r.untagged, Deleted=r.deleted) for r in removed])
+
+
+async def prune(call: Call) -> web.StreamResponse:
+    filters = call.filters()
+    dangling = filters.flag("dangling")
+    report = await call.engine.prune_images(
+        filters.for_prune(time.time_ns(), "dangling"), dangling_only=dangling is not False
+    )
+    items = [
+        ImageDeleteResponseItem(Deleted=one)
+        if one.startswith("sha256:")
+        else ImageDeleteResponseItem(Untagged=one)
+        for one in report.deleted
+    ]
+    return answer(ImagePruneResponse(ImagesDeleted=items or None, SpaceReclaimed=report.reclaimed_bytes))
+
+
+async def save(call: Call) -> web.StreamResponse:
+    names = [call.names["name"]] if "name" in call.names else list(call.texts("names"))
+    if not names:
+        raise InvalidRequest("no image names given")
+    for name in names:
+        call.engine.images.find(name)
+    return await stream_bytes(call, call.engine.images.save(names), "application/x-tar")
+
+
+async def load(call: Call) -> web.StreamResponse:
+    async def work(tell: Teller) -> None:
+        for image in await call.engine.images.load(call.pieces(), tell):
+            named = f"Loaded image: {image.tags[0]}" if image.tags else f"Loaded image ID: {image.id}"
+            for text in [f"Loaded image: {t}" for t in image.tags] or [named]:
+                tell.line({"stream": text + "\n"})
+
+    return await stream_progress(call, work)
+
+
+async def search(call: Call) -> web.StreamResponse:
+    raise NotImplementedYet("searching a registry is not supported", hint="search on the registry's own site")
+
+
+async def distribution(call: Call) -> web.StreamResponse:
+    raise NotImplementedYet(
+        "asking a registry about an image without pulling it is not supported", hint="pull the image"
+    )
+
+
+async def auth(call: Call) -> web.StreamResponse:
+    given = await call.json(AuthConfig)
+    try:
+        credentials = credentials_of(given)
+    except ValueError as error:
+        raise InvalidRequest(f"invalid credentials: {error}") from None
+    if credentials is None:
+        raise InvalidRequest("no credentials given: username and password, or a token")
+    await call.engine.images.login(credentials)
+    return answer({"Status": "Login Succeeded", "IdentityToken": ""})
+
+
+ROUTES = (
+    Route("GET", "/images/json", list_),
+    Route("GET", "/images/search", search),
+    Route("GET", "/images/get", save),
+    Route("GET", "/images/{name*}/get", save),
+    Route("GET", "/images/{name*}/json", inspect),
+    Route("GET", "/images/{name*}/history", history),
+    Route("POST", "/images/load", load),
+    Route("POST", "/images/create", create),
+    Route("POST", "/images/prune", prune, completes=True),
+    Route("POST", "/images/{name*}/push", push),
+    Route("POST", "/images/{name*}/tag", tag, completes=True),
+    Route("DELETE", "/images/{name*}", remove, completes=True),
+    Route("GET", "/distribution/{name*}/json", distribution),
+    Route("POST", "/auth", auth),
+)

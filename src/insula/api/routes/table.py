@@ -1,0 +1,29 @@
+"""All pages, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from insula.api.routes import (
+    absent,
+    container_files,
+    container_io,
+    containers,
+    exec,
+    images,
+    insula,
+    networks,
+    system,
+    volumes,
+)
+
+ROUTES = (
+    *system.ROUTES,
+    *containers.ROUTES,
+    *container_io.ROUTES,
+    *container_files.ROUTES,
+    *exec.ROUTES,
+    *images.ROUTES,
+    *networks.ROUTES,
+    *volumes.ROUTES,
+    *insula.ROUTES,
+    *absent.ROUTES,
+)

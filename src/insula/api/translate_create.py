@@ -1,0 +1,202 @@
+"""A create request to an InstanceSpec.  Pure.
+
+Every field of the swagger is honoured, refused by name when it asks for something, or (two of them) has
+no meaning on Linux: `ContainerIDFile` and `ArgsEscaped` are the client's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from insula.api.translate_limits import parse_limits, refuse_unsupported
+from insula.api.translate_mounts import parse_mounts
+from insula.api.translate_network import (
+    check_dns,
+    check_extra_hosts,
+    parse_bindings,
+    parse_exposed,
+    parse_place,
+)
+from insula.api.versions import Version
+from insula.api.wire import host_config as wire
+from insula.api.wire.container_config import ContainerCreateRequest
+from insula.errors import InvalidRequest, UnsupportedField
+from insula.model.instance import Device, InstanceSpec, LogConfig, RestartPolicy
+from insula.model.isolation import Isolation, parse_isolation
+
+_RUNTIMES = ("", "crun", "runc", "io.containerd.runc.v2")
+_CGROUPNS = "cgroup namespaces are always private"
+
+_CONFIG_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
+    ("NetworkDisabled", (False,), "use HostConfig.NetworkMode none"),
+    ("OnBuild", (None, []), "is for images, not for containers"),
+)
+_HOST_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
+    ("VolumeDriver", ("", "local"), "only the local volume driver exists"),
+    ("VolumesFrom", (None, []), "volumes of other containers are not supported; name the volumes"),
+    ("Links", (None, []), "legacy links are not supported"),
+    ("Cgroup", ("",), "joining a cgroup is not supported"),
+    ("UsernsMode", ("", "host"), "user namespaces are not supported so far"),
+    ("StorageOpt", (None, {}), "storage options are not supported"),
+    ("CgroupnsMode", ("", "private"), _CGROUPNS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    spec: InstanceSpec
+    warnings: tuple[str, ...]
+
+
+def parse_create(given: ContainerCreateRequest, default: Isolation, version: Version) -> CreateRequest:
+    """Raises InvalidRequest, UnsupportedField; nothing has been made then."""
+    host = given.HostConfig
+    if not given.Image:
+        raise InvalidRequest("invalid reference format: the request names no Image")
+    refuse_unsupported(given, _CONFIG_NOT_YET, "")
+    refuse_unsupported(host, _HOST_NOT_YET)
+    if host.KernelMemory and version < (1, 42):
+        raise UnsupportedField(
+            "HostConfig.KernelMemory", "kernels since 5.4 do not limit kernel memory by itself"
+        )
+    if given.Healthcheck and given.Healthcheck.Test[:1] not in ([], ["NONE"]):
+        raise UnsupportedField("Healthcheck", "health checks are not supported so far")
+    if host.Runtime not in _RUNTIMES:
+        raise InvalidRequest(
+            f"unknown or invalid runtime name: {host.Runtime}", hint="--isolation process or vm"
+        )
+    if given.StopTimeout is not None and not -1 <= given.StopTimeout < 2**31:
+        raise InvalidRequest(f"invalid StopTimeout: {given.StopTimeout}")
+    warnings: list[str] = []
+    mac = given.MacAddress
+    if mac and version >= (1, 44):
+        warnings.append(
+            "The container-wide MacAddress field is now deprecated. "
+            "It should be specified in EndpointsConfig instead."
+        )
+    place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac)
+    isolation = parse_isolation(host.Isolation, default)
+    security, privileged = _security(host)
+    spec = InstanceSpec(
+        image=given.Image,
+        isolation=isolation,
+        command=_words(given.Cmd),
+        entrypoint=_words(given.Entrypoint),
+        env=tuple(given.Env or ()),
+        user=given.User,
+        groups=tuple(host.GroupAdd or ()),
+        working_dir=given.WorkingDir,
+        hostname=given.Hostname,
+        domainname=given.Domainname,
+        labels=given.Labels or {},
+        annotations=host.Annotations if version >= (1, 43) else {},
+        stop_signal=given.StopSignal,
+        stop_timeout_s=given.StopTimeout,
+        init=bool(host.Init),
+        tty=given.Tty,
+        open_stdin=given.OpenStdin,
+        stdin_once=given.StdinOnce,
+        attach_stdin=given.AttachStdin,
+        attach_stdout=given.AttachStdout,
+        attach_stderr=given.AttachStderr,
+        limits=parse_limits(host, oom_score_adj=host.OomScoreAdj, shm_size=host.ShmSize),
+        mounts=parse_mounts(host.Binds or (), host.Mounts or (), host.Tmpfs or {}, given.Volumes or {}),
+        privileged=privileged,
+        cap_add=_listed(host.CapAdd),
+        cap_drop=_listed(host.CapDrop),
+        security_opt=security,
+        read_only_root=host.ReadonlyRootfs,
+        devices=tuple(_device(d) for d in host.Devices or ()),
+        sysctls=host.Sysctls or {},
+        pid_mode=host.PidMode,
+        ipc_mode=host.IpcMode,
+        uts_mode=host.UTSMode,
+        cgroup_parent=host.CgroupParent,
+        network_mode=place.network_mode,
+        ports=parse_bindings(host.PortBindings),
+        publish_all=host.PublishAllPorts,
+        exposed_ports=parse_exposed(given.ExposedPorts),
+        extra_hosts=check_extra_hosts(host.ExtraHosts or ()),
+        dns=check_dns(host.Dns or ()),
+        dns_search=tuple(host.DnsSearch or ()),
+        dns_options=tuple(host.DnsOptions or ()),
+        mac_address=place.mac_address,
+        aliases=place.aliases,
+        ipv4_address=place.ipv4_address,
+        auto_remove=host.AutoRemove,
+        restart=parse_restart(host.RestartPolicy),
+        log=_log(host.LogConfig),
+    )
+    return CreateRequest(spec, tuple(warnings))
+
+
+def parse_restart(given: wire.RestartPolicy) -> RestartPolicy:
+    return RestartPolicy(name=given.Name or "no", maximum_retry_count=given.MaximumRetryCount)
+
+
+def unknown_fields(raw: Mapping[str, object]) -> list[str]:
+    """Warnings for fields that no version of the API has: dockerd drops them without a word."""
+    host = raw.get("HostConfig")
+    known = set(ContainerCreateRequest.__struct_fields__)
+    names = [name for name, value in raw.items() if value and name not in known]
+    if isinstance(host, dict):
+        known = set(wire.HostConfig.__struct_fields__)
+        names += [f"HostConfig.{name}" for name, value in host.items() if value and name not in known]
+    return [f"{name[:64]}: there is no such field; it has no effect" for name in names[:16]]
+
+
+def _words(given: str | list[str] | None) -> tuple[str, ...] | None:
+    """None and the empty list both mean the image's; one empty string is Docker's way to say *none*."""
+    if given is None or given == []:
+        return None
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _listed(given: str | list[str] | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given or ())
+
+
+def _security(host: wire.HostConfig) -> tuple[tuple[str, ...], bool]:
+    """MaskedPaths and ReadonlyPaths: absent is Docker's list, both empty is `systempaths=unconfined`."""
+    options = tuple(o.replace(":", "=", 1) if "=" not in o else o for o in host.SecurityOpt or ())
+    for option in options:
+        name, _, value = option.partition("=")
+        if name == "seccomp" and value.startswith("{"):
+            try:
+                json.loads(value)
+            except (ValueError, RecursionError) as error:
+                raise InvalidRequest(f"Decoding seccomp profile failed: {error}") from None
+    masked, readonly = host.MaskedPaths, host.ReadonlyPaths
+    if masked == [] and readonly == []:
+        options += ("systempaths=unconfined",)
+    else:
+        for name, paths in (("MaskedPaths", masked), ("ReadonlyPaths", readonly)):
+            if paths is not None:
+                raise UnsupportedField(
+                    f"HostConfig.{name}", "the list is Docker's, or all off with systempaths=unconfined"
+                )
+    return options, host.Privileged
+
+
+def _device(given: wire.DeviceMapping) -> Device:
+    permissions = given.CgroupPermissions or "rwm"
+    if not given.PathOnHost.startswith("/"):
+        raise InvalidRequest(f"invalid device path: {given.PathOnHost[:128]!r} is not an absolute path")
+    if not set(permissions) <= set("rwm"):
+        raise InvalidRequest(f"invalid device mode: {permissions[:16]}")
+    return Device(
+        host_path=given.PathOnHost,
+        container_path=given.PathInContainer or given.PathOnHost,
+        permissions=permissions,
+    )
+
+
+def _log(given: wire.LogConfig) -> LogConfig:
+    driver = given.Type or "json-file"
+    if driver not in ("json-file", "local", "none"):
+        raise InvalidRequest(
+            f"logger: no log driver named '{driver}' is registered", hint="json-file, local and none are"
+        )
+    return LogConfig(driver=driver, options=given.Config)

@@ -1,0 +1,169 @@
+"""Images as Docker shows them, and image configurations out of requests.  Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from insula.api.filters import Filters
+from insula.api.times import ZERO, parse_time, unix_seconds
+from insula.api.wire.container import GraphDriverData
+from insula.api.wire.container_config import ContainerConfig
+from insula.api.wire.image import HistoryResponseItem, ImageInspect, ImageSummary, RootFS
+from insula.errors import InvalidRequest
+from insula.model.image import Image, ImageConfig
+
+LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
+
+
+def render_summary(image: Image, *, containers: int = -1, shared_size: int = -1) -> ImageSummary:
+    return ImageSummary(
+        Id=image.id,
+        ParentId=image.parent,
+        RepoTags=list(image.tags),
+        RepoDigests=list(image.digests),
+        Created=unix_seconds(image.created),
+        Size=image.size_bytes,
+        SharedSize=shared_size,
+        Labels=image.config.labels or None,
+        Containers=containers,
+    )
+
+
+def render_inspect(image: Image) -> ImageInspect:
+    return ImageInspect(
+        Id=image.id,
+        RepoTags=list(image.tags),
+        RepoDigests=list(image.digests),
+        Parent=image.parent,
+        Comment=image.comment,
+        Created=image.created or ZERO,
+        DockerVersion="",
+        Author=image.author,
+        Config=render_image_config(image.config),
+        Architecture=image.platform.architecture,
+        Variant=image.platform.variant,
+        Os=image.platform.os,
+        Size=image.size_bytes,
+        GraphDriver=GraphDriverData(Name="overlay2", Data=None),
+        RootFS=RootFS(Type="layers", Layers=list(image.diff_ids)),
+        Metadata={"LastTagTime": ZERO},
+    )
+
+
+def render_image_config(config: ImageConfig) -> ContainerConfig:
+    return ContainerConfig(
+        User=config.user,
+        ExposedPorts={p: {} for p in config.exposed_ports},
+        Env=list(config.env) or None,
+        Cmd=list(config.command) or None,
+        Volumes={v: {} for v in config.volumes} or None,
+        WorkingDir=config.working_dir,
+        Entrypoint=list(config.entrypoint) or None,
+        OnBuild=list(config.on_build) or None,
+        Labels=config.labels or None,
+        StopSignal=config.stop_signal,
+        Shell=list(config.shell) or None,
+    )
+
+
+def parse_image_config(given: ContainerConfig) -> ImageConfig:
+    """What `commit` is given in its body."""
+    return ImageConfig(
+        command=_words(given.Cmd),
+        entrypoint=_words(given.Entrypoint),
+        env=tuple(given.Env or ()),
+        user=given.User,
+        working_dir=given.WorkingDir,
+        labels=given.Labels or {},
+        exposed_ports=tuple(given.ExposedPorts),
+        volumes=tuple(given.Volumes or ()),
+        stop_signal=given.StopSignal,
+        shell=tuple(given.Shell or ()),
+        on_build=tuple(given.OnBuild or ()),
+    )
+
+
+def _words(given: str | list[str] | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given or ())
+
+
+def render_history(image: Image, layer_size: Callable[[str], int]) -> list[HistoryResponseItem]:
+    """Newest first.  Only the topmost entry has an id: the others are layers, not images."""
+    layers = iter(image.diff_ids)
+    items = []
+    for entry in image.history:
+        diff_id = None if entry.empty_layer else next(layers, None)
+        items.append(
+            HistoryResponseItem(
+                Id="<missing>",
+                Created=unix_seconds(entry.created),
+                CreatedBy=entry.created_by,
+                Tags=None,
+                Size=layer_size(diff_id) if diff_id else 0,
+                Comment=entry.comment,
+            )
+        )
+    items += [
+        HistoryResponseItem(
+            Id="<missing>",
+            Created=unix_seconds(image.created),
+            CreatedBy="",
+            Tags=None,
+            Size=layer_size(d),
+            Comment="",
+        )
+        for d in layers
+    ]
+    if items:
+        items[-1].Id, items[-1].Tags = image.id, list(image.tags) or None
+    return items[::-1]
+
+
+def image_matches(image: Image, filters: Filters, find: Callable[[str], Image], now_ns: int) -> bool:
+    """`since` and `before` raise NotFound for an image that is not there."""
+    dangling = filters.flag("dangling")
+    if dangling is not None and dangling == bool(image.tags):
+        return False
+    if not filters.labels(image.config.labels):
+        return False
+    if "label!" in filters and filters.labels(image.config.labels, "label!"):
+        return False
+    created = _created_ns(image)
+    if any(created <= _created_ns(find(ref)) for ref in filters.get("since")):
+        return False
+    if any(created >= _created_ns(find(ref)) for ref in filters.get("before")):
+        return False
+    if any(created >= parse_time(text, now_ns, "until filter") for text in filters.get("until")):
+        return False
+    if "reference" in filters:
+        names = [n for tag in (*image.tags, *image.digests) for n in (tag, _without_tag(tag))]
+        return any(_glob(pattern).fullmatch(name) for pattern in filters.get("reference") for name in names)
+    return True
+
+
+def _created_ns(image: Image) -> int:
+    return parse_time(image.created, 0, "created") if image.created else 0
+
+
+def _without_tag(name: str) -> str:
+    name = name.partition("@")[0]
+    head, _, tail = name.rpartition(":")
+    return head if head and "/" not in tail else name
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    """Go's path.Match: `*` and `?` stop at a slash."""
+    source = "".join("[^/]*" if c == "*" else "[^/]" if c == "?" else re.escape(c) for c in pattern)
+    return re.compile(source)
+
+
+def repository_tag(repository: str, tag: str) -> str | None:
+    """`repo` and `tag` parameters as one reference; None when no repository is named."""
+    if not repository:
+        return None
+    if "@" in repository or tag.startswith("sha256:"):
+        if "@" in repository and not tag:
+            raise InvalidRequest("refusing to create a tag with a digest reference")
+        return f"{repository}@{tag}"
+    return f"{repository}:{tag}" if tag else repository

@@ -1,0 +1,240 @@
+"""An instance as `docker inspect` shows it.  Pure."""
+
+from __future__ import annotations
+
+from insula.api.times import format_time
+from insula.api.translate_list import render_mounts, render_networks
+from insula.api.wire import host_config as host
+from insula.api.wire.container import (
+    ContainerInspectResponse,
+    ContainerState,
+    GraphDriverData,
+    NetworkSettings,
+)
+from insula.api.wire.container_config import ContainerConfig, Object
+from insula.engine.types import InstanceView
+from insula.model.instance import Instance, InstanceSpec, State
+from insula.model.mounts import MountKind, MountSpec
+from insula.model.network import PortBinding
+from insula.security.paths import finalize_paths
+
+
+def render_inspect(view: InstanceView) -> ContainerInspectResponse:
+    instance, config = view.instance, view.config
+    args = config.args
+    return ContainerInspectResponse(
+        Id=instance.id,
+        Created=format_time(instance.created_ns),
+        Path=args[0] if args else "",
+        Args=list(args[1:]),
+        State=render_state(instance),
+        Image=instance.image_id,
+        ResolvConfPath=view.resolv_conf_path,
+        HostnamePath=view.hostname_path,
+        HostsPath=view.hosts_path,
+        LogPath=view.log_path,
+        Name=f"/{instance.name}",
+        RestartCount=instance.restart_count,
+        Driver="overlay2" if not view.upper_disk else "erofs",
+        Platform="linux",
+        MountLabel="",
+        ProcessLabel="",
+        AppArmorProfile="",
+        ExecIDs=[e.id for e in view.execs if e.exit_code is None] or None,
+        HostConfig=render_host_config(view),
+        GraphDriver=_graph_driver(view),
+        Mounts=render_mounts(view),
+        Config=render_config(view),
+        NetworkSettings=_network_settings(view),
+    )
+
+
+def render_state(instance: Instance) -> ContainerState:
+    state = instance.state
+    return ContainerState(
+        Status=state.value,
+        Running=state in (State.RUNNING, State.PAUSED, State.RESTARTING),
+        Paused=state is State.PAUSED,
+        Restarting=state is State.RESTARTING,
+        OOMKilled=instance.oom_killed,
+        Dead=state is State.DEAD,
+        Pid=instance.pid if state in (State.RUNNING, State.PAUSED) else 0,
+        ExitCode=instance.exit_code,
+        Error=instance.error,
+        StartedAt=format_time(instance.started_ns),
+        FinishedAt=format_time(instance.finished_ns),
+    )
+
+
+def render_config(view: InstanceView) -> ContainerConfig:
+    spec, config = view.instance.spec, view.config
+    image = view.image.config if view.image else None
+    anonymous = [m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source]
+    volumes: dict[str, Object] = {path: {} for path in (*config.volumes, *anonymous)}
+    return ContainerConfig(
+        Hostname=config.hostname,
+        Domainname=spec.domainname,
+        User=config.user,
+        AttachStdin=spec.attach_stdin,
+        AttachStdout=spec.attach_stdout,
+        AttachStderr=spec.attach_stderr,
+        ExposedPorts={_with_protocol(p): {} for p in (*config.exposed_ports, *_published(spec))},
+        Tty=spec.tty,
+        OpenStdin=spec.open_stdin,
+        StdinOnce=spec.stdin_once,
+        Env=list(config.env),
+        Cmd=list(config.command) or None,
+        Image=spec.image,
+        Volumes=volumes or None,
+        WorkingDir=config.working_dir,
+        Entrypoint=list(config.entrypoint) or None,
+        OnBuild=list(image.on_build) if image and image.on_build else None,
+        Labels=config.labels,
+        StopSignal=config.stop_signal,
+        StopTimeout=spec.stop_timeout_s,
+        Shell=list(image.shell) if image and image.shell else None,
+    )
+
+
+def render_host_config(view: InstanceView) -> host.HostConfig:
+    spec = view.instance.spec
+    limits = spec.limits
+    masked, readonly = finalize_paths(spec.security_opt, privileged=spec.privileged)
+    return host.HostConfig(
+        CpuShares=limits.cpu_shares,
+        Memory=limits.memory_bytes,
+        NanoCpus=limits.nano_cpus,
+        CgroupParent=spec.cgroup_parent,
+        CpuPeriod=limits.cpu_period_us,
+        CpuQuota=limits.cpu_quota_us,
+        CpusetCpus=limits.cpuset_cpus,
+        CpusetMems=limits.cpuset_mems,
+        Devices=[
+            host.DeviceMapping(
+                PathOnHost=d.host_path, PathInContainer=d.container_path, CgroupPermissions=d.permissions
+            )
+            for d in spec.devices
+        ],
+        MemoryReservation=limits.memory_reservation_bytes,
+        MemorySwap=limits.memory_swap_bytes or 2 * limits.memory_bytes,
+        OomKillDisable=limits.oom_kill_disable,
+        PidsLimit=limits.pids or None,
+        Ulimits=[host.Ulimit(Name=u.name, Hard=u.hard, Soft=u.soft) for u in limits.ulimits],
+        Binds=[_bind_text(m) for m in spec.mounts if _is_bind(m)] or None,
+        LogConfig=host.LogConfig(Type=spec.log.driver, Config=spec.log.options),
+        NetworkMode=spec.network_mode,
+        PortBindings=_bindings(spec.ports),
+        RestartPolicy=host.RestartPolicy(
+            Name=spec.restart.name, MaximumRetryCount=spec.restart.maximum_retry_count
+        ),
+        AutoRemove=spec.auto_remove,
+        Annotations=spec.annotations,
+        CapAdd=list(spec.cap_add) or None,
+        CapDrop=list(spec.cap_drop) or None,
+        CgroupnsMode="private",
+        Dns=list(spec.dns),
+        DnsOptions=list(spec.dns_options),
+        DnsSearch=list(spec.dns_search),
+        ExtraHosts=list(spec.extra_hosts) or None,
+        GroupAdd=list(spec.groups) or None,
+        IpcMode=spec.ipc_mode or "private",
+        OomScoreAdj=limits.oom_score_adj,
+        PidMode=spec.pid_mode,
+        Privileged=spec.privileged,
+        PublishAllPorts=spec.publish_all,
+        ReadonlyRootfs=spec.read_only_root,
+        SecurityOpt=list(spec.security_opt) or None,
+        Tmpfs={m.target: ",".join(m.options) for m in spec.mounts if m.kind is MountKind.TMPFS} or None,
+        UTSMode=spec.uts_mode,
+        ShmSize=limits.shm_size_bytes,
+        Sysctls=spec.sysctls or None,
+        Runtime="runc",
+        Isolation=spec.isolation.value,
+        Mounts=[_mount(m) for m in spec.mounts if m.kind is not MountKind.TMPFS and not m.legacy] or None,
+        MaskedPaths=list(masked),
+        ReadonlyPaths=list(readonly),
+        Init=spec.init or None,
+    )
+
+
+def _is_bind(mount: MountSpec) -> bool:
+    return mount.legacy and mount.kind is not MountKind.TMPFS and mount.source != ""
+
+
+def _bind_text(mount: MountSpec) -> str:
+    options = [o for o in ("ro" if mount.read_only else "", mount.propagation) if o]
+    options += ["nocopy"] if mount.no_copy else []
+    return ":".join([mount.source, mount.target] + ([",".join(options)] if options else []))
+
+
+def _mount(mount: MountSpec) -> host.Mount:
+    return host.Mount(
+        Type=mount.kind.value,
+        Source=mount.source,
+        Target=mount.target,
+        ReadOnly=mount.read_only,
+        BindOptions=host.BindOptions(Propagation=mount.propagation) if mount.propagation else None,
+        VolumeOptions=host.VolumeOptions(NoCopy=True) if mount.no_copy else None,
+    )
+
+
+def _bindings(ports: tuple[PortBinding, ...]) -> dict[str, list[host.PortBinding]]:
+    found: dict[str, list[host.PortBinding]] = {}
+    for port in ports:
+        found.setdefault(f"{port.container_port}/{port.protocol}", []).append(
+            host.PortBinding(HostIp=port.host_ip, HostPort=str(port.host_port) if port.host_port else "")
+        )
+    return found
+
+
+def _published(spec: InstanceSpec) -> tuple[str, ...]:
+    return tuple(f"{p.container_port}/{p.protocol}" for p in spec.ports)
+
+
+def _with_protocol(port: str) -> str:
+    return port if "/" in port else f"{port}/tcp"
+
+
+def _graph_driver(view: InstanceView) -> GraphDriverData:
+    if view.upper_disk:
+        return GraphDriverData(
+            Name="erofs", Data={"ImageDisk": view.image_disk, "UpperDisk": view.upper_disk}
+        )
+    data = {
+        "LowerDir": ":".join(view.lower_paths),
+        "MergedDir": view.merged_path,
+        "UpperDir": view.upper_path,
+        "WorkDir": view.work_path,
+    }
+    return GraphDriverData(Name="overlay2", Data=data if view.upper_path else None)
+
+
+def _network_settings(view: InstanceView) -> NetworkSettings:
+    networks = render_networks(view)
+    settings = NetworkSettings(Networks=networks, Ports=_live_ports(view))
+    plan = view.plan
+    if plan is not None and view.endpoints:
+        settings.SandboxID = view.instance.id
+        settings.SandboxKey = next((e.netns for e in view.endpoints if e.netns), plan.netns)
+    if (main := networks.get("bridge")) is not None:
+        for name in (
+            "EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPAddress", "IPPrefixLen",
+            "IPv6Gateway", "MacAddress",
+        ):  # fmt: skip
+            setattr(settings, name, getattr(main, name))
+    return settings
+
+
+def _live_ports(view: InstanceView) -> dict[str, list[host.PortBinding] | None]:
+    """Resolved bindings while it runs; exposed and not published is null, as Docker's."""
+    if not view.endpoints and not view.ports:
+        return {}
+    found: dict[str, list[host.PortBinding] | None] = {
+        _with_protocol(p): None for p in view.config.exposed_ports
+    }
+    for port in view.ports:
+        key = f"{port.container_port}/{port.protocol}"
+        binding = host.PortBinding(HostIp=port.host_ip or "0.0.0.0", HostPort=str(port.host_port))
+        bindings = found.get(key) or []
+        found[key] = [*bindings, binding]
+    return found

@@ -1,0 +1,107 @@
+"""HostConfig's resource fields to Limits, zero and absent meaning what Docker means.
+
+Not for limits that contradict each other: the engine checks those.  Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from insula.api.wire.host_config import Resources
+from insula.errors import InvalidRequest, UnsupportedField
+from insula.model import limits as model
+
+_LEAST_MEMORY = 6 * 1024 * 1024
+
+# fields that nothing here honours, with the values that ask for nothing
+_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
+    ("BlkioWeight", (0,), "block I/O weights are not supported"),
+    ("BlkioWeightDevice", (None, []), "block I/O weights are not supported"),
+    ("BlkioDeviceReadBps", (None, []), "block I/O limits are not supported"),
+    ("BlkioDeviceWriteBps", (None, []), "block I/O limits are not supported"),
+    ("BlkioDeviceReadIOps", (None, []), "block I/O limits are not supported"),
+    ("BlkioDeviceWriteIOps", (None, []), "block I/O limits are not supported"),
+    ("CpuRealtimePeriod", (0,), "real-time scheduling is not supported"),
+    ("CpuRealtimeRuntime", (0,), "real-time scheduling is not supported"),
+    ("DeviceCgroupRules", (None, []), "device rules are not supported; name the device itself"),
+    ("DeviceRequests", (None, []), "device requests (GPUs, CDI) are not supported"),
+    ("KernelMemoryTCP", (0,), "kernels since 5.4 do not limit kernel memory by itself"),
+    ("MemorySwappiness", (None, -1), "swappiness per instance is not supported"),
+    ("CpuCount", (0,), "is for Windows; use NanoCpus (--cpus)"),
+    ("CpuPercent", (0,), "is for Windows; use NanoCpus (--cpus)"),
+    ("IOMaximumIOps", (0,), "is for Windows"),
+    ("IOMaximumBandwidth", (0,), "is for Windows"),
+)
+
+
+def refuse_unsupported(
+    given: object, table: tuple[tuple[str, tuple[object, ...], str], ...], prefix: str = "HostConfig."
+) -> None:
+    """Raise UnsupportedField for the first field of the table that asks for something."""
+    for name, nothing, why in table:
+        if getattr(given, name) not in nothing:
+            raise UnsupportedField(prefix + name, why)
+
+
+def parse_limits(given: Resources, *, oom_score_adj: int = 0, shm_size: int = 0) -> model.Limits:
+    """Raises InvalidRequest, UnsupportedField."""
+    refuse_unsupported(given, _NOT_YET)
+    _check_range(given)
+    return model.Limits(
+        memory_bytes=given.Memory,
+        memory_swap_bytes=given.MemorySwap,
+        memory_reservation_bytes=given.MemoryReservation,
+        nano_cpus=given.NanoCpus,
+        cpu_shares=given.CpuShares,
+        cpu_quota_us=max(given.CpuQuota, 0),
+        cpu_period_us=given.CpuPeriod,
+        cpuset_cpus=given.CpusetCpus,
+        cpuset_mems=given.CpusetMems,
+        pids=max(given.PidsLimit or 0, 0),
+        oom_kill_disable=bool(given.OomKillDisable),
+        oom_score_adj=oom_score_adj,
+        ulimits=tuple(model.Ulimit(name=u.Name, soft=u.Soft, hard=u.Hard) for u in given.Ulimits or ()),
+        **({"shm_size_bytes": shm_size} if shm_size else {}),
+    )
+
+
+def merge_limits(now: model.Limits, given: Resources) -> model.Limits:
+    """`docker update`: zero leaves a limit as it is."""
+    fresh = parse_limits(given)
+    changes = {
+        name: getattr(fresh, name)
+        for name in (
+            "memory_bytes", "memory_swap_bytes", "memory_reservation_bytes", "nano_cpus", "cpu_shares",
+            "cpu_quota_us", "cpu_period_us", "cpuset_cpus", "cpuset_mems",
+        )
+        if getattr(fresh, name)
+    }  # fmt: skip
+    if given.PidsLimit is not None:
+        changes["pids"] = fresh.pids
+    if changes.get("nano_cpus") and (now.cpu_quota_us or now.cpu_period_us):
+        raise InvalidRequest(
+            "Conflicting options: Nano CPUs cannot be updated as CPU Period/Quota has already been set"
+        )
+    if (changes.get("cpu_quota_us") or changes.get("cpu_period_us")) and now.nano_cpus:
+        raise InvalidRequest(
+            "Conflicting options: CPU Period/Quota cannot be updated as NanoCPUs has already been set"
+        )
+    memory, swap = changes.get("memory_bytes", now.memory_bytes), changes.get("memory_swap_bytes")
+    if "memory_bytes" in changes and swap is None and 0 < now.memory_swap_bytes < memory:
+        raise InvalidRequest(
+            "Memory limit should be smaller than already set memoryswap limit, "
+            "update the memoryswap at the same time"
+        )
+    return dataclasses.replace(now, **changes)
+
+
+def _check_range(given: Resources) -> None:
+    if given.Memory < 0 or given.MemoryReservation < 0 or given.MemorySwap < -1:
+        raise InvalidRequest("invalid memory limit: values must not be negative")
+    cpus = os.cpu_count() or 1
+    if given.NanoCpus and not 10_000_000 <= given.NanoCpus <= cpus * 1_000_000_000:
+        raise InvalidRequest(
+            f"Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+        )
+    if given.CpuShares < 0:
+        raise InvalidRequest(f"invalid CPU shares ({given.CpuShares}): value must be a positive integer")

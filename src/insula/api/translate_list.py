@@ -1,0 +1,121 @@
+"""Instances as `docker ps` lists them, and the parts that inspect shows alike.  Pure."""
+
+from __future__ import annotations
+
+from insula.api.times import SECOND_NS, human_duration
+from insula.api.wire.container import ContainerSummary, HostConfigSummary, MountPoint, Port
+from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSettings
+from insula.engine.types import InstanceView
+from insula.model.ids import short_id
+from insula.model.instance import Instance, State
+
+
+def render_summary(view: InstanceView, now_ns: int) -> ContainerSummary:
+    instance = view.instance
+    spec = instance.spec
+    return ContainerSummary(
+        Id=instance.id,
+        Names=[f"/{instance.name}"],
+        Image=spec.image if view.image is not None else instance.image_id,
+        ImageID=instance.image_id,
+        Command=" ".join(_quoted(word) for word in view.config.args),
+        Created=instance.created_ns // SECOND_NS,
+        Ports=render_ports(view),
+        Labels=view.config.labels,
+        State=instance.state.value,
+        Status=status_text(instance, now_ns),
+        HostConfig=HostConfigSummary(
+            NetworkMode=spec.network_mode, Isolation=spec.isolation.value, Annotations=spec.annotations
+        ),
+        NetworkSettings={"Networks": render_networks(view)},
+        Mounts=render_mounts(view),
+    )
+
+
+def status_text(instance: Instance, now_ns: int) -> str:
+    """`Up 3 seconds`, `Exited (0) 2 minutes ago`: moby's State.String."""
+    up = human_duration((now_ns - instance.started_ns) / SECOND_NS)
+    ago = human_duration((now_ns - instance.finished_ns) / SECOND_NS)
+    match instance.state:
+        case State.PAUSED:
+            return f"Up {up} (Paused)"
+        case State.RESTARTING:
+            return f"Restarting ({instance.exit_code}) {ago} ago"
+        case State.RUNNING:
+            return f"Up {up}"
+        case State.REMOVING:
+            return "Removal In Progress"
+        case State.DEAD:
+            return "Dead"
+        case State.CREATED:
+            return "Created"
+        case State.EXITED:
+            return f"Exited ({instance.exit_code}) {ago} ago" if instance.finished_ns else ""
+
+
+def render_ports(view: InstanceView) -> list[Port]:
+    found = [
+        Port(PrivatePort=p.container_port, Type=p.protocol, PublicPort=p.host_port, IP=p.host_ip or "0.0.0.0")
+        for p in view.ports
+    ]
+    published = {(p.PrivatePort, p.Type) for p in found}
+    if view.endpoints:
+        for text in view.config.exposed_ports:
+            number, _, protocol = text.partition("/")
+            key = (int(number) if number.isdecimal() else 0, protocol or "tcp")
+            if key[0] and key not in published:
+                found.append(Port(PrivatePort=key[0], Type=key[1]))
+    return found
+
+
+def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
+    """What it is attached to now, or would be when started."""
+    spec = view.instance.spec
+    chosen = EndpointIPAMConfig(IPv4Address=spec.ipv4_address) if spec.ipv4_address else None
+    aliases = list(spec.aliases) or None
+    if not view.endpoints:
+        return {
+            spec.network_mode: EndpointSettings(
+                IPAMConfig=chosen, Aliases=aliases, MacAddress=spec.mac_address
+            )
+        }
+    return {
+        e.network_name: EndpointSettings(
+            IPAMConfig=chosen,
+            Aliases=aliases,
+            MacAddress=e.mac,
+            NetworkID=e.network_id,
+            EndpointID=e.endpoint_id,
+            Gateway=e.gateway,
+            IPAddress=e.address,
+            IPPrefixLen=e.prefix_len,
+            IPv6Gateway=e.gateway6,
+            GlobalIPv6Address=e.address6,
+            GlobalIPv6PrefixLen=e.prefix_len6,
+            DNSNames=[view.instance.name, *spec.aliases, short_id(view.instance.id)]
+            if e.network_name != "bridge"
+            else None,
+        )
+        for e in view.endpoints
+    }
+
+
+def render_mounts(view: InstanceView) -> list[MountPoint]:
+    return [
+        MountPoint(
+            Type=m.kind.value,
+            Source=m.source,
+            Destination=m.target,
+            Mode=m.mode,
+            RW=m.writable,
+            Propagation=m.propagation,
+            Name=m.name,
+            Driver=m.driver,
+        )
+        for m in view.mounts
+    ]
+
+
+def _quoted(word: str) -> str:
+    """moby quotes what has a space in it."""
+    return f"'{word}'" if " " in word else word

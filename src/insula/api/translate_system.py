@@ -1,0 +1,233 @@
+"""version, info, events and disk usage as Docker shows them.  Pure."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from insula import __version__
+from insula.api.filters import Filters
+from insula.api.times import SECOND_NS, format_time
+from insula.api.translate_image import render_summary
+from insula.api.translate_list import status_text
+from insula.api.translate_volume import render_volume
+from insula.api.versions import NEWEST, OLDEST, text_of
+from insula.engine.types import DiskUsage, EngineInfo
+from insula.events import Event
+from insula.model.isolation import Isolation
+from insula.model.reports import has_label
+
+_PLUGINS = {
+    "Volume": ["local"],
+    "Network": ["bridge", "host", "null"],
+    "Authorization": None,
+    "Log": ["json-file", "local", "none"],
+}
+_NO_SWARM = {
+    "NodeID": "",
+    "NodeAddr": "",
+    "LocalNodeState": "inactive",
+    "ControlAvailable": False,
+    "Error": "",
+    "RemoteManagers": None,
+}
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+def render_version(info: EngineInfo) -> dict[str, Any]:
+    architecture = {v: k for k, v in _MACHINES.items()}.get(info.architecture, info.architecture)
+    details = {
+        "ApiVersion": text_of(NEWEST),
+        "Arch": architecture,
+        "BuildTime": "",
+        "Experimental": "false",
+        "GitCommit": "",
+        "GoVersion": "none (Python)",
+        "KernelVersion": info.kernel,
+        "MinAPIVersion": text_of(OLDEST),
+        "Os": "linux",
+    }
+    components = [{"Name": "Engine", "Version": __version__, "Details": details}]
+    components += [
+        {"Name": f"{b.isolation}: {b.runtime}", "Version": b.version, "Details": dict(b.details)}
+        for b in info.backends
+    ]
+    return {
+        "Platform": {"Name": "insula"},
+        "Components": components,
+        "Version": __version__,
+        **{k: v for k, v in details.items() if k != "Experimental"},
+        "Experimental": False,
+    }
+
+
+def render_info(info: EngineInfo, cgroup_version: str, listeners: int) -> dict[str, Any]:
+    process = next((b for b in info.backends if b.isolation is Isolation.PROCESS), None)
+    runtimes = {
+        b.runtime or b.isolation.value: {
+            "path": dict(b.details).get("path", b.runtime),
+            "status": {"isolation": b.isolation.value, "version": b.version},
+        }
+        for b in info.backends
+    }
+    warnings = [
+        *info.warnings,
+        *(f"isolation {b.isolation}: {b.problem}" for b in info.backends if b.problem),
+    ]
+    return {
+        "ID": info.id,
+        "Containers": info.running + info.paused + info.stopped,
+        "ContainersRunning": info.running,
+        "ContainersPaused": info.paused,
+        "ContainersStopped": info.stopped,
+        "Images": info.images,
+        "Driver": "overlay2",
+        "DriverStatus": [
+            [f"isolation {b.isolation}", f"{b.runtime} {b.version}".strip() or "not available"]
+            for b in info.backends
+        ]
+        + [[f"{b.isolation} {name}", text] for b in info.backends for name, text in b.details],
+        "Plugins": _PLUGINS,
+        "MemoryLimit": True,
+        "SwapLimit": True,
+        "CpuCfsPeriod": True,
+        "CpuCfsQuota": True,
+        "CPUShares": True,
+        "CPUSet": True,
+        "PidsLimit": True,
+        "IPv4Forwarding": True,
+        "Debug": False,
+        "NFd": 0,
+        "OomKillDisable": cgroup_version == "1",
+        "NGoroutines": 0,
+        "SystemTime": format_time(time.time_ns()),
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": cgroup_version,
+        "NEventsListener": listeners,
+        "KernelVersion": info.kernel,
+        "OperatingSystem": info.operating_system,
+        "OSVersion": "",
+        "OSType": "linux",
+        "Architecture": _MACHINES.get(info.architecture, info.architecture),
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": []},
+        "NCPU": info.cpus,
+        "MemTotal": info.memory_bytes,
+        "GenericResources": None,
+        "DockerRootDir": info.data_root,
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "Name": info.name,
+        "Labels": list(info.labels),
+        "ExperimentalBuild": False,
+        "ServerVersion": __version__,
+        "Runtimes": runtimes,
+        "DefaultRuntime": (process.runtime if process else "") or "runc",
+        "Swarm": _NO_SWARM,
+        "LiveRestoreEnabled": True,
+        "Isolation": info.default_isolation.value,
+        "InitBinary": "",
+        "ContainerdCommit": {"ID": "", "Expected": ""},
+        "RuncCommit": {"ID": process.version if process else "", "Expected": ""},
+        "InitCommit": {"ID": "", "Expected": ""},
+        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "CDISpecDirs": [],
+        "Warnings": warnings or None,
+    }
+
+
+def render_event(event: Event) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "Type": event.kind,
+        "Action": event.action,
+        "Actor": {"ID": event.actor_id, "Attributes": event.attributes},
+        "scope": "local",
+        "time": event.time_ns // SECOND_NS,
+        "timeNano": event.time_ns,
+    }
+    if event.kind in ("container", "image"):  # what clients of the oldest versions still read
+        document = {"status": event.action, "id": event.actor_id} | document
+        if event.kind == "container" and "image" in event.attributes:
+            document["from"] = event.attributes["image"]
+    return document
+
+
+EVENT_FILTERS = (
+    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope",
+    "secret", "service", "type", "volume",
+)  # fmt: skip
+
+
+def event_matches(event: Event, filters: Filters) -> bool:
+    if not (filters.has("type", event.kind) and filters.has("scope", "local")):
+        return False
+    if "event" in filters and not any(
+        event.action == wanted or event.action.startswith(f"{wanted}:") for wanted in filters.get("event")
+    ):
+        return False
+    if not all(has_label(event.attributes, wanted) for wanted in filters.get("label")):
+        return False
+    for kind in ("config", "container", "daemon", "network", "node", "plugin", "secret", "service", "volume"):
+        if kind in filters and not (event.kind == kind and _names(event, filters.get(kind))):
+            return False
+    if "image" in filters:
+        wanted_images = filters.get("image")
+        shown = (
+            event.attributes.get("image", "")
+            if event.kind == "container"
+            else event.attributes.get("name", "")
+        )
+        names = (event.actor_id, shown, shown.partition(":")[0])
+        if event.kind not in ("container", "image") or not any(n and n in wanted_images for n in names):
+            return False
+    return True
+
+
+def _names(event: Event, wanted: tuple[str, ...]) -> bool:
+    name = event.attributes.get("name", "")
+    return any(w == name or event.actor_id.startswith(w) for w in wanted if w)
+
+
+def render_disk_usage(usage: DiskUsage, kinds: tuple[str, ...]) -> dict[str, Any]:
+    def wanted(kind: str) -> bool:
+        return not kinds or kind in kinds
+
+    now_ns = time.time_ns()
+    document: dict[str, Any] = {"BuilderSize": 0}
+    if wanted("image"):
+        users = [i.image_id for i in usage.instances]
+        document["LayersSize"] = usage.layers_bytes
+        document["Images"] = [
+            render_summary(i, containers=users.count(i.id), shared_size=0) for i in usage.images
+        ]
+    if wanted("container"):
+        document["Containers"] = [
+            {
+                "Id": i.id,
+                "Names": [f"/{i.name}"],
+                "Image": i.spec.image,
+                "ImageID": i.image_id,
+                "Command": " ".join(i.spec.command or ()),
+                "Created": i.created_ns // SECOND_NS,
+                "Ports": [],
+                "SizeRw": usage.sizes[i.id].written_bytes if i.id in usage.sizes else 0,
+                "SizeRootFs": usage.sizes[i.id].total_bytes if i.id in usage.sizes else 0,
+                "Labels": i.spec.labels,
+                "State": i.state.value,
+                "Status": status_text(i, now_ns),
+                "HostConfig": {"NetworkMode": i.spec.network_mode, "Isolation": i.spec.isolation.value},
+                "NetworkSettings": {"Networks": {}},
+                "Mounts": [],
+            }
+            for i in usage.instances
+        ]
+    if wanted("volume"):
+        document["Volumes"] = [
+            render_volume(v.volume) | {"UsageData": {"RefCount": v.references, "Size": v.size_bytes}}
+            for v in usage.volumes
+        ]
+    if wanted("build-cache"):
+        document["BuildCache"] = []
+    return document

@@ -1,0 +1,69 @@
+"""Volumes and networks as Docker shows them.  Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from insula.api.times import format_time
+from insula.engine.types import InstanceView
+from insula.model.network import Network
+from insula.model.volume import Volume
+
+
+def render_volume(volume: Volume) -> dict[str, Any]:
+    labels = dict(volume.labels)
+    if volume.anonymous:
+        labels.setdefault("com.docker.volume.anonymous", "")
+    return {
+        "CreatedAt": format_time(volume.created_ns),
+        "Driver": "local",
+        "Labels": labels or None,
+        "Mountpoint": volume.mountpoint,
+        "Name": volume.name,
+        "Options": None,
+        "Scope": "local",
+    }
+
+
+def render_network(network: Network, views: tuple[InstanceView, ...] | None = None) -> dict[str, Any]:
+    """`views`: the instances to look for in `Containers`; None leaves it empty (the list does)."""
+    ipam = [{"Subnet": network.subnet, "Gateway": network.gateway}] if network.subnet else []
+    options = {"com.docker.network.bridge.name": network.bridge} if network.bridge else {}
+    if network.name == "bridge" and network.bridge:
+        options |= {
+            "com.docker.network.bridge.default_bridge": "true",
+            "com.docker.network.bridge.enable_icc": "true",
+            "com.docker.network.bridge.enable_ip_masquerade": "true",
+            "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
+            "com.docker.network.driver.mtu": "1500",
+        }
+    containers = {
+        view.instance.id: {
+            "Name": view.instance.name,
+            "EndpointID": e.endpoint_id,
+            "MacAddress": e.mac,
+            "IPv4Address": f"{e.address}/{e.prefix_len}" if e.address else "",
+            "IPv6Address": f"{e.address6}/{e.prefix_len6}" if e.address6 else "",
+        }
+        for view in views or ()
+        for e in view.endpoints
+        if e.network_id == network.id
+    }
+    return {
+        "Name": network.name,
+        "Id": network.id,
+        "Created": network.created,
+        "Scope": "local",
+        "Driver": network.driver,
+        "EnableIPv4": True,
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Options": None, "Config": ipam},
+        "Internal": network.internal,
+        "Attachable": False,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": containers,
+        "Options": options,
+        "Labels": network.labels,
+    }

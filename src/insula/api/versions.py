@@ -1,0 +1,47 @@
+"""API versions: the `/v1.47` prefix, what is too old and too new.  Pure."""
+
+from __future__ import annotations
+
+from insula.errors import InvalidRequest
+
+OLDEST = (1, 40)
+NEWEST = (1, 47)
+
+Version = tuple[int, int]
+
+
+def text_of(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def split_version(path: str) -> tuple[str | None, str]:
+    """`/v1.41/info` → (`1.41`, `/info`); no prefix → (None, path)."""
+    if path.startswith("/v") and path[2:3].isdigit():
+        end = path.find("/", 2)
+        if end > 0:
+            word = path[2:end]
+            if all(c in "0123456789." for c in word):
+                return word, path[end:]
+    return None, path
+
+
+def check_version(untrusted_word: str | None) -> Version:
+    """None is the newest.  Raises InvalidRequest in moby's words."""
+    if untrusted_word is None:
+        return NEWEST
+    parts = untrusted_word.split(".")
+    try:
+        major, minor = int(parts[0][:9] or 0), int((parts[1] if len(parts) > 1 else "0")[:9] or 0)
+    except ValueError:
+        raise InvalidRequest(f"invalid API version {untrusted_word!r}") from None
+    if (major, minor) < OLDEST:
+        raise InvalidRequest(
+            f"client version {untrusted_word} is too old. "
+            f"Minimum supported API version is {text_of(OLDEST)}, "
+            "please upgrade your client to a newer version"
+        )
+    if (major, minor) > NEWEST:
+        raise InvalidRequest(
+            f"client version {untrusted_word} is too new. Maximum supported API version is {text_of(NEWEST)}"
+        )
+    return major, minor
