@@ -1,6 +1,10 @@
 """The child that builds an image's disk: a read-only overlay in its own mount namespace, then mkfs.erofs.
 
 Synchronous; started by `disks`, never imported.  The mount is seen nowhere else and ends with the child.
+
+Not compressed.  A Debian minbase (161 MiB) takes 0.7 s and 161 MiB plain, 1.2 s and 99 MiB as lz4, 5 s and
+92 MiB as lz4hc; every VM would pay for the space with decompression in the guest, under TCG at emulated
+speed, while the host's page cache is shared by all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
     merged, disk = request["mount_point"], request["disk"]
     mount_overlay(merged, request["lowers"], flags=MS_NODEV | MS_NOEXEC | MS_NOSUID)
     stray = [f"--exclude-path={path}" for path in _stray_whiteouts(merged)]
-    argv = [request["mkfs"], "--quiet", *COMPRESSION, f"-U{request['uuid']}", *stray, disk, merged]
+    argv = [request["mkfs"], "--quiet", f"-U{request['uuid']}", *stray, disk, merged]
     done = subprocess.run(
         argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, preexec_fn=die_with_parent
     )
@@ -32,9 +36,6 @@ def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
             raise DiskFull("no space left for an image's disk", hint="free some space: insula system prune")
         raise ProgramFailed(" ".join(argv), done.returncode, done.stderr.decode(errors="replace"))
     return {}
-
-
-COMPRESSION: tuple[str, ...] = ("-zlz4hc",)
 
 
 def _stray_whiteouts(merged: str) -> list[str]:
