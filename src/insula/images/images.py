@@ -13,6 +13,7 @@ from insula.errors import CorruptData, InvalidReference, InvalidRequest, NotFoun
 from insula.events import EventBus
 from insula.images.catalog import Catalog
 from insula.images.content import ContentStore
+from insula.images.disks import Disks
 from insula.images.layers import Layers
 from insula.images.pull import Puller
 from insula.images.push import Pusher
@@ -56,7 +57,8 @@ class Images:
         self._insecure = tuple(insecure)
         self._registries = Registries(stall_s=stall_s)
         self._catalog = Catalog(store)
-        self._upkeep = Upkeep(self._catalog, self.content, self.layers)
+        disks = Disks(f"{root}/disks", f"{root}/tmp", f"{root}/layers/empty")
+        self._upkeep = Upkeep(self._catalog, self.content, self.layers, disks)
         self._puller = Puller(
             self._registries,
             self._catalog,

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from insula.errors import Failure
 from insula.images.catalog import Catalog
 from insula.images.content import ContentStore
+from insula.images.disks import Disks
 from insula.images.layers import Layers
 from insula.images.registry.blobs import in_thread
 
@@ -17,7 +18,8 @@ _log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    def __init__(self, catalog: Catalog, content: ContentStore, layers: Layers) -> None:
+    def __init__(self, catalog: Catalog, content: ContentStore, layers: Layers, disks: Disks) -> None:
+        self._disks = disks
         self._catalog = catalog
         self._content = content
         self._layers = layers
@@ -42,7 +44,7 @@ class Upkeep:
         self._wanted = True
 
     async def sweep(self) -> int:
-        """Remove blobs and layers that no image needs.  Returns bytes given back; 0 if put off."""
+        """Remove blobs, layers and disks that no image needs.  Returns bytes given back; 0 if put off."""
         async with self._sweeping:
             if self._busy:
                 self._wanted = True
@@ -58,6 +60,7 @@ class Upkeep:
                 if digest not in needed:
                     freed += self._content.size(digest)
                     await in_thread(self._content.remove, digest)
+            freed += await in_thread(self._disks.sweep, [image.diff_ids for image in self._catalog.all()])
             _log.info("swept images: %d bytes given back", freed)
             return freed
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import ssl
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -174,13 +175,13 @@ async def stall(request: web.Request, data: bytes, length: int) -> web.StreamRes
 
 
 @asynccontextmanager
-async def start_fake_registry() -> AsyncIterator[FakeRegistry]:
+async def start_fake_registry(tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeRegistry]:
     registry = FakeRegistry()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", registry._handle)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     registry.port = runner.addresses[0][1]
     try:

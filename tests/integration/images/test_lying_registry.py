@@ -36,7 +36,7 @@ def stored(images: Images) -> list[str]:
     for directory, names, files in os.walk(images.content.root):
         inside = directory.removeprefix(images.content.root)
         if inside.count("/") == 1:
-            found += [f"{inside}/{name}" for name in (*names, *files) if name != "sha256"]
+            found += [f"{inside}/{name}" for name in (*names, *files) if name not in ("sha256", "empty")]
         elif inside == "/blobs/sha256":
             found += files
     return found

@@ -17,6 +17,7 @@ import aiohttp
 from yarl import URL
 
 from insula.errors import CorruptData, RegistryFailed
+from insula.images.registry.certificates import DIRECTORY, find_directory, make_context
 
 Body = Callable[[], AsyncIterator[bytes]]  # called once per attempt
 
@@ -54,8 +55,10 @@ def show(url: URL | str) -> str:
 
 
 class Transport:
-    def __init__(self, *, stall_s: float = STALL_S) -> None:
+    def __init__(self, *, stall_s: float = STALL_S, certificates: str = DIRECTORY) -> None:
         self.stall_s = stall_s
+        self._certificates = certificates
+        self._contexts: dict[tuple[str, bool], ssl.SSLContext] = {}
         self._session: aiohttp.ClientSession | None = None
         self._users = 0
 
@@ -80,6 +83,7 @@ class Transport:
             self._users -= 1
             if self._users == 0:
                 session, self._session = self._session, None
+                self._contexts.clear()  # a certificate that changes on the disk is read next time
                 await session.close()
 
     @asynccontextmanager
@@ -109,7 +113,7 @@ class Transport:
                             headers=sent,
                             data=self._watched(body, silence) if body is not None else data,
                             allow_redirects=False,
-                            ssl=bool(verify),
+                            ssl=await self._context(target, verify),
                             proxy=_find_proxy(target),
                         )
                     )
@@ -129,6 +133,15 @@ class Transport:
             yield piece
         with contextlib.suppress(RuntimeError):
             silence.reschedule(None)  # from here on sock_read holds
+
+    async def _context(self, target: URL, verify: bool) -> ssl.SSLContext | bool:
+        if target.scheme != "https":
+            return True
+        directory = find_directory(target.host or "", target.port, self._certificates)
+        if (directory, verify) not in self._contexts:  # reading the system's authorities takes 60 ms
+            context = await asyncio.to_thread(make_context, directory, verify=verify)
+            self._contexts[directory, verify] = context
+        return self._contexts[directory, verify]
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
