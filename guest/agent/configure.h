@@ -1,0 +1,15 @@
+/* configure: the machine part of a plan (message CONFIGURE), taken apart and put in place. */
+#pragma once
+
+#include "fields.h"
+
+struct configuration
+{
+  char *blob;
+  char **sysctls; /* NULL-terminated */
+  bool read_only;
+  bool done;
+};
+
+/* All or nothing: undone when it fails. */
+int configure (struct configuration *configuration, const uint8_t *data, size_t len, struct fault *fault);

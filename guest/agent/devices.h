@@ -1,0 +1,18 @@
+/* devices: the kernel's modules, its news of devices, disks by serial, and the workload's /dev. */
+#pragma once
+
+#include "util.h"
+
+#include <limits.h>
+
+/* Load what /modules.load lists; problems are said and passed over (the module may be built in). */
+void devices_load_modules (void);
+/* A socket that becomes readable when the kernel has found or lost a device. */
+int devices_watch (void);
+void devices_drain (int watch);
+/* Path of the virtio disk with this serial; waits up to `timeout_ms` for it. */
+int devices_find_disk (const char *serial, char path[64], int timeout_ms, struct fault *fault);
+/* Build the workload's /dev below DIR_DEV: standard nodes, pts, shm. */
+int devices_make_dev (long long shm_kib, struct fault *fault);
+/* For privileged workloads: all nodes of the guest's own /dev. */
+int devices_add_all (struct fault *fault);

@@ -1,0 +1,17 @@
+/* mounts: what lies over the workload's root: its mount points, volumes, tmpfs and files. */
+#pragma once
+
+#include "util.h"
+
+/* /proc, /sys and /dev exist. */
+int mounts_make_points (struct fault *fault);
+/* `kind TAB source TAB target TAB flags TAB options` */
+int mounts_add (const char *text, struct fault *fault);
+/* `target TAB text`, escaped */
+int mounts_add_file (const char *text, struct fault *fault);
+/* Over the image's /etc/machine-id, if it has one. */
+int mounts_add_machine_id (struct fault *fault);
+/* `\\`, `\t`, `\n` → the bytes, in place; false for any other escape.  Pure. */
+bool mounts_unescape (char *text);
+/* Words between commas: those that are mount flags set or clear bits, the rest stays in `data`.  Pure. */
+bool mounts_flags (const char *words, unsigned long *flags, char *data, size_t size);

@@ -1,0 +1,263 @@
+#include "network.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+enum
+{
+  NICS_MAX = 32
+};
+
+static unsigned taken[NICS_MAX];
+static size_t taken_count;
+
+struct request
+{
+  struct nlmsghdr header;
+  char body[512];
+};
+
+static void
+add_attribute (struct request *request, unsigned short type, const void *data, size_t len)
+{
+  struct rtattr *attribute = (struct rtattr *) ((char *) request + NLMSG_ALIGN (request->header.nlmsg_len));
+
+  attribute->rta_type = type;
+  attribute->rta_len = (unsigned short) RTA_LENGTH (len);
+  memcpy (RTA_DATA (attribute), data, len);
+  request->header.nlmsg_len = (uint32_t) (NLMSG_ALIGN (request->header.nlmsg_len) + RTA_ALIGN (attribute->rta_len));
+}
+
+/* Send, and wait for the kernel's word on it: 0, or -1 with errno. */
+static int
+ask_kernel (struct request *request)
+{
+  struct
+  {
+    struct nlmsghdr header;
+    struct nlmsgerr error;
+    char more[1024];
+  } reply;
+  cleanup_close int fd = socket (AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+
+  if (fd < 0 || send (fd, request, request->header.nlmsg_len, 0) < 0)
+    return -1;
+  if (recv (fd, &reply, sizeof reply, 0) < (ssize_t) NLMSG_LENGTH (sizeof reply.error))
+    return -1;
+  errno = -reply.error.error;
+  return errno ? -1 : 0;
+}
+
+static struct request
+make_request (unsigned short type, const void *body, size_t len)
+{
+  struct request request = { .header = { .nlmsg_len = (uint32_t) NLMSG_LENGTH (len),
+                                         .nlmsg_type = type,
+                                         .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE } };
+  memcpy (request.body, body, len);
+  return request;
+}
+
+static int
+parse_address (const char *text, void *bytes, int *family, size_t *len)
+{
+  *family = strchr (text, ':') ? AF_INET6 : AF_INET;
+  *len = *family == AF_INET6 ? 16 : 4;
+  return inet_pton (*family, text, bytes) == 1 ? 0 : -1;
+}
+
+static int
+add_address (unsigned index, const char *text, struct fault *fault)
+{
+  uint8_t address[16], broadcast[4];
+  char copy[80];
+  int family;
+  size_t len;
+  long long prefix;
+
+  snprintf (copy, sizeof copy, "%s", text);
+  char *slash = strchr (copy, '/');
+  if (slash)
+    *slash++ = 0;
+  if (!slash || parse_address (copy, address, &family, &len) < 0
+      || !parse_number (slash, 0, (long long) len * 8, &prefix))
+    return fail (fault, FAULT_INVALID, 0, "\"%.80s\" is not an address with a prefix", text);
+  struct ifaddrmsg body = { .ifa_family = (uint8_t) family, .ifa_prefixlen = (uint8_t) prefix, .ifa_index = index };
+  if (family == AF_INET6)
+    body.ifa_flags = IFA_F_NODAD;
+  struct request request = make_request (RTM_NEWADDR, &body, sizeof body);
+  add_attribute (&request, IFA_LOCAL, address, len);
+  add_attribute (&request, IFA_ADDRESS, address, len);
+  if (family == AF_INET && prefix < 31)
+    {
+      for (int i = 0; i < 4; i++)
+        broadcast[i] = (uint8_t) (address[i] | (prefix >= 8 * (i + 1) ? 0 : 0xff >> (prefix > 8 * i ? prefix - 8 * i : 0)));
+      add_attribute (&request, IFA_BROADCAST, broadcast, sizeof broadcast);
+    }
+  if (ask_kernel (&request) < 0)
+    return fail (fault, FAULT_FAILED, errno, "add address %.80s", text);
+  return 0;
+}
+
+static int
+add_default_route (unsigned index, const char *text, struct fault *fault)
+{
+  uint8_t gateway[16];
+  int family;
+  size_t len;
+
+  if (parse_address (text, gateway, &family, &len) < 0)
+    return fail (fault, FAULT_INVALID, 0, "\"%.80s\" is not a gateway", text);
+  struct rtmsg body = { .rtm_family = (uint8_t) family,
+                        .rtm_table = RT_TABLE_MAIN,
+                        .rtm_protocol = RTPROT_BOOT,
+                        .rtm_scope = RT_SCOPE_UNIVERSE,
+                        .rtm_type = RTN_UNICAST };
+  struct request request = make_request (RTM_NEWROUTE, &body, sizeof body);
+  add_attribute (&request, RTA_GATEWAY, gateway, len);
+  add_attribute (&request, RTA_OIF, &index, sizeof index);
+  if (ask_kernel (&request) < 0)
+    return fail (fault, FAULT_FAILED, errno, "add a default route through %.80s", text);
+  return 0;
+}
+
+static bool
+is_taken (unsigned index)
+{
+  for (size_t i = 0; i < taken_count; i++)
+    if (taken[i] == index)
+      return true;
+  return false;
+}
+
+/* The Ethernet interface with this MAC, else the free one with the lowest index; 0 for none. */
+static unsigned
+choose_interface (int control, const uint8_t mac[6], bool any_mac, char name[IFNAMSIZ])
+{
+  struct if_nameindex *list = if_nameindex ();
+  unsigned found = 0;
+  bool exact = false;
+
+  for (struct if_nameindex *one = list; one && one->if_index && !exact; one++)
+    {
+      struct ifreq ifr = { 0 };
+      snprintf (ifr.ifr_name, IFNAMSIZ, "%s", one->if_name);
+      if (is_taken (one->if_index) || ioctl (control, SIOCGIFHWADDR, &ifr) < 0
+          || ifr.ifr_hwaddr.sa_family != ARPHRD_ETHER)
+        continue;
+      exact = !any_mac && memcmp (ifr.ifr_hwaddr.sa_data, mac, 6) == 0;
+      if (!exact && found && one->if_index > found)
+        continue;
+      found = one->if_index;
+      snprintf (name, IFNAMSIZ, "%s", one->if_name);
+    }
+  if (list)
+    if_freenameindex (list);
+  return found;
+}
+
+static int
+change_link (int control, const char *now, const char *name, const uint8_t *mac, int mtu, struct fault *fault)
+{
+  struct ifreq ifr = { 0 };
+
+  snprintf (ifr.ifr_name, IFNAMSIZ, "%s", now);
+  if (mac && ioctl (control, SIOCGIFHWADDR, &ifr) == 0 && memcmp (ifr.ifr_hwaddr.sa_data, mac, 6) != 0)
+    {
+      memcpy (ifr.ifr_hwaddr.sa_data, mac, 6);
+      if (ioctl (control, SIOCSIFHWADDR, &ifr) < 0)
+        return fail (fault, FAULT_FAILED, errno, "set the MAC of %s", now);
+    }
+  if (strcmp (now, name) != 0)
+    {
+      snprintf (ifr.ifr_newname, IFNAMSIZ, "%s", name);
+      if (ioctl (control, SIOCSIFNAME, &ifr) < 0)
+        return fail (fault, FAULT_FAILED, errno, "rename %s to %s", now, name);
+      snprintf (ifr.ifr_name, IFNAMSIZ, "%s", name);
+    }
+  ifr.ifr_mtu = mtu;
+  if (mtu && ioctl (control, SIOCSIFMTU, &ifr) < 0)
+    return fail (fault, FAULT_FAILED, errno, "set the MTU of %s to %d", name, mtu);
+  ifr.ifr_flags = IFF_UP;
+  if (ioctl (control, SIOCSIFFLAGS, &ifr) < 0)
+    return fail (fault, FAULT_FAILED, errno, "set %s up", name);
+  return 0;
+}
+
+static bool
+parse_mac (const char *text, uint8_t mac[6])
+{
+  unsigned part[6];
+  char rest;
+
+  if (sscanf (text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &part[0], &part[1], &part[2], &part[3], &part[4], &part[5], &rest) != 6)
+    return false;
+  for (int i = 0; i < 6; i++)
+    mac[i] = (uint8_t) part[i];
+  return true;
+}
+
+static int
+each_part (char *list, unsigned index, int (*add) (unsigned, const char *, struct fault *), struct fault *fault)
+{
+  char *save;
+
+  if (strcmp (list, "-") == 0)
+    return 0;
+  for (char *one = strtok_r (list, ",", &save); one; one = strtok_r (NULL, ",", &save))
+    if (add (index, one, fault) < 0)
+      return -1;
+  return 0;
+}
+
+void
+network_loopback_up (void)
+{
+  struct ifreq ifr = { .ifr_name = "lo" };
+  cleanup_close int control = socket (AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+  ifr.ifr_flags = IFF_UP | IFF_LOOPBACK;
+  if (control < 0 || ioctl (control, SIOCSIFFLAGS, &ifr) < 0)
+    say ("loopback: %s", strerror (errno));
+}
+
+void
+network_begin (void)
+{
+  taken_count = 0;
+}
+
+int
+network_set_up (const char *text, struct fault *fault)
+{
+  char mac_text[24], name[IFNAMSIZ], addresses[256], gateways[256], mtu_text[12], now[IFNAMSIZ] = "", rest;
+  uint8_t mac[6];
+  long long mtu = 0;
+
+  if (sscanf (text, "%23s %15s %255s %255s %11s %c", mac_text, name, addresses, gateways, mtu_text, &rest) != 5)
+    return fail (fault, FAULT_INVALID, 0, "nic \"%.100s\" is not mac, name, address, gateway and mtu", text);
+  bool any_mac = strcmp (mac_text, "-") == 0;
+  if (!any_mac && !parse_mac (mac_text, mac))
+    return fail (fault, FAULT_INVALID, 0, "nic %s: \"%s\" is not a MAC", name, mac_text);
+  if (strcmp (mtu_text, "-") != 0 && !parse_number (mtu_text, 0, 65535, &mtu))
+    return fail (fault, FAULT_INVALID, 0, "nic %s: \"%s\" is not an MTU", name, mtu_text);
+  cleanup_close int control = socket (AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (control < 0)
+    return fail (fault, FAULT_FAILED, errno, "socket");
+  unsigned index = choose_interface (control, mac, any_mac, now);
+  if (!index || taken_count == NICS_MAX)
+    return fail (fault, FAULT_FAILED, ENODEV, "nic %s (%s)", name, mac_text);
+  taken[taken_count++] = index;
+  if (change_link (control, now, name, any_mac ? NULL : mac, (int) mtu, fault) < 0)
+    return -1;
+  if (each_part (addresses, index, add_address, fault) < 0)
+    return -1;
+  return each_part (gateways, index, add_default_route, fault);
+}

@@ -1,0 +1,12 @@
+/* network: the loopback and the NICs of a plan: name, MAC, addresses, default routes. */
+#pragma once
+
+#include "util.h"
+
+void network_loopback_up (void);
+/* Before the first NIC of a configuration. */
+void network_begin (void);
+/* `mac name address/prefix gateway mtu`, `-` for none; addresses and gateways may be several with commas
+ * (IPv4 and IPv6).  The interface is the one with this MAC; in a clone of a template none has it yet, and
+ * the first that is still free gets it. */
+int network_set_up (const char *text, struct fault *fault);

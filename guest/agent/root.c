@@ -1,0 +1,95 @@
+#include "root.h"
+
+#include "devices.h"
+#include "paths.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+enum
+{
+  DISK_WAIT_MS = 10000
+};
+
+static int
+mount_disk (const char *serial, const char *target, const char *type, unsigned long flags, struct fault *fault)
+{
+  char path[64];
+
+  if (devices_find_disk (serial, path, DISK_WAIT_MS, fault) < 0)
+    return -1;
+  /* in a clone the disk is another one than when the kernel first looked at it */
+  cleanup_close int fd = open (path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || ioctl (fd, BLKFLSBUF, 0) < 0)
+    return fail (fault, FAULT_FAILED, errno, "open disk \"%.40s\"", serial);
+  close_fd (&fd);
+  if (mount (path, target, type, flags, NULL) < 0)
+    return fail (fault, FAULT_FAILED, errno, "mount disk \"%.40s\" (%s)", serial, type);
+  return 0;
+}
+
+/* The root directory of an overlay is the upper one's: a new one looks like the image's. */
+static int
+make_upper (struct fault *fault)
+{
+  struct stat st;
+
+  if (mkdir (DIR_UPPER "/work", 0700) < 0 && errno != EEXIST)
+    return fail (fault, FAULT_FAILED, errno, "make the overlay's work directory");
+  if (mkdir (DIR_UPPER "/upper", 0755) < 0)
+    return errno == EEXIST ? 0 : fail (fault, FAULT_FAILED, errno, "make the upper layer");
+  if (stat (DIR_IMAGE, &st) < 0 || chmod (DIR_UPPER "/upper", st.st_mode & 07777) < 0
+      || chown (DIR_UPPER "/upper", st.st_uid, st.st_gid) < 0)
+    return fail (fault, FAULT_FAILED, errno, "set up the upper layer");
+  return 0;
+}
+
+int
+root_mount (const char *image_serial, const char *upper_serial, struct fault *fault)
+{
+  if (!image_serial)
+    return fail (fault, FAULT_INVALID, 0, "image_serial is missing");
+  if (mount_disk (image_serial, DIR_IMAGE, "erofs", MS_RDONLY, fault) < 0)
+    return -1;
+  if (upper_serial && mount_disk (upper_serial, DIR_UPPER, "ext4", MS_NOATIME, fault) < 0)
+    return -1;
+  if (!upper_serial && mount ("tmpfs", DIR_UPPER, "tmpfs", 0, NULL) < 0)
+    return fail (fault, FAULT_FAILED, errno, "mount a tmpfs as the upper layer");
+  if (make_upper (fault) < 0)
+    return -1;
+  if (mount ("overlay", DIR_ROOT, "overlay", MS_NOATIME,
+             "lowerdir=" DIR_IMAGE ",upperdir=" DIR_UPPER "/upper,workdir=" DIR_UPPER
+             "/work,redirect_dir=off,index=off,metacopy=off")
+      < 0)
+    return fail (fault, FAULT_FAILED, errno, "mount the overlay");
+  return 0;
+}
+
+void
+root_unmount (void)
+{
+  /* most often the first is enough; a busy one is cut off and goes when its last user does */
+  static const char *const points[] = { DIR_ROOT, DIR_DEV, DIR_SHARES, DIR_UPPER, DIR_IMAGE };
+
+  for (size_t i = 0; i < COUNT (points); i++)
+    for (int tries = 0; tries < 64; tries++)
+      {
+        if (umount2 (points[i], UMOUNT_NOFOLLOW) < 0
+            && (errno != EBUSY || umount2 (points[i], MNT_DETACH | UMOUNT_NOFOLLOW) < 0))
+          break;
+      }
+}
+
+int
+root_freeze (bool on, struct fault *fault)
+{
+  cleanup_close int fd = open (DIR_UPPER, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+  if (fd < 0 || ioctl (fd, on ? FIFREEZE : FITHAW, 0) < 0)
+    return fail (fault, errno == EBUSY || errno == EINVAL ? FAULT_CONFLICT : FAULT_FAILED, errno, "%s the upper disk",
+                 on ? "freeze" : "thaw");
+  return 0;
+}

@@ -1,0 +1,10 @@
+/* root: the workload's root: an overlay of the image's erofs disk and an ext4 upper disk. */
+#pragma once
+
+#include "util.h"
+
+/* A NULL upper serial: what is written stays in memory. */
+int root_mount (const char *image_serial, const char *upper_serial, struct fault *fault);
+/* Everything below DIR_ROOT too; idempotent. */
+void root_unmount (void);
+int root_freeze (bool on, struct fault *fault);

@@ -1,0 +1,266 @@
+#include "workload.h"
+
+#include "channel.h"
+#include "logfile.h"
+#include "loop.h"
+#include "paths.h"
+#include "ports.h"
+#include "power.h"
+#include "streams.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+enum
+{
+  STUCK_MS = 5000, /* how long a client that does not read may hold up the end */
+  EXECS_MS = 1000, /* how long the end waits for execs to be told of theirs */
+};
+
+struct machine machine;
+static struct process process;
+static long long oom_kills_before;
+
+const char *
+machine_state_name (void)
+{
+  static const char *const names[] = { "idle", "configured", "running", "exited" };
+  return names[machine.state];
+}
+
+static int
+open_process (struct process *to, const uint8_t *data, size_t len, struct fault *fault)
+{
+  if (process_open (to, data, len, fault) < 0)
+    return -1;
+  if (process_set_filter (to, machine.filter, machine.filter_len, fault) == 0)
+    return 0;
+  process_close (to);
+  return -1;
+}
+
+int
+workload_prepare (const uint8_t *data, size_t len, struct fault *fault)
+{
+  struct process fresh;
+  struct job *job = job_main ();
+
+  if (machine.state == STATE_RUNNING || machine.state == STATE_EXITED || (job && job->pid))
+    return fail (fault, FAULT_CONFLICT, 0, "the workload is already running");
+  if (open_process (&fresh, data, len, fault) < 0)
+    return -1;
+  if (!job)
+    job = job_new (JOB_MAIN, fault);
+  if (!job)
+    {
+      process_close (&fresh);
+      return -1;
+    }
+  process_close (&process);
+  process = fresh;
+  job->stdin_once = process.stdin_once;
+  return 0;
+}
+
+static long long
+count_oom_kills (void)
+{
+  char text[16384];
+  long long kills = 0;
+
+  if (read_text ("/proc/vmstat", text, sizeof text) > 0)
+    {
+      const char *line = strstr (text, "\noom_kill ");
+      if (line)
+        kills = strtoll (line + strlen ("\noom_kill "), NULL, 10);
+    }
+  return kills;
+}
+
+static void
+close_theirs (struct launch *launch)
+{
+  for (int i = 0; i < 3; i++)
+    close_fd (&launch->stdio[i]);
+}
+
+static int
+start_main (struct job *job, struct fault *fault)
+{
+  struct launch launch = { .process = &process,
+                           .sysctls = machine.configuration.sysctls,
+                           .read_only = machine.configuration.read_only };
+  int opened
+      = job_open_stdio (job, process.tty, process.open_stdin, process.rows, process.cols, &launch, fault);
+  pid_t pid = opened < 0 ? -1 : launch_main (&launch, &job->reports, fault);
+
+  close_theirs (&launch);
+  if (pid < 0)
+    {
+      job_close_stdio (job);
+      return -1;
+    }
+  job->pid = pid;
+  return 0;
+}
+
+int
+workload_start (long long seq, struct fault *fault)
+{
+  struct job *job = job_main ();
+
+  if (!*machine.identity.generation)
+    return fail (fault, FAULT_CONFLICT, 0, "no IDENTITY has been given");
+  if (machine.state == STATE_IDLE)
+    return fail (fault, FAULT_CONFLICT, 0, "no CONFIGURE has been given");
+  if (!job)
+    return fail (fault, FAULT_CONFLICT, 0, "no WORKLOAD has been given");
+  if (machine.state != STATE_CONFIGURED || job->pid)
+    return fail (fault, FAULT_CONFLICT, 0, "the workload was started before");
+  oom_kills_before = count_oom_kills ();
+  job->faulted = job->exited = false;
+  job->seq = seq;
+  return start_main (job, fault);
+}
+
+void
+workload_launched (struct job *job)
+{
+  if (job->launched)
+    {
+      machine.state = STATE_RUNNING;
+      channel_ok (0, job->seq, NULL);
+      return;
+    }
+  channel_error (0, job->seq, &job->fault);
+  /* its namespaces are gone with it; it may be tried again */
+  job_close_stdio (job);
+  job->pid = 0;
+}
+
+static void
+tell_end (struct job *job)
+{
+  char record[128];
+  cleanup_answer struct answer answer = { 0 };
+  bool oom = count_oom_kills () > oom_kills_before;
+  long long time_ns = now_ns ();
+
+  snprintf (record, sizeof record, "{\"code\":%d,\"oom\":%s,\"time_ns\":%lld}\n", job->code, oom ? "true" : "false",
+            time_ns);
+  if (port_write_through (&ports[PORT_EXIT], record, strlen (record)) < 0)
+    say ("exit record: %s", strerror (errno));
+  for (struct stream *one = NULL; (one = stream_next (job, one));)
+    stream_end (one);
+  answer_add (&answer, "code", "%d", job->code);
+  answer_add (&answer, "oom", "%d", oom);
+  answer_add (&answer, "time_ns", "%lld", time_ns);
+  channel_send (MSG_EXITED, 0, answer.data, answer.len);
+}
+
+/* Clients that take nothing are let go, so that the end is not theirs to decide. */
+static void
+drop_stuck (struct job *job)
+{
+  for (struct stream *one = NULL; (one = stream_next (job, one));)
+    if (one->credit == 0 || channel_room () == 0)
+      stream_end (one);
+}
+
+void
+workload_settle (struct job *job)
+{
+  if (!job->launched || !job->exited || machine.state != STATE_RUNNING)
+    return;
+  if (job->out >= 0 || job->err >= 0 || !logfile_flushed ())
+    {
+      loop_wake_at (job->exited_ms + STUCK_MS);
+      if (now_ms () >= job->exited_ms + STUCK_MS)
+        {
+          drop_stuck (job);
+          loop_wake_at (now_ms () + 100);
+        }
+      return;
+    }
+  if (jobs_alive (JOB_EXEC) && now_ms () < job->exited_ms + EXECS_MS)
+    {
+      loop_wake_at (job->exited_ms + EXECS_MS);
+      return;
+    }
+  tell_end (job);
+  machine.state = STATE_EXITED;
+  power_request ();
+}
+
+int
+workload_exec (uint16_t stream, const uint8_t *data, size_t len, struct fault *fault)
+{
+  struct launch launch = { 0 };
+  struct process one;
+  struct job *job, *main = job_main ();
+
+  if (machine.state != STATE_RUNNING || !main || main->exited)
+    return fail (fault, FAULT_CONFLICT, 0, "the workload is not running");
+  if (stream_find (stream))
+    return fail (fault, FAULT_INVALID, 0, "stream %u is in use", stream);
+  if (open_process (&one, data, len, fault) < 0)
+    return -1;
+  launch.process = &one;
+  job = job_new (JOB_EXEC, fault);
+  if (job && stream_open (stream, job, fault))
+    {
+      job->stream = stream;
+      int opened = job_open_stdio (job, one.tty, one.open_stdin, one.rows, one.cols, &launch, fault);
+      pid_t helper = opened < 0 ? -1 : launch_exec (&launch, main->pid, &job->reports, fault);
+      close_theirs (&launch);
+      process_close (&one);
+      if (helper > 0)
+        return 0;
+      job_free (job);
+      return -1;
+    }
+  process_close (&one);
+  if (job)
+    job_free (job);
+  return -1;
+}
+
+int
+workload_attach (uint16_t stream, bool feeds, struct fault *fault)
+{
+  struct job *job = job_main ();
+  struct stream *one;
+
+  if (!job || job->exited)
+    return fail (fault, FAULT_CONFLICT, 0, job ? "the workload has ended" : "no WORKLOAD has been given");
+  one = stream_open (stream, job, fault);
+  if (!one)
+    return -1;
+  one->attached = true;
+  one->feeds = feeds;
+  return 0;
+}
+
+int
+workload_signal (int signum, pid_t pid, struct fault *fault)
+{
+  struct job *job = pid ? job_by_pid (pid) : job_main ();
+
+  if (!job || job->exited || !job->pid || (job->kind != JOB_MAIN && job->kind != JOB_EXEC))
+    return fail (fault, FAULT_CONFLICT, 0, pid ? "process %d is not running" : "the workload is not running", pid);
+  if (kill (job->pid, signum) < 0)
+    return fail (fault, FAULT_FAILED, errno, "signal %d", signum);
+  /* the kernel ends a frozen process only when it thaws */
+  if (signum == SIGKILL && job->kind == JOB_MAIN)
+    return workload_pause (false, fault);
+  return 0;
+}
+
+int
+workload_pause (bool on, struct fault *fault)
+{
+  if (write_text (CGROUP_WORKLOAD "/cgroup.freeze", on ? "1" : "0", 0) < 0)
+    return fail (fault, FAULT_FAILED, errno, on ? "pause the workload" : "unpause the workload");
+  return 0;
+}

@@ -1,0 +1,89 @@
+"""Build the guest agent: a static binary, made by the C compiler that the `ziglang` package carries.
+
+For the Makefile (`python guest/build.py`) and, through build_hook.py, for the wheel.  Writes
+src/insula/_guest/agent-<arch> and does nothing when that is newer than every source.  Sync.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+GUEST = Path(__file__).resolve().parent
+SOURCES = GUEST / "agent"
+DEFAULT_OUTPUT = GUEST.parent / "src" / "insula" / "_guest"
+
+ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes")
+FLAGS = (
+    "-std=gnu11",
+    "-D_GNU_SOURCE",
+    "-Os",
+    "-static",
+    "-s",
+    "-fno-sanitize=all",
+    "-fstack-protector-strong",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-Wl,--gc-sections",
+)
+
+
+def find_architecture(name: str | None = None) -> str:
+    """The machine's, or `name`, as the kernel writes it."""
+    machine = (name or os.environ.get("INSULA_GUEST_ARCH") or platform.machine()).lower()
+    try:
+        return ARCHITECTURES[machine]
+    except KeyError:
+        known = ", ".join(sorted(set(ARCHITECTURES.values())))
+        raise SystemExit(f"guest/build.py: no agent for architecture {machine!r} (there is one for {known})") from None
+
+
+def is_current(output: Path) -> bool:
+    inputs = [Path(__file__), *SOURCES.glob("*.[ch]")]
+    return output.exists() and all(path.stat().st_mtime <= output.stat().st_mtime for path in inputs)
+
+
+def finalize_command(architecture: str, output: Path, compiler: str = sys.executable) -> list[str]:
+    return [
+        compiler, "-m", "ziglang", "cc",
+        "-target", f"{architecture}-linux-musl",
+        *FLAGS,
+        *WARNINGS,
+        *(str(path) for path in sorted(SOURCES.glob("*.c"))),
+        "-o", str(output),
+    ]  # fmt: skip
+
+
+def build_agent(architecture: str, directory: Path = DEFAULT_OUTPUT, *, force: bool = False) -> Path:
+    """The binary's path.  Built under another name and renamed, so that a half-built one is never used."""
+    output = directory / f"agent-{architecture}"
+    if is_current(output) and not force:
+        return output
+    directory.mkdir(parents=True, exist_ok=True)
+    fresh = directory / f".agent-{architecture}.{os.getpid()}"
+    try:
+        subprocess.run(finalize_command(architecture, fresh), check=True)
+        fresh.chmod(0o755)
+        fresh.rename(output)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return output
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build the guest agent.")
+    parser.add_argument("--arch", help="x86_64 or aarch64 (this machine's by default)")
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory for agent-<arch>")
+    parser.add_argument("--force", action="store_true", help="build even when up to date")
+    args = parser.parse_args()
+    print(build_agent(find_architecture(args.arch), args.output, force=args.force))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
