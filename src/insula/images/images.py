@@ -20,7 +20,6 @@ from insula.images.push import Pusher
 from insula.images.records import InUse, Removed, read_json
 from insula.images.registry.blobs import in_thread
 from insula.images.registry.client import Registries
-from insula.images.registry.credentials import find_credentials
 from insula.images.registry.endpoints import find_endpoints
 from insula.images.registry.manifests import parse_platform
 from insula.images.registry.transport import STALL_S
@@ -37,7 +36,8 @@ _AMBIGUOUS_NAMES = ("sha256", "sha384", "sha512")
 
 
 class Images:
-    """`root` is data_root/images.  `stall_s` and `retry_s` are for tests of bad networks."""
+    """`root` is data_root/images.  Credentials come with each request: what `docker login` left is read by
+    the client (`registry.credentials`).  `stall_s` and `retry_s` are for tests of bad networks."""
 
     def __init__(
         self,
@@ -109,14 +109,13 @@ class Images:
         and nothing of it that failed a check."""
         reference = parse_reference(ref).tagged()
         wanted = parse_platform(platform) if platform else None
-        credentials = await self._find_credentials(reference, auth)
         if reference.tag:
             progress(f"Pulling from {reference.path}", id=reference.tag)
         before = self._catalog.named(reference)
         async with self._upkeep.busy():
             try:
                 image, digest = await self._puller.pull(
-                    reference, platform=wanted, credentials=credentials, progress=progress
+                    reference, platform=wanted, credentials=auth, progress=progress
                 )
             except (CorruptData, InvalidRequest):
                 self._upkeep.want()
@@ -143,8 +142,7 @@ class Images:
         reference = parse_reference(ref)
         if reference.tag or reference.digest:
             raise InvalidRequest("tag can't be used with --all-tags/-a")
-        credentials = await self._find_credentials(reference, auth)
-        tags = await self._puller.tags(reference, credentials)
+        tags = await self._puller.tags(reference, auth)
         return tuple(
             [
                 await self.pull(str(reference.with_tag(tag)), platform=platform, auth=auth, progress=progress)
@@ -168,7 +166,6 @@ class Images:
         if reference.digest:
             raise InvalidReference("cannot push a digest reference")
         references = self._tags_of(reference) if all_tags else (reference.tagged(),)
-        credentials = await self._find_credentials(reference, auth)
         progress(f"The push refers to repository [{reference.name}]")
         digest = ""
         async with self._upkeep.busy():
@@ -176,7 +173,7 @@ class Images:
                 image = self._catalog.named(one)
                 if image is None:
                     raise NotFound(f"An image does not exist locally with the tag: {one.familiar_name}")
-                digest, size = await self._pusher.push(image, one, credentials=credentials, progress=progress)
+                digest, size = await self._pusher.push(image, one, credentials=auth, progress=progress)
                 self._catalog.set_digest(str(one.with_digest(digest)), image.id)
                 progress(f"{one.tag}: digest: {digest} size: {size}")
                 self._events.publish("image", "push", str(one), name=one.familiar_name, **image.config.labels)
@@ -198,12 +195,6 @@ class Images:
         if not found:
             raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
         return tuple(found)
-
-    async def _find_credentials(self, reference: Reference, auth: Credentials | None) -> Credentials | None:
-        """What came with the request; if nothing came, what `docker login` left for the daemon's own user."""
-        if auth is None:
-            return await in_thread(find_credentials, reference.domain)
-        return auth if auth.username or auth.identity_token or auth.registry_token else None
 
     # names
 

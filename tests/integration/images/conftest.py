@@ -20,8 +20,7 @@ async def source() -> AsyncIterator[FakeRegistry]:
 
 
 @pytest.fixture
-async def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Images]:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+async def images(tmp_path: Path) -> AsyncIterator[Images]:
     store = Store(str(tmp_path / "insula.db"))
     room = Images(str(tmp_path / "images"), store, EventBus(), retry_s=0.01, stall_s=1)
     await room.start()

@@ -15,6 +15,7 @@ import pytest
 
 from insula.errors import NotFound, Unauthorized
 from insula.images.images import Images
+from insula.images.registry.credentials import find_credentials
 from insula.model.credentials import Credentials
 from insula.model.image import Image
 from integration.images.fake_registry import FakeRegistry
@@ -218,13 +219,15 @@ async def test_password_is_asked_for_and_taken(images: Images, busybox: Image, g
 
 
 async def test_password_from_dockers_config_file(
-    images: Images, busybox: Image, guarded: str, tmp_path: Path
+    images: Images, busybox: Image, guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "docker").mkdir()
     entry = {"auth": "YWxpOnNlc2FtZQ=="}
     (tmp_path / "docker/config.json").write_text(json.dumps({"auths": {guarded: entry}}))
     await images.tag("busybox", f"{guarded}/b")
-    assert (await images.push(f"{guarded}/b")).startswith("sha256:")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    digest = await images.push(f"{guarded}/b", auth=find_credentials(guarded))
+    assert digest.startswith("sha256:")
 
 
 async def test_pulls_side_by_side_share_layers(images: Images, busybox: Image, plain: str) -> None:
