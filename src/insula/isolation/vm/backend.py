@@ -46,7 +46,6 @@ from insula.system.files import remove_tree
 from insula.system.run import PACKAGES, arun, find_program
 
 _QEMU = "qemu-system-x86_64"
-_QBOOT = "/usr/share/qemu/qboot.rom"
 _BOOT_S = 300.0  # software emulation on a busy host; a panic or QEMU's end is noticed at once
 _TRIM_S = 20.0
 _SIGKILL = 9
@@ -83,7 +82,6 @@ class VmBackend:
             self._version = found[1] if found else "unknown"
             self._host = Host(
                 qemu=program,
-                firmware=_QBOOT if os.path.exists(_QBOOT) else "",
                 virtiofsd=await find_virtiofsd(),
                 layout=cgroups.find_layout(),
             )

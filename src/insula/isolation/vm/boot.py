@@ -55,7 +55,6 @@ class Host:
     """What booting uses of this host, found once at start."""
 
     qemu: str
-    firmware: str
     virtiofsd: Virtiofsd | None
     layout: Layout
 
@@ -97,11 +96,13 @@ class _Descriptors:
         return sock.fileno()
 
 
-def _spawn(argv: list[str], fds: tuple[int, ...], output: int) -> pidfd.Watch:
+def _spawn(
+    confinement: confine.Confinement, argv: list[str], fds: tuple[int, ...], output: int
+) -> pidfd.Watch:
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     try:
         pid = pidfd.spawn(
-            argv,
+            confine.wrap(confinement, argv, fds),
             _ENVIRONMENT,
             stdio=(null, output, output),
             pass_fds={fd: fd for fd in fds},
@@ -116,19 +117,17 @@ def _start_share(
     order: Order,
     host: Host,
     spec: confine.ShareSpec,
-    cgroups: tuple[str, ...],
-    output: int,
+    procs: tuple[str, ...],
     files: _Descriptors,
+    output: int,
 ) -> tuple[pidfd.Watch, int]:
+    """virtiofsd for one mount; returns it and QEMU's end of its socket."""
     listener, client = sockets.listen_and_connect(os.path.join(order.run_dir, "share.sock"))
     os.makedirs(spec.at, mode=0o700, exist_ok=True)
-    argv = virtiofs.finalize_argv(virtiofs.need(host.virtiofsd), spec.at, listener.fileno())
     with listener:
-        watch = _spawn(
-            confine.wrap(confine.Confinement(cgroups=cgroups, shares=(spec,)), argv),
-            (listener.fileno(),),
-            output,
-        )
+        argv = virtiofs.finalize_argv(virtiofs.need(host.virtiofsd), spec.at, listener.fileno())
+        confinement = confine.Confinement(cgroups=procs, shares=(spec,))
+        watch = _spawn(confinement, argv, (listener.fileno(),), output)
     return watch, files.socket(client)
 
 
@@ -167,7 +166,7 @@ async def boot(
             undo.push_async_callback(stop_helpers, helpers)
             shares: list[Share] = []
             for tag, spec in order.shares:
-                watch_, fd = _start_share(order, host, spec, procs, output, files)
+                watch_, fd = _start_share(order, host, spec, procs, files, output)
                 helpers.append(watch_)
                 shares.append(Share(tag=tag, fd=fd))
             disks = []
@@ -191,7 +190,6 @@ async def boot(
                 console_fd=files.file(os.path.join(order.run_dir, "console.log"), fresh),
                 exit_fd=files.file(os.path.join(order.run_dir, "exit"), fresh),
                 log_fd=files.file(order.log_path, log_flags, 0o640) if order.log_path else -1,
-                firmware=host.firmware,
                 disks=tuple(disks),
                 nics=tuple(Nic(fd=files.fd(open_tap(link)), mac=mac) for link, mac in order.taps),
                 shares=tuple(shares),
@@ -204,9 +202,7 @@ async def boot(
                 guest_directory=guest.directory,
                 kvm=accelerator is Accelerator.KVM,
             )
-            watch = _spawn(
-                confine.wrap(confinement, finalize_argv(machine, host.qemu)), machine.fds(), output
-            )
+            watch = _spawn(confinement, finalize_argv(machine, host.qemu), machine.fds(), output)
         undo.push_async_callback(_end, watch)
         record = VmRecord(
             pid=watch.pid,

@@ -49,8 +49,13 @@ class Confinement:
     root_nodes: tuple[tuple[str, int, int], ...] = ()
     shares: tuple[ShareSpec, ...] = field(default=())
 
-    def to_json(self) -> str:
-        spec: dict[str, object] = {"cgroups": self.cgroups, "cpus": self.cpus, "private": self.private}
+    def to_json(self, keep: Sequence[int]) -> str:
+        spec: dict[str, object] = {
+            "keep": list(keep),
+            "cgroups": self.cgroups,
+            "cpus": self.cpus,
+            "private": self.private,
+        }
         if self.uid:
             spec |= {"uid": self.uid, "gid": self.uid}
         if self.root_at:
@@ -118,7 +123,10 @@ def confine_qemu(
     )
 
 
-def wrap(confinement: Confinement, argv: Sequence[str]) -> list[str]:
-    """The command line that confines itself and becomes `argv`, whose first word is an absolute path."""
+def wrap(confinement: Confinement, argv: Sequence[str], keep: Sequence[int]) -> list[str]:
+    """The command line that confines itself and becomes `argv`, whose first word is an absolute path.
+
+    Of its descriptors above 2 only those in `keep` stay open.
+    """
     python = sys.executable or "/usr/bin/python3"
-    return [python, "-I", "-S", _JAIL, confinement.to_json(), *argv]
+    return [python, "-I", "-S", _JAIL, confinement.to_json(keep), *argv]

@@ -95,9 +95,20 @@ def drop_capabilities() -> None:
         _libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
 
 
+def close_others(keep: list[int]) -> None:
+    """What the daemon itself inherited without close-on-exec is not for a confined program."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # the descriptor that listed the directory
+
+
 def main() -> None:
     spec = json.loads(sys.argv[1])
     argv = sys.argv[2:]
+    close_others(spec["keep"])
     for path in spec.get("cgroups", ()):
         with open(path, "w", encoding="ascii") as file:
             file.write("0")

@@ -47,7 +47,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A VM, decided.  `log_fd` -1: the log goes nowhere.  `firmware` "": QEMU's own choice."""
+    """A VM, decided.  `log_fd` -1: the log goes nowhere."""
 
     name: str
     accelerator: Accelerator
@@ -61,7 +61,6 @@ class Machine:
     console_fd: int
     exit_fd: int
     log_fd: int = -1
-    firmware: str = ""
     disks: tuple[Disk, ...] = ()
     nics: tuple[Nic, ...] = ()
     shares: tuple[Share, ...] = ()
@@ -185,7 +184,6 @@ def finalize_argv(machine: Machine, program: str) -> list[str]:
         "-m", f"{machine.memory_mib}M",
         *_memory(machine),
         "-rtc", "base=utc,clock=host",
-        *(["-bios", machine.firmware] if machine.firmware else []),
         "-kernel", machine.kernel,
         "-initrd", machine.initramfs,
         "-append", finalize_kernel_arguments(machine.accelerator),
