@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from insula.errors import InvalidRequest
 
 AUDIT_ARCH_X86_64 = 0xC000003E
+AUDIT_ARCH_I386 = 0x40000003
 X32_BIT = 0x40000000
 ALLOW = 0x7FFF0000
 KILL_PROCESS = 0x80000000
@@ -68,26 +69,41 @@ def verdict(action: str, errno: int) -> int:
     return words[action]
 
 
-def assemble(by_number: Mapping[int, Sequence[Branch]], default: int) -> bytes:
-    """The filter as `struct sock_filter[]`.
+Table = Mapping[int, Sequence[Branch]]
+
+
+def assemble(native: Table, default: int, *, i386: Table | None = None) -> bytes:
+    """The filter as `struct sock_filter[]`, from the branches by system call number.
 
     Of several branches for one number, one without tests decides alone (as in libseccomp); otherwise
-    the one with most tests comes first, and none holding means the default.  Raises InvalidRequest if
-    the filter is longer than the kernel takes.
+    the one with most tests comes first, and none holding means the default.  `i386` is for 32-bit calls;
+    None: they kill.  Raises InvalidRequest if the filter is longer than the kernel takes.
     """
-    leaves = [(number, _leaf(branches, default)) for number, branches in sorted(by_number.items())]
-    code: list[Instruction] = [
-        (_LD_W_ABS, 0, 0, _ARCH),
-        (_JMP_JEQ_K, 1, 0, AUDIT_ARCH_X86_64),
-        (_RET_K, 0, 0, KILL_PROCESS),
+    long_mode: list[Instruction] = [
         (_LD_W_ABS, 0, 0, _NR),
         (_JMP_JGE_K, 0, 1, X32_BIT),
         (_RET_K, 0, 0, ERRNO | _ENOSYS),
-        *_search(_ranges(leaves, [(_RET_K, 0, 0, default)])),
+        *_table(native, default),
     ]
+    code: list[Instruction] = [
+        (_LD_W_ABS, 0, 0, _ARCH),
+        (_JMP_JEQ_K, 1, 0, AUDIT_ARCH_X86_64),
+        (_JMP_JA, 0, 0, len(long_mode)),
+        *long_mode,
+    ]
+    if i386 is not None:
+        code += [(_JMP_JEQ_K, 1, 0, AUDIT_ARCH_I386), (_RET_K, 0, 0, KILL_PROCESS)]
+        code += [(_LD_W_ABS, 0, 0, _NR), *_table(i386, default)]
+    else:
+        code.append((_RET_K, 0, 0, KILL_PROCESS))
     if len(code) > _MAX_INSTRUCTIONS:
         raise InvalidRequest(f"the seccomp profile needs {len(code)} instructions; the kernel takes 4096")
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+
+
+def _table(by_number: Table, default: int) -> list[Instruction]:
+    leaves = [(number, _leaf(branches, default)) for number, branches in sorted(by_number.items())]
+    return _search(_ranges(leaves, [(_RET_K, 0, 0, default)]))
 
 
 def _leaf(branches: Sequence[Branch], default: int) -> list[Instruction]:

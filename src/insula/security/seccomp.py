@@ -99,24 +99,37 @@ def make_oci_section(filter_: Filter) -> dict[str, Any]:
     return section
 
 
-def compile_bpf(profile_json: str, capabilities: Sequence[str], kernel: tuple[int, int]) -> bytes:
-    """The profile as `struct sock_filter[]` for an x86_64 kernel: 64-bit calls only, x32 answers ENOSYS,
-    another architecture's calls kill.  What SECCOMP_SET_MODE_FILTER takes.  Raises InvalidRequest."""
+def compile_bpf(
+    profile_json: str, capabilities: Sequence[str], kernel: tuple[int, int], *, i386: bool = False
+) -> bytes:
+    """The profile as `struct sock_filter[]` for an x86_64 kernel: what SECCOMP_SET_MODE_FILTER takes.
+
+    x32 calls answer ENOSYS.  Another architecture's calls kill; with `i386` the profile holds for 32-bit
+    calls too.  Raises InvalidRequest.
+    """
     filter_ = resolve(profile_json, capabilities, kernel)
-    numbers = syscall_numbers()
-    by_number: dict[int, list[bpf.Branch]] = {}
+    return bpf.assemble(
+        _table(filter_, "x86_64"),
+        bpf.verdict(filter_.default_action, filter_.default_errno),
+        i386=_table(filter_, "i386") if i386 else None,
+    )
+
+
+def _table(filter_: Filter, machine: str) -> dict[int, list[bpf.Branch]]:
+    numbers = syscall_numbers(machine)
+    table: dict[int, list[bpf.Branch]] = {}
     for rule in filter_.rules:
         tests = tuple(bpf.Test(a.index, a.operator, a.value, a.value_two) for a in rule.arguments)
         verdict = bpf.verdict(rule.action, rule.errno)
         for name in rule.names:
             if name in numbers:
-                by_number.setdefault(numbers[name], []).append(bpf.Branch(tests, verdict))
-    return bpf.assemble(by_number, bpf.verdict(filter_.default_action, filter_.default_errno))
+                table.setdefault(numbers[name], []).append(bpf.Branch(tests, verdict))
+    return table
 
 
-def syscall_numbers() -> dict[str, int]:
-    """x86_64's, by name."""
-    text = resources.files("insula.security").joinpath("syscalls_x86_64.txt").read_text(encoding="ascii")
+def syscall_numbers(machine: str = "x86_64") -> dict[str, int]:
+    """By name; `machine` is x86_64 or i386."""
+    text = resources.files("insula.security").joinpath(f"syscalls_{machine}.txt").read_text(encoding="ascii")
     pairs = (line.split() for line in text.splitlines() if not line.startswith("#"))
     return {name: int(number) for name, number in pairs}
 

@@ -84,7 +84,7 @@ class ProcessBackend:
             self._runtime = await self._launcher.run(
                 lambda: choose_runtime(self._settings.runtime, state_root)
             )
-            self._facts = find_facts(self._layout)
+            self._facts = find_facts(self._layout, self._runtime)
             self._versions = (("conmon", await asyncio.to_thread(_conmon_version, self._conmon)),)
             self._problem = ""
         except (InsulaError, OSError) as error:
@@ -386,7 +386,7 @@ async def _nothing() -> ExitStatus:
     raise RuntimeFailed("nobody waits for it")
 
 
-def find_facts(layout: Layout) -> HostFacts:
+def find_facts(layout: Layout, runtime: Runtime) -> HostFacts:
     release = re.match(r"(\d+)\.(\d+)", platform.release())
     with open("/proc/self/status", encoding="ascii") as file:
         bounding = re.search(r"^CapBnd:\s*(\w+)$", file.read(), re.M)
@@ -402,6 +402,7 @@ def find_facts(layout: Layout) -> HostFacts:
         swap_accounting=swap,
         init_path=find_program("docker-init", "/usr/libexec/docker/docker-init", "/usr/bin/tini-static")
         or "",
+        raw_seccomp=runtime.raw_seccomp,
         arch=machine,
     )
 

@@ -5,8 +5,11 @@ Synchronous; called in the thread that starts programs (crun must not see a hybr
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import logging
 import os
+import platform
 import re
 import subprocess
 import tempfile
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 
 from insula.errors import Failure, InsulaError, ProgramMissing
 from insula.isolation.process.spec import OCI_VERSION, to_text
+from insula.security import bpf
 from insula.system.files import remove_tree
 from insula.system.run import find_program, fixed_environment, run
 
@@ -24,12 +28,13 @@ CANDIDATES = ("crun", "runc")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """`state_root` is where it keeps a directory per container."""
+    """`state_root` is where it keeps a directory per container.  `raw_seccomp`: see `spec.HostFacts`."""
 
     name: str
     path: str
     version: str
     state_root: str
+    raw_seccomp: bool = False
 
     def options(self) -> list[str]:
         options = [f"--root={self.state_root}"]
@@ -66,7 +71,7 @@ def choose_runtime(wanted: str, state_root: str) -> Runtime:
     for name in (wanted,) if wanted else CANDIDATES:
         try:
             runtime = _describe(name, state_root)
-            _probe(runtime)
+            runtime = dataclasses.replace(runtime, raw_seccomp=_probe(runtime))
         except InsulaError as error:
             log.info("runtime %s does not work here: %s", name, error)
             problems.append(f"{name}: {error}")
@@ -86,8 +91,11 @@ def _describe(name: str, state_root: str) -> Runtime:
     return Runtime(name=base, path=path, version=match[1] if match else "unknown", state_root=state_root)
 
 
-def _probe(runtime: Runtime) -> None:
-    """Create a container that is never started: namespaces, mounts and cgroups must all work for it."""
+def _probe(runtime: Runtime) -> bool:
+    """Create a container that is never started: namespaces, mounts and cgroups must all work for it.
+
+    Whether it applied the filter that the annotation carries.
+    """
     bundle = tempfile.mkdtemp(prefix="probe-", dir=runtime.state_root)
     name = f"insula-probe-{os.path.basename(bundle)[6:]}"
     try:
@@ -97,7 +105,7 @@ def _probe(runtime: Runtime) -> None:
             os.fchmod(file.fileno(), 0o755)
         with open(f"{bundle}/config.json", "w", encoding="utf-8") as file:
             file.write(to_text(_probe_config(f"{bundle}/rootfs", name)))
-        argv = runtime.argv("create", "--bundle", bundle, name)
+        argv = runtime.argv("create", "--bundle", bundle, "--pid-file", f"{bundle}/pid", name)
         # not through `run`: the container's init would hold the pipes that it reads to their end
         with open(f"{bundle}/out", "wb") as out:
             done = subprocess.run(
@@ -113,6 +121,8 @@ def _probe(runtime: Runtime) -> None:
             said = answer.read().strip()[-400:]
         if done.returncode != 0:
             raise Failure(said or f"exit status {done.returncode}")
+        with open(f"{bundle}/pid", encoding="ascii") as file:
+            return _has_filter(int(file.read()))
     except subprocess.TimeoutExpired:
         raise Failure("no answer in 20 s") from None
     finally:
@@ -120,11 +130,18 @@ def _probe(runtime: Runtime) -> None:
         remove_tree(bundle)
 
 
+def _has_filter(pid: int) -> bool:
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        return platform.machine() == "x86_64" and re.search(r"^Seccomp:\s*2$", file.read(), re.M) is not None
+
+
 def _probe_config(root: str, name: str) -> dict[str, object]:
+    everything = bpf.assemble({}, bpf.ALLOW, i386={})
     return {
         "ociVersion": OCI_VERSION,
         "process": {"user": {"uid": 0, "gid": 0}, "args": ["/program"], "cwd": "/", "env": []},
         "root": {"path": root},
+        "annotations": {"run.oci.seccomp_bpf_data": base64.b64encode(everything).decode("ascii")},
         "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
         "linux": {
             "cgroupsPath": f"/insula/{name}",

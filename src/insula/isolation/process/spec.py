@@ -6,6 +6,7 @@ tests/unit/isolation/golden there is the file that this makes.
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 from dataclasses import dataclass
@@ -38,13 +39,15 @@ class DeviceNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """What config.json depends on besides the plan."""
+    """What config.json depends on besides the plan.  `raw_seccomp`: the runtime has been seen to apply the
+    annotation `run.oci.seccomp_bpf_data` (crun), which replaces the seccomp section."""
 
     cgroup_version: int
     kernel: tuple[int, int]
     capabilities: frozenset[str]
     swap_accounting: bool
     init_path: str = ""
+    raw_seccomp: bool = False
     arch: str = "amd64"
 
 
@@ -76,6 +79,11 @@ def make_config(
         "mounts": make_mounts(plan, facts.cgroup_version, facts.init_path if plan.init else "", INIT_TARGET),
         "linux": _make_linux(plan, facts, devices),
     }
+    if security.seccomp and facts.raw_seccomp:
+        # crun takes a finished filter instead of the section, and saves the 20 ms of libseccomp's making one
+        config["annotations"] = {
+            "run.oci.seccomp_bpf_data": _seccomp_bpf(security.seccomp, security.capabilities, facts.kernel)
+        }
     if plan.limits.oom_score_adj:
         config["process"]["oomScoreAdj"] = plan.limits.oom_score_adj
     if plan.uts_mode != "host":
@@ -166,7 +174,7 @@ def _make_linux(plan: LaunchPlan, facts: HostFacts, devices: tuple[DeviceNode, .
             }
             for d in devices
         ]
-    if security.seccomp:
+    if security.seccomp and not facts.raw_seccomp:
         section["seccomp"] = _seccomp_section(
             security.seccomp, security.capabilities, facts.kernel, facts.arch
         )
@@ -183,6 +191,11 @@ def _seccomp_section(
     profile: str, capabilities: tuple[str, ...], kernel: tuple[int, int], arch: str
 ) -> dict[str, Any]:
     return seccomp.make_oci_section(seccomp.resolve(profile, capabilities, kernel, arch))
+
+
+@functools.lru_cache(maxsize=32)
+def _seccomp_bpf(profile: str, capabilities: tuple[str, ...], kernel: tuple[int, int]) -> str:
+    return base64.b64encode(seccomp.compile_bpf(profile, capabilities, kernel, i386=True)).decode("ascii")
 
 
 def _make_namespaces(plan: LaunchPlan, facts: HostFacts) -> list[dict[str, str]]:
