@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from insula.api.times import format_time
+from insula.api.times import ZERO, format_time
 from insula.engine.types import InstanceView
 from insula.model.network import Network
 from insula.model.volume import Volume
@@ -52,7 +52,7 @@ def render_network(network: Network, views: tuple[InstanceView, ...] | None = No
     return {
         "Name": network.name,
         "Id": network.id,
-        "Created": network.created,
+        "Created": network.created or ZERO,
         "Scope": "local",
         "Driver": network.driver,
         "EnableIPv4": True,

@@ -168,7 +168,8 @@ async def wait(call: Call) -> web.StreamResponse:
     response = streaming("application/json")
     await response.prepare(call.http)
     status = await exited
-    error = WaitExitError(Message=status.error) if status.error else None
+    # the docker client exits with 125 when there is an Error, whatever the code
+    error = WaitExitError(Message=status.error) if status.error and status.code == 0 else None
     await response.write(json_bytes(ContainerWaitResponse(StatusCode=status.code, Error=error)))
     return response
 
