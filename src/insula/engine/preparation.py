@@ -20,6 +20,7 @@ from insula.isolation.plan import LaunchPlan
 from insula.model.isolation import link_kind
 from insula.model.mounts import EtcFile, MountKind
 from insula.model.network import Endpoint, LinkKind
+from insula.network.names import finalize_hosts, finalize_resolv_conf, read_resolv_conf
 from insula.security.seccomp import read_default_profile
 from insula.system.files import disk_errors
 from insula.volumes.checks import prepare_bind
@@ -123,30 +124,26 @@ class Preparation:
         return tuple(files)
 
     def _hosts(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
-        from insula.network.names import finalize_hosts
-
         spec = entry.record.spec
         if attachment(spec)[0] is Attachment.HOST and not spec.extra_hosts:
             return _read_host("/etc/hosts")
-        gateway = endpoints[0].gateway if endpoints else ""
-        extra = tuple(
-            f"{line.removesuffix('host-gateway')}{gateway}" if line.endswith("host-gateway") else line
-            for line in spec.extra_hosts
-        )
         addresses = tuple(
             address for endpoint in endpoints for address in (endpoint.address, endpoint.address6) if address
         )
-        return finalize_hosts(entry.config.hostname, addresses, extra_hosts=extra, domainname=spec.domainname)
+        return finalize_hosts(
+            entry.config.hostname,
+            addresses,
+            spec.extra_hosts,
+            domainname=spec.domainname,
+            host_gateway=endpoints[0].gateway if endpoints else "",
+        )
 
     def _resolv_conf(self, entry: Entry) -> str:
-        from insula.network.names import finalize_resolv_conf
-
         spec = entry.record.spec
-        host = _read_host(_RESOLV_CONF)
         dns = spec.dns or self._kit.settings.dns
         if attachment(spec)[0] is Attachment.HOST and not (dns or spec.dns_search or spec.dns_options):
-            return host
-        return finalize_resolv_conf(host, dns, spec.dns_search, spec.dns_options)
+            return _read_host(_RESOLV_CONF)
+        return finalize_resolv_conf(read_resolv_conf(), dns, spec.dns_search, spec.dns_options)
 
 
 def host_name() -> str:

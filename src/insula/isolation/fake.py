@@ -148,6 +148,12 @@ class _Job:
 
     def begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
+        # a task that is cancelled before its first step never reaches its `finally`
+        self._task.add_done_callback(self._make_sure)
+
+    def _make_sure(self, _: asyncio.Task[None]) -> None:
+        if not self.ended.done():
+            self._finishing = asyncio.get_running_loop().create_task(self.finish(self._code))
 
     async def _run(self) -> None:
         code = _KILLED
