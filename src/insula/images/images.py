@@ -24,6 +24,7 @@ from insula.images.registry.endpoints import find_endpoints
 from insula.images.registry.manifests import parse_platform
 from insula.images.registry.transport import STALL_S
 from insula.images.removal import Removal, plan_prune, plan_removal
+from insula.images.unpacking import Unpacking
 from insula.images.upkeep import Upkeep
 from insula.model.credentials import Credentials
 from insula.model.image import Image
@@ -59,11 +60,11 @@ class Images:
         self._catalog = Catalog(store)
         disks = Disks(f"{root}/disks", f"{root}/tmp", f"{root}/layers/empty")
         self._upkeep = Upkeep(self._catalog, self.content, self.layers, disks)
+        self._unpacking = Unpacking(self._catalog, self.content, self.layers)
         self._puller = Puller(
             self._registries,
-            self._catalog,
             self.content,
-            self.layers,
+            self._unpacking,
             mirrors=mirrors,
             insecure=insecure,
             max_downloads=max_downloads,

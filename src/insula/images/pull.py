@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from weakref import WeakValueDictionary
+from dataclasses import dataclass
 
-from insula.errors import CorruptData, InsulaError, NotFound, Unauthorized
-from insula.images.catalog import Catalog
+from insula.errors import CorruptData, InsulaError, NotFound
 from insula.images.content import ContentStore
-from insula.images.layers import Layers
 from insula.images.records import (
     MAX_DOCUMENT,
     check_document,
@@ -39,6 +35,7 @@ from insula.images.registry.manifests import (
 )
 from insula.images.registry.transport import Interrupted
 from insula.images.transfers import SharedWork
+from insula.images.unpacking import Unpacking, run_all
 from insula.model.credentials import Credentials
 from insula.model.ids import short_id
 from insula.model.image import Descriptor, Image, Platform
@@ -64,9 +61,8 @@ class Puller:
     def __init__(
         self,
         registries: Registries,
-        catalog: Catalog,
         content: ContentStore,
-        layers: Layers,
+        unpacking: Unpacking,
         *,
         mirrors: Sequence[str],
         insecure: Sequence[str],
@@ -74,17 +70,13 @@ class Puller:
         retry_s: float = 0.5,
     ) -> None:
         self._registries = registries
-        self._catalog = catalog
         self._content = content
-        self._layers = layers
+        self._unpacking = unpacking
         self._mirrors = tuple(mirrors)
         self._insecure = tuple(insecure)
         self._retry_s = retry_s
         self._downloads = asyncio.Semaphore(max_downloads)
-        self._unpacks = asyncio.Semaphore(os.cpu_count() or 2)
         self._work: SharedWork[None] = SharedWork()
-        self._verified: dict[str, dict[str, Descriptor]] = {}  # layer → blobs seen to unpack to it
-        self._unpacking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def pull(
         self,
@@ -107,8 +99,7 @@ class Puller:
             image = await self._fetch_layers(image, resolved.sources, progress)
         if image.manifest:
             await in_thread(self._content.put, resolved.manifest_data)
-        size = sum(self._layers.size(diff_id) for diff_id in image.diff_ids)
-        return replace(image, size_bytes=size), resolved.digest
+        return image, resolved.digest
 
     async def tags(self, reference: Reference, credentials: Credentials | None) -> tuple[str, ...]:
         """Every tag of a repository."""
@@ -184,36 +175,15 @@ class Puller:
         """All layers, side by side; the first failure ends the others."""
         missing: dict[tuple[str, str], Descriptor] = {}
         for blob, diff_id in zip(image.layers, image.diff_ids, strict=True):
-            if self._find_here(blob, diff_id) is not None:
+            if self._unpacking.find(blob, diff_id) is not None:
                 progress("Already exists", id=short_id(blob.digest))
             elif (blob.digest, diff_id) not in missing:
                 missing[blob.digest, diff_id] = blob
                 progress("Pulling fs layer", id=short_id(blob.digest))
-        try:
-            async with asyncio.TaskGroup() as group:
-                for (_, diff_id), blob in missing.items():
-                    group.create_task(self._fetch_layer(blob, diff_id, sources, progress))
-        except BaseExceptionGroup as failures:
-            raise first_failure(failures) from None
-        blobs = [
-            self._find_here(blob, diff_id) or blob
-            for blob, diff_id in zip(image.layers, image.diff_ids, strict=True)
-        ]
-        same = tuple(blobs) == image.layers
-        return replace(image, layers=tuple(blobs), manifest=image.manifest if same else "")
-
-    def _find_here(self, blob: Descriptor, diff_id: str) -> Descriptor | None:
-        """A blob that is known to be this layer and is here, unpacked too: this one, or one compressed
-        differently.  What a manifest claims of a blob counts only once it was unpacked and checked."""
-        if not self._layers.has(diff_id):
-            return None
-        here = [known for known in self._known_blobs(diff_id) if self._content.has(known.digest)]
-        if any(known.digest == blob.digest for known in here):
-            return blob
-        return here[0] if here else None
-
-    def _known_blobs(self, diff_id: str) -> tuple[Descriptor, ...]:
-        return (*self._catalog.blobs_of(diff_id), *self._verified.get(diff_id, {}).values())
+        await run_all(
+            [self._fetch_layer(blob, diff_id, sources, progress) for (_, diff_id), blob in missing.items()]
+        )
+        return self._unpacking.settle(image)
 
     async def _fetch_layer(
         self, blob: Descriptor, diff_id: str, sources: Sequence[Repository], progress: Progress
@@ -221,8 +191,7 @@ class Puller:
         async def work(tell: Progress) -> None:
             async with self._registries.opened():
                 await self._download_layer(blob, sources, tell)
-            async with self._unpacks:
-                await self._unpack(blob, diff_id, tell)
+            await self._unpacking.unpack(blob, diff_id, tell)
             tell("Pull complete", id=short_id(blob.digest))
 
         await self._work.run((blob.digest, diff_id), work, progress)
@@ -241,33 +210,6 @@ class Puller:
                 retry_s=self._retry_s,
             ).run()
             tell("Download complete", id=about)
-
-    async def _unpack(self, blob: Descriptor, diff_id: str, tell: Progress) -> None:
-        about = short_id(blob.digest)
-
-        def extracting(status: str, *, id: str = "", current: int = 0, total: int = 0) -> None:
-            tell("Extracting", id=about, current=current, total=total or blob.size)
-
-        extracting("Extracting")
-        lock = self._unpacking.setdefault(diff_id, asyncio.Lock())
-        async with lock:
-            if self._layers.has(diff_id):
-                if self._known_blobs(diff_id):
-                    return  # by another blob, meanwhile; that one is taken for this layer
-                await self._layers.remove(diff_id)  # left by a pull that failed: check this blob instead
-            await self._layers.unpack(blob=blob, diff_id=diff_id, progress=extracting)
-            self._verified.setdefault(diff_id, {})[blob.digest] = blob
-
-
-def first_failure(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What to tell: our own errors before others."""
-    flat: list[BaseException] = []
-    for failure in failures.exceptions:
-        flat.append(first_failure(failure) if isinstance(failure, BaseExceptionGroup) else failure)
-    flat.sort(
-        key=lambda failure: (not isinstance(failure, Unauthorized), not isinstance(failure, InsulaError))
-    )
-    return flat[0]
 
 
 def _check_platform(config: bytes, wanted: Platform, reference: Reference) -> None:

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 from insula.errors import CorruptData, Failure, NotFound
 from insula.images.catalog import Catalog
 from insula.images.content import ContentStore
-from insula.images.pull import first_failure
 from insula.images.records import digest_of
 from insula.images.registry.blobs import in_thread
 from insula.images.registry.client import Registries, Repository
 from insula.images.registry.endpoints import find_endpoints
-from insula.images.registry.manifests import make_manifest, parse_manifest
+from insula.images.registry.manifests import distinct, make_manifest, parse_manifest
 from insula.images.registry.transport import Interrupted
+from insula.images.unpacking import run_all
 from insula.model.credentials import Credentials
 from insula.model.ids import short_id
 from insula.model.image import Descriptor, Image
@@ -68,14 +68,12 @@ class Pusher:
             progress("Preparing", id=short_id(diff_id))
         async with self._registries.opened():
             repository = self._registries.repository(endpoint, reference, credentials)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for layer in {blob.digest: blob for blob in image.layers}.values():
-                        about = short_id(layers[layer.digest])
-                        group.create_task(self._push_blob(repository, layer, about, progress))
-            except BaseExceptionGroup as failures:
-                self._registries.forget(endpoint)
-                raise first_failure(failures) from None
+            await run_all(
+                [
+                    self._push_blob(repository, blob, short_id(layers[blob.digest]), progress)
+                    for blob in distinct(image.layers)
+                ]
+            )
             await self._push_blob(repository, config, "", no_progress)
             given = await repository.put_manifest(reference.identifier, media_type, data)
         digest = digest_of(data)
