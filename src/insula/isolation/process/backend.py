@@ -101,6 +101,8 @@ class ProcessBackend:
             self._launcher.close()
             if not self._containers:
                 self._launcher.tidy()
+        if hasattr(self, "_runtime"):
+            self._runtime.close()
         self._containers.clear()
 
     def info(self) -> BackendInfo:

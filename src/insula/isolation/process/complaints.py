@@ -14,6 +14,8 @@ _NOT_FOUND = (
     re.compile(rf"exec: {_QUOTED}: executable file not found"),  # runc
 )
 _MISSING = (
+    # crun, when the interpreter of a script or of a dynamic program is not there
+    re.compile(r"^exec: No such file", re.M),
     re.compile(rf"executable (?:file )?path is empty|exec: {_QUOTED}: stat [^:]+: no such file", re.I),
     re.compile(rf"exec: {_QUOTED}: no such file", re.I),
     re.compile(rf"(?:open|open executable|exec container process)[^`]*{_QUOTED}: No such file", re.I),
@@ -25,7 +27,9 @@ _DENIED = (
         ": Permission denied",
         re.I,
     ),
-    re.compile(r"open executable: Permission denied|permission denied: unknown", re.I),
+    # crun: EPERM is its word for a directory
+    re.compile(r"open executable: (?:Permission denied|Operation not permitted)", re.I),
+    re.compile(r"permission denied: unknown|^exec: Permission denied", re.I | re.M),
 )
 
 

@@ -87,7 +87,7 @@ async def start_exec(place: ExecPlace, plan: ExecPlan, document: str) -> Process
     stem = f"{place.directory}/exec-{secrets.token_hex(4)}"
     with open(f"{stem}.json", "w", encoding="utf-8") as file:
         file.write(document)
-    argv = [place.runtime.path, *place.runtime.options(), f"--log={stem}.log", "--log-format=json"]
+    argv = [place.runtime.program, *place.runtime.options(), f"--log={stem}.log", "--log-format=json"]
     argv += ["exec", "--process", f"{stem}.json"]
     try:
         if plan.process.tty:

@@ -57,7 +57,7 @@ def conmon_argv(conmon: str, runtime: Runtime, plan: LaunchPlan) -> list[str]:
         "--exit-dir", directory,
         "--container-pidfile", f"{directory}/pid",
         "--log-path", f"k8s-file:{console.log_path}" if console.log_path else "none",
-        "--runtime", runtime.path,
+        "--runtime", runtime.program,
     ]  # fmt: skip
     for option in runtime.options():
         argv += ["--runtime-arg", option]

@@ -20,6 +20,7 @@ from insula.isolation.process.spec import OCI_VERSION, to_text
 from insula.security import bpf
 from insula.system.files import remove_tree
 from insula.system.run import find_program, fixed_environment, run
+from insula.system.sealed import seal_program, sealed_path
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +29,32 @@ CANDIDATES = ("crun", "runc")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """`state_root` is where it keeps a directory per container.  `raw_seccomp`: see `spec.HostFacts`."""
+    """`state_root` is where it keeps a directory per container.  `raw_seccomp`: see `spec.HostFacts`.
+
+    `program` is what is executed: `path`, or a sealed copy of it (`system.sealed`).
+    """
 
     name: str
     path: str
     version: str
     state_root: str
     raw_seccomp: bool = False
+    sealed_fd: int = -1
+
+    @property
+    def program(self) -> str:
+        return sealed_path(self.sealed_fd) if self.sealed_fd >= 0 else self.path
 
     def options(self) -> list[str]:
         options = [f"--root={self.state_root}"]
         return [*options, "--cgroup-manager=cgroupfs"] if self.name == "crun" else options
 
     def argv(self, *words: str) -> list[str]:
-        return [self.path, *self.options(), *words]
+        return [self.program, *self.options(), *words]
+
+    def close(self) -> None:
+        if self.sealed_fd >= 0:
+            os.close(self.sealed_fd)
 
     def fifo(self, instance_id: str) -> str:
         return f"{self.state_root}/{instance_id}/exec.fifo"
@@ -71,13 +84,27 @@ def choose_runtime(wanted: str, state_root: str) -> Runtime:
     for name in (wanted,) if wanted else CANDIDATES:
         try:
             runtime = _describe(name, state_root)
-            runtime = dataclasses.replace(runtime, raw_seccomp=_probe(runtime))
+            runtime = _seal(dataclasses.replace(runtime, raw_seccomp=_probe(runtime)))
         except InsulaError as error:
             log.info("runtime %s does not work here: %s", name, error)
             problems.append(f"{name}: {error}")
         else:
             return runtime
     raise Failure("no OCI runtime works on this host: " + "; ".join(problems), hint="apt-get install crun")
+
+
+def _seal(runtime: Runtime) -> Runtime:
+    """With a sealed copy where the host lets one be executed (sysctl vm.memfd_noexec may not)."""
+    if runtime.name != "crun":
+        return runtime
+    fd = seal_program(runtime.path)
+    try:
+        run([sealed_path(fd), "--version"], timeout_s=20)
+    except (InsulaError, OSError) as error:
+        log.info("a sealed copy of %s cannot be executed: %s", runtime.path, error)
+        os.close(fd)
+        return runtime
+    return dataclasses.replace(runtime, sealed_fd=fd)
 
 
 def _describe(name: str, state_root: str) -> Runtime:
