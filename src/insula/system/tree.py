@@ -20,7 +20,7 @@ import errno
 import logging
 import os
 import stat as st
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from insula.errors import NotFound
 from insula.model.files import Change, ChangeKind, PathStat
@@ -97,7 +97,7 @@ def _final_target(root_fd: int, path: str, link_fd: int) -> str:
     return "/" + final[len(top) :].lstrip("/") if (final + "/").startswith(top.rstrip("/") + "/") else lexical
 
 
-async def _archive(root: str, request: dict[str, object]) -> AsyncIterator[bytes]:
+async def _archive(root: str, request: dict[str, object]) -> AsyncGenerator[bytes, None]:
     fd = os.open(root, _DIRECTORY)
     try:
         async with start_child(_MODULE, {**request, "root_fd": fd}, pass_fds=(fd,)) as child:
@@ -107,17 +107,17 @@ async def _archive(root: str, request: dict[str, object]) -> AsyncIterator[bytes
         os.close(fd)
 
 
-def get(root: str, path: str) -> AsyncIterator[bytes]:
+def get(root: str, path: str) -> AsyncGenerator[bytes, None]:
     """A tar of `path`, its members named from the last part of `path` on.  May raise NotFound when begun."""
     return _archive(root, {"what": "get", "path": path})
 
 
-def export(root: str) -> AsyncIterator[bytes]:
+def export(root: str) -> AsyncGenerator[bytes, None]:
     """The whole root, on its own file system, as a tar."""
     return _archive(root, {"what": "export"})
 
 
-def layer(upper: str) -> AsyncIterator[bytes]:
+def layer(upper: str) -> AsyncGenerator[bytes, None]:
     """An overlay's upper directory as an OCI layer."""
     return _archive(upper, {"what": "layer"})
 
