@@ -111,6 +111,7 @@ class LoggedStream:
                 await self._drain
         if self._live is not None:
             await self._live.close()
+        await _close(self._records)
 
 
 class ChainedStream:
@@ -135,6 +136,16 @@ class ChainedStream:
 
     async def close(self) -> None:
         await self._later.close()
+        if self._records is not None:
+            await _close(self._records)
+
+
+async def _close(records: AsyncIterator[LogRecord]) -> None:
+    close = getattr(records, "aclose", None)
+    if close is not None:
+        # RuntimeError: a reader is still in it, and whoever closes the stream is about to cancel that
+        with contextlib.suppress(RuntimeError):
+            await close()
 
 
 async def _discard(stream: Stream) -> None:

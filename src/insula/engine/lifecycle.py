@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from insula.engine.instances import Entry, Instances, Run
 from insula.engine.legality import Action, check
@@ -24,7 +24,7 @@ from insula.isolation.plan import LaunchPlan
 from insula.model.instance import ExitStatus, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from insula.engine.kit import Kit
 
@@ -41,7 +41,7 @@ class Lifecycle:
         instances: Instances,
         mounting: Mounting,
         preparation: Preparation,
-        auto_remove: Callable[[Entry], Awaitable[None]],
+        auto_remove: Callable[[Entry], Coroutine[Any, Any, None]],
     ) -> None:
         self._kit = kit
         self._instances = instances
@@ -222,11 +222,8 @@ class Lifecycle:
 
     # life of this object
 
-    def _spawn(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
-        async def run() -> None:
-            await work
-
-        task = asyncio.create_task(run(), name=name)
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._reap)
         return task

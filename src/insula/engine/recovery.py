@@ -126,11 +126,11 @@ class Recovery:
 
     async def _resume(self, entry: Entry, liveness: Liveness) -> None:
         """Watch it again, or record its end as if it had been watched."""
+        entry.root_users, entry.root_mounted = 1, True  # unmounting is idempotent
         if liveness in (Liveness.RUNNING, Liveness.PAUSED):
             state = State.RUNNING if liveness is Liveness.RUNNING else State.PAUSED
             if entry.record.state is not state:
                 self._instances.put(entry, state=state)
-            entry.root_users = 1
             self._lifecycle.watch(entry)
             return
         if liveness is Liveness.EXITED:
@@ -138,7 +138,6 @@ class Recovery:
         else:
             # the host was rebooted: Docker's code for an end that nobody saw
             status = ExitStatus(code=UNKNOWN_EXIT, finished_at_ns=time.time_ns())
-        entry.root_users = 1
         run = Run()
         entry.run = run
         await self._lifecycle.ended(entry, run, status)

@@ -17,6 +17,7 @@ from insula.errors import (
     NotModified,
 )
 from insula.model.instance import State
+from insula.model.isolation import Isolation
 from insula.model.network import PortBinding
 from insula.model.stream import Channel
 
@@ -275,8 +276,8 @@ async def test_wait_conditions(engine: Engine) -> None:
 async def test_lookup(engine: Engine) -> None:
     ids = [(await engine.create(spec("true"), f"web{n}")).id for n in range(20)]
     assert engine.find(ids[0][:12]).id == ids[0]
+    first = next(d for d in "0123456789abcdef" if sum(i.startswith(d) for i in ids) > 1)
     with pytest.raises(InvalidRequest, match="Multiple IDs found"):
-        first = next(d for d in "0123456789abcdef" if sum(i.startswith(d) for i in ids) > 1)
         engine.find(first)
     assert engine.list() == ()
     assert [record.name for record in engine.list(all=True)][:2] == ["web19", "web18"]
@@ -355,8 +356,6 @@ async def test_removal_by_force_while_it_starts(engine: Engine) -> None:
 
 
 async def test_both_isolations_go_the_same_way(world: World, engine: Engine) -> None:
-    from insula.model.isolation import Isolation
-
     made = await engine.create(spec("echo", "hi", isolation=Isolation.VM), None)
     ended = engine.wait(made.id, WaitCondition.NEXT_EXIT)
     await engine.start_instance(made.id)
