@@ -7,6 +7,7 @@ Pure, except `read_default_profile`.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -70,6 +71,11 @@ def resolve(
     profile_json: str, capabilities: Sequence[str], kernel: tuple[int, int], arch: str = "amd64"
 ) -> Filter:
     """Decide every condition of the profile.  `arch` is Go's name.  Raises InvalidRequest for a bad one."""
+    return _resolve(profile_json, tuple(capabilities), kernel, arch)
+
+
+@functools.lru_cache(maxsize=32)
+def _resolve(profile_json: str, capabilities: tuple[str, ...], kernel: tuple[int, int], arch: str) -> Filter:
     try:
         profile = json.loads(profile_json)
         rules = tuple(

@@ -183,6 +183,13 @@ def remove(layout: Layout, group: str) -> bool:
     return gone
 
 
+def remove_if_empty(layout: Layout, group: str) -> None:
+    """Remove the group itself where nothing is in it or below."""
+    for directory in layout.directories(group):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+
+
 def _tree(base: str) -> Iterator[str]:
     """The group and those below, parents first."""
     yield base

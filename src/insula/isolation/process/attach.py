@@ -12,7 +12,6 @@ import struct
 import termios
 from collections.abc import Iterator
 
-from insula.errors import NoSuchInstance
 from insula.model.stream import Channel, Chunk
 
 _PACKET = 8192 + 1  # conmon: STDIO_BUF_SIZE, and the byte that names the pipe
@@ -33,16 +32,17 @@ class ConsoleStream:
         self._closed = False
 
     @classmethod
-    async def connect(cls, directory: str, *, takes_input: bool) -> ConsoleStream:
-        """Raises NoSuchInstance when no conmon listens."""
+    def connect(cls, directory: str, *, takes_input: bool) -> ConsoleStream:
+        """When conmon has ended already: a stream at its end."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        stream = cls(connection, takes_input=takes_input)
         try:
             with _short_name(directory) as name:
                 connection.connect(f"{name}/attach")
-        except OSError as error:
+        except OSError:
+            stream._closed, stream._takes_input = True, False
             connection.close()
-            raise NoSuchInstance(os.path.basename(directory)) from error
-        return cls(connection, takes_input=takes_input)
+        return stream
 
     async def read(self) -> Chunk | None:
         if self._closed:

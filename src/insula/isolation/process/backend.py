@@ -29,7 +29,14 @@ from insula.isolation.process.files import open_files
 from insula.isolation.process.launcher import Launcher
 from insula.isolation.process.resources import control_writes
 from insula.isolation.process.runtimes import Runtime, choose_runtime
-from insula.isolation.process.spec import HostFacts, cgroup_name, make_config, make_exec_process, to_text
+from insula.isolation.process.spec import (
+    DEFAULT_PARENT,
+    HostFacts,
+    cgroup_name,
+    make_config,
+    make_exec_process,
+    to_text,
+)
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
@@ -37,7 +44,7 @@ from insula.model.stream import Sample, Stream
 from insula.security.capabilities import from_mask
 from insula.system import cgroups
 from insula.system.cgroups import Layout
-from insula.system.files import remove_tree
+from insula.system.files import disk_errors, remove_tree
 from insula.system.pidfd import Watch, is_alive, start_time
 from insula.system.run import find_program, need_program, run
 
@@ -101,6 +108,7 @@ class ProcessBackend:
             self._launcher.close()
             if not self._containers:
                 self._launcher.tidy()
+                cgroups.remove_if_empty(self._layout, DEFAULT_PARENT)
         if hasattr(self, "_runtime"):
             self._runtime.close()
         self._containers.clear()
@@ -172,7 +180,8 @@ class ProcessBackend:
         finally:
             os.close(root)
         config = make_config(plan, identity, self._facts, prepare.find_devices(plan))
-        with open(f"{plan.run_dir}/config.json", "w", encoding="utf-8") as file:
+        path = f"{plan.run_dir}/config.json"
+        with disk_errors(f"writing {path}"), open(path, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(to_text(config))
 
@@ -237,10 +246,7 @@ class ProcessBackend:
         elif container.watch is not None and not container.watch.ended:
             await self._end(container, group)
         if container is not None:
-            container.ended.cancel()
-            await asyncio.gather(container.ended, return_exceptions=True)
-            if container.watch is not None:
-                container.watch.close()
+            await asyncio.gather(container.ended, return_exceptions=True)  # its waiters get their answer
         if not cgroups.remove(self._layout, group):
             cgroups.kill(self._layout, group)
             await _until(lambda: cgroups.remove(self._layout, group), _DEATH_LIMIT_S)
@@ -299,7 +305,7 @@ class ProcessBackend:
 
     async def attach(self, instance_id: str) -> Stream:
         plan = self._find(instance_id).plan
-        return await ConsoleStream.connect(plan.run_dir, takes_input=plan.console.open_stdin)
+        return ConsoleStream.connect(plan.run_dir, takes_input=plan.console.open_stdin)
 
     async def resize(self, instance_id: str, rows: int, cols: int) -> None:
         monitor.resize(self._find(instance_id).plan.run_dir, rows, cols)

@@ -60,6 +60,7 @@ class Launcher:
         """Undo `prepare` where nothing is mounted any more."""
         if not self._hidden:
             return
-        path = os.path.realpath(f"{self._exec_root}/roots")
-        if mounts.mount_points(path) == (path,):
-            mounts.umount(path)
+        for name in ("roots", "netns"):
+            path = os.path.realpath(f"{self._exec_root}/{name}")
+            if mounts.mount_points(path) == (path,):
+                mounts.umount(path)

@@ -202,6 +202,8 @@ def parent_of(pid: int) -> int:
 
 
 def remove_files(directory: str, instance_id: str) -> None:
-    for name in (*_FILES, f"{_RECORD}.new", instance_id):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{directory}/{name}")
+    with contextlib.suppress(FileNotFoundError):
+        ours = {*_FILES, f"{_RECORD}.new", instance_id}
+        for name in os.listdir(directory):
+            if name in ours or name.startswith("exec-"):
+                os.unlink(f"{directory}/{name}")

@@ -51,13 +51,12 @@ def _defaults(plan: LaunchPlan, cgroup_version: int) -> list[dict[str, Any]]:
         _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", access),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", access, "nosuid", "noexec", "nodev"),
     ]  # fmt: skip
+    # in the host's ipc namespace a new mqueue mount shows the host's queues
+    mounts.append(_mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"))
     if plan.ipc_mode == "host":
         mounts.append(_bind("/dev/shm", "/dev/shm", ["rbind", "rprivate", "rw"]))
-        mounts.append(_bind("/dev/mqueue", "/dev/mqueue", ["rbind", "rprivate", "rw"]))
-    else:
-        mounts.append(_mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"))
-        if plan.ipc_mode != "none":
-            mounts.append(_mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", shm))
+    elif plan.ipc_mode != "none":
+        mounts.append(_mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", shm))
     return mounts
 
 

@@ -20,6 +20,7 @@ from insula.model.limits import Ulimit
 from insula.security import seccomp
 
 OCI_VERSION = "1.0.2"
+DEFAULT_PARENT = "insula"
 INIT_TARGET = "/sbin/docker-init"
 
 
@@ -54,7 +55,7 @@ class HostFacts:
 def cgroup_name(plan: LaunchPlan) -> str:
     """Below the root of every hierarchy, without a leading slash."""
     parent = plan.cgroup_parent.strip("/")
-    return f"{parent or 'insula'}/{plan.id}"
+    return f"{parent or DEFAULT_PARENT}/{plan.id}"
 
 
 def make_config(
