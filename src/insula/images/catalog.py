@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from insula.errors import InvalidReference, InvalidRequest, NoSuchImage
 from insula.model.image import Descriptor, Image
@@ -88,12 +89,18 @@ class Catalog:
             return True
         return by_name is None
 
-    def add(self, image: Image, *, tag: str = "", digest: str = "") -> Image:
-        """Store an image, or only its new names if it is there.  Returns it with all its names."""
+    def add(self, image: Image, *, tags: Iterable[str] = (), digest: str = "") -> Image:
+        """Store an image under new names too; what it was called stays.  Returns it with all its names.
+
+        If it is there already with the same blobs, its record stays but for what that did not know.
+        """
+        old = self._images.get(image.id)
+        if old is not None and old.layers == image.layers:
+            image = replace(old, manifest=old.manifest or image.manifest, parent=old.parent or image.parent)
         with self._store.transaction(durable=True):
             self._store.put_image(image)
-            if tag:
-                self._store.set_tag(tag, image.id)
+            for name in tags:
+                self._store.set_tag(name, image.id)
             if digest:
                 self._store.set_digest(digest, image.id)
         self.reload()

@@ -7,14 +7,15 @@ removed: a crash leaves nothing but orphans, which `start` sweeps.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
-from insula.errors import CorruptData, InvalidReference, InvalidRequest, NotFound
+from insula.errors import CorruptData, DiskFull, InvalidReference, InvalidRequest, NotFound
 from insula.events import EventBus
 from insula.images.catalog import Catalog
 from insula.images.content import ContentStore
 from insula.images.disks import Disks
 from insula.images.layers import Layers
+from insula.images.local import LocalImages
 from insula.images.pull import Puller
 from insula.images.push import Pusher
 from insula.images.records import InUse, Removed, read_json
@@ -27,7 +28,7 @@ from insula.images.removal import Removal, plan_prune, plan_removal
 from insula.images.unpacking import Unpacking
 from insula.images.upkeep import Upkeep
 from insula.model.credentials import Credentials
-from insula.model.image import Image
+from insula.model.image import Image, ImageConfig
 from insula.model.progress import Progress, no_progress
 from insula.model.reference import Reference, parse_reference
 from insula.model.reports import PruneFilters, PruneReport
@@ -61,6 +62,7 @@ class Images:
         disks = Disks(f"{root}/disks", f"{root}/tmp", f"{root}/layers/empty")
         self._upkeep = Upkeep(self._catalog, self.content, self.layers, disks)
         self._unpacking = Unpacking(self._catalog, self.content, self.layers)
+        self._local = LocalImages(self.content, self._catalog, self._unpacking, self._upkeep, events)
         self._puller = Puller(
             self._registries,
             self.content,
@@ -118,11 +120,13 @@ class Images:
                 image, digest = await self._puller.pull(
                     reference, platform=wanted, credentials=auth, progress=progress
                 )
-            except (CorruptData, InvalidRequest):
+            except (CorruptData, DiskFull, InvalidRequest):
                 self._upkeep.want()
                 raise
             by_digest = str(reference.with_digest(digest))
-            image = self._catalog.add(image, tag=str(reference) if reference.tag else "", digest=by_digest)
+            image = self._catalog.add(
+                image, tags=(str(reference),) if reference.tag else (), digest=by_digest
+            )
         progress(f"Digest: {digest}")
         same = before is not None and before.id == image.id
         progress(f"Status: {'Image is up to date' if same else 'Downloaded newer image'} for {reference}")
@@ -196,6 +200,50 @@ class Images:
         if not found:
             raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
         return tuple(found)
+
+    # from and to this machine
+
+    def save(self, refs: Sequence[str], *, form: str = "docker") -> AsyncIterator[bytes]:
+        """One tar that is a docker archive and an OCI layout at once, whichever `form` is asked for.
+        A repository's name saves all its tags.  Raises NoSuchImage at once."""
+        if form not in ("docker", "oci"):
+            raise InvalidRequest(f"save: {form!r} is neither docker nor oci")
+        return self._local.save(refs)
+
+    async def load(
+        self, archive: AsyncIterator[bytes], progress: Progress = no_progress
+    ) -> tuple[Image, ...]:
+        """Every image of an archive.  Raises CorruptData, InvalidRequest, DiskFull; then none is here."""
+        return await self._local.load(archive, progress)
+
+    async def import_(
+        self,
+        archive: AsyncIterator[bytes],
+        *,
+        ref: str | None,
+        message: str = "",
+        changes: Sequence[str] = (),
+        progress: Progress = no_progress,
+    ) -> Image:
+        """An image of one layer from a root file system's tar.  `changes` are Dockerfile instructions."""
+        return await self._local.import_(
+            archive, ref=ref, message=message, changes=changes, progress=progress
+        )
+
+    async def commit(
+        self,
+        layer: AsyncIterator[bytes],
+        *,
+        base: Image,
+        config: ImageConfig,
+        author: str = "",
+        message: str = "",
+        ref: str | None = None,
+    ) -> Image:
+        """`base` with one more layer and a configuration of its own."""
+        return await self._local.commit(
+            layer, base=base, config=config, author=author, message=message, ref=ref
+        )
 
     # names
 

@@ -55,7 +55,7 @@ def names(
 def test_found_by_every_name(catalog: Catalog) -> None:
     image = make_image("abc1")
     digest = "sha256:" + "9" * 64
-    stored = catalog.add(image, tag="debian:latest", digest=f"debian@{digest}")
+    stored = catalog.add(image, tags=("debian:latest",), digest=f"debian@{digest}")
     assert stored == replace(image, tags=("debian:latest",), digests=(f"debian@{digest}",))
     for ref in (
         "debian", "debian:latest", "docker.io/library/debian", f"debian@{digest}", f"debian:x@{digest}",
@@ -82,30 +82,30 @@ def test_beginning_that_fits_two_ids_is_refused(catalog: Catalog) -> None:
 
 def test_name_goes_before_the_beginning_of_an_id(catalog: Catalog) -> None:
     catalog.add(make_image("abc1"))
-    named = catalog.add(make_image("fff"), tag="abc:latest")
+    named = catalog.add(make_image("fff"), tags=("abc:latest",))
     assert catalog.find("abc") == named
 
 
 def test_catalog_is_read_back(catalog: Catalog) -> None:
-    stored = catalog.add(make_image("a"), tag="x:1")
+    stored = catalog.add(make_image("a"), tags=("x:1",))
     catalog.reload()
     assert catalog.all() == (stored,)
 
 
 def test_one_of_two_tags_is_only_untagged(catalog: Catalog) -> None:
-    image = catalog.add(make_image("a"), tag="x:1")
+    image = catalog.add(make_image("a"), tags=("x:1",))
     catalog.tag("x:2", image.id)
     assert names(catalog, "x:1", used_by(image, running=True)) == (("x:1",), ())
 
 
 def test_last_tag_takes_the_digests_and_the_image_along(catalog: Catalog) -> None:
     digest = "x@sha256:" + "9" * 64
-    image = catalog.add(make_image("a"), tag="x:1", digest=digest)
+    image = catalog.add(make_image("a"), tags=("x:1",), digest=digest)
     assert names(catalog, "x:1") == (("x:1", digest), (image.id,))
 
 
 def test_last_tag_in_use(catalog: Catalog) -> None:
-    image = catalog.add(make_image("abcdef"), tag="x:1")
+    image = catalog.add(make_image("abcdef"), tags=("x:1",))
     expected = (
         'conflict: unable to remove repository reference "x:1" (must force) - container c0ffee000000 '
         "is using its referenced image abcdef000000"
@@ -118,7 +118,7 @@ def test_last_tag_in_use(catalog: Catalog) -> None:
 
 
 def test_by_id_with_tags_of_two_repositories(catalog: Catalog) -> None:
-    image = catalog.add(make_image("abcdef"), tag="x:1")
+    image = catalog.add(make_image("abcdef"), tags=("x:1",))
     catalog.tag("y:1", image.id)
     with pytest.raises(Conflict) as caught:
         names(catalog, "abcdef")
@@ -131,12 +131,12 @@ def test_by_id_with_tags_of_two_repositories(catalog: Catalog) -> None:
 
 def test_by_id_with_one_repository(catalog: Catalog) -> None:
     digest = "x@sha256:" + "9" * 64
-    image = catalog.add(make_image("a"), tag="x:1", digest=digest)
+    image = catalog.add(make_image("a"), tags=("x:1",), digest=digest)
     assert names(catalog, image.id) == (("x:1", digest), (image.id,))
 
 
 def test_by_id_in_use(catalog: Catalog) -> None:
-    image = catalog.add(make_image("abcdef"), tag="x:1")
+    image = catalog.add(make_image("abcdef"), tags=("x:1",))
     with pytest.raises(
         Conflict, match=r"\(must be forced\) - image is being used by stopped container c0ffee"
     ):
@@ -151,7 +151,7 @@ def test_by_id_in_use(catalog: Catalog) -> None:
 
 def test_parent_stays_while_it_has_children_and_goes_with_the_last(catalog: Catalog) -> None:
     parent = catalog.add(make_image("a"))
-    child = catalog.add(make_image("b", parent.id), tag="x:1")
+    child = catalog.add(make_image("b", parent.id), tags=("x:1",))
     with pytest.raises(Conflict, match="image has dependent child images"):
         names(catalog, parent.id, force=True)
     assert names(catalog, "x:1") == (("x:1",), (child.id, parent.id))
@@ -160,14 +160,14 @@ def test_parent_stays_while_it_has_children_and_goes_with_the_last(catalog: Cata
 
 
 def test_named_parent_stays(catalog: Catalog) -> None:
-    parent = catalog.add(make_image("a"), tag="base:1")
-    child = catalog.add(make_image("b", parent.id), tag="x:1")
+    parent = catalog.add(make_image("a"), tags=("base:1",))
+    child = catalog.add(make_image("b", parent.id), tags=("x:1",))
     assert names(catalog, "x:1") == (("x:1",), (child.id,))
 
 
 def test_prune_spares_what_is_named_or_used(catalog: Catalog) -> None:
     dangling, busy = catalog.add(make_image("a")), catalog.add(make_image("b"))
-    named = catalog.add(make_image("c"), tag="x:1")
+    named = catalog.add(make_image("c"), tags=("x:1",))
     for dangling_only, expected in ((True, {dangling.id}), (False, {dangling.id, named.id})):
         plan = plan_prune(catalog, dangling_only=dangling_only, in_use=used_by(busy), wanted=catalog.all())
         assert {image.id for image in plan.delete} == expected
@@ -181,7 +181,7 @@ def test_what_images_need(catalog: Catalog) -> None:
 
 
 def test_retagging_moves_the_name(catalog: Catalog) -> None:
-    first, second = catalog.add(make_image("a"), tag="x:1"), catalog.add(make_image("b"))
+    first, second = catalog.add(make_image("a"), tags=("x:1",)), catalog.add(make_image("b"))
     catalog.tag("x:1", second.id)
     assert catalog.find("x:1").id == second.id
     assert catalog.find(first.id).tags == ()
