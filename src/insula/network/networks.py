@@ -63,7 +63,6 @@ class Networks:
         self._bridge = bridge
         self._network = ipaddress.IPv4Network(subnet)
         self._gateway = str(self._network.network_address + 1)
-        self._exec_root = exec_root
         self._directory = f"{exec_root}/netns"
         self._addresses = Addresses(subnet, reserved=[self._gateway])
         self._firewall = Firewall(bridge, subnet)
@@ -110,6 +109,8 @@ class Networks:
             attachment.let_go()
         if self._installed and not self._attachments:
             await self._do(self._uninstall)
+            if not self._empty:
+                await self._do(namespaces.unshare_directory, self._directory)
         await self._do(self._maker.close)
         self._worker.shutdown()
         self._firewall.close()
@@ -306,7 +307,7 @@ class Networks:
                 self._namespaces.start()
 
     def _set_up(self, anew: bool, publications: Sequence[Publication]) -> None:
-        namespaces.share_directory(self._exec_root)
+        namespaces.share_directory(self._directory)
         route = self._maker.open()
         self._empty = leftovers.find_owned(self._directory)
         kept = {each.endpoint.netns for each in self._attachments.values()} | set(self._empty.values())

@@ -29,6 +29,14 @@ def share_directory(path: str) -> None:
     mounts.make_shared(path)
 
 
+def unshare_directory(path: str) -> None:
+    """The reverse, once nothing is mounted below; also removes the directory if it is empty.  Idempotent."""
+    with contextlib.suppress(FileNotFoundError):
+        mounts.umount(path, lazy=True)
+        with contextlib.suppress(OSError):  # not empty: somebody else's
+            os.rmdir(path)
+
+
 def unshare_net() -> None:
     """Put the calling thread into a new network namespace."""
     if _libc.unshare(CLONE_NEWNET) != 0:

@@ -201,7 +201,7 @@ async def test_what_is_disconnected_is_gone_and_its_port_free(networks: Networks
     await networks.disconnect(A)
     await networks.stop()
     assert host.links() == []
-    assert os.listdir(f"{host.exec_root}/netns") == []
+    assert os.listdir(host.exec_root) == []
     assert nft("list", "tables") == ""
 
 

@@ -1,0 +1,39 @@
+"""The rule set as text, and a published port as the kernel's element."""
+
+from __future__ import annotations
+
+from insula.model.network import PortBinding
+from insula.network.firewall import make_element, make_ruleset, table_name
+
+
+def test_the_table_is_named_after_the_bridge() -> None:
+    assert table_name("insula0") == "insula0"
+    assert table_name("br-lan.5") == "insula_br_lan_5"
+
+
+def test_an_element_is_what_nft_itself_sends() -> None:
+    """As `nft --debug=netlink add element` shows it: words of four bytes, ports in network order."""
+    at_loopback = PortBinding(container_port=80, host_port=8080, host_ip="127.0.0.1")
+    element = make_element("172.29.0.2", at_loopback)
+    assert element.map == "published_at"
+    assert element.key == bytes.fromhex("7f000001 06000000 1f900000")
+    assert element.value == bytes.fromhex("ac1d0002 00500000")
+    anywhere = make_element("172.29.0.2", PortBinding(container_port=53, host_port=53, protocol="udp"))
+    assert anywhere.map == "published"
+    assert anywhere.key == bytes.fromhex("11000000 00350000")
+
+
+def test_the_rule_set_replaces_the_table_and_carries_what_is_published() -> None:
+    text = make_ruleset(
+        "insula0",
+        "172.29.0.0/16",
+        [
+            ("172.29.0.2", PortBinding(container_port=80, host_port=8080)),
+            ("172.29.0.3", PortBinding(container_port=53, host_port=53, protocol="udp", host_ip="10.0.0.1")),
+        ],
+    )
+    assert text.startswith("add table inet insula0\ndelete table inet insula0\ntable inet insula0 {")
+    assert "elements = { tcp . 8080 : 172.29.0.2 . 80 }" in text
+    assert "elements = { 10.0.0.1 . udp . 53 : 172.29.0.3 . 53 }" in text
+    assert 'oifname "insula0" drop' in text
+    assert "elements" not in make_ruleset("insula0", "172.29.0.0/16")
