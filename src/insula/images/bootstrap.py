@@ -183,7 +183,6 @@ def _finalize_argv(mmdebstrap: str, recipe: Recipe, sources: str) -> list[str]:
         *("--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"),
         mmdebstrap,
         *("--mode=root", "--variant=minbase", "--format=tar"),
-        *("--skip=output/dev,check/empty",),
         *(slim if recipe.slim else ()),
         # the host's, copied in for the time of the installation; every instance gets its own
         '--customize-hook=rm -f "$1/etc/resolv.conf" "$1/etc/hostname"',
