@@ -54,6 +54,7 @@ class Workshop:
         *args: str,
         tty: bool = False,
         open_stdin: bool = False,
+        stdin_once: bool = False,
         user: str = "",
         limits: Limits | None = None,
         memory_mib: int = 128,
@@ -75,7 +76,7 @@ class Workshop:
             "run_dir": run,
             "hostname": "isle",
             "process": Process(args=args, env=("PATH=/bin", "COLOUR=blue"), cwd="/", user=user, tty=tty),
-            "console": Console(open_stdin=open_stdin, log_path=os.path.join(state, "log")),
+            "console": Console(open_stdin=open_stdin, stdin_once=stdin_once, log_path=os.path.join(state, "log")),
             "limits": limits or Limits(),
             "security": Security(
                 capabilities=tuple(sorted(capabilities.DEFAULT)), seccomp=read_default_profile()

@@ -101,7 +101,7 @@ class VmBackend:
                 with contextlib.suppress(asyncio.CancelledError, InsulaError):
                     await task
         await self._helpers.close_all()
-        for vm in self._vms.values():
+        for vm in list(self._vms.values()):
             await vm.let_go()
         self._vms.clear()
 

@@ -343,7 +343,11 @@ class Channel:
     def _on_connection(self, message: Message) -> None:
         if message.type in (Type.OK, Type.ERROR):
             fields = decode_fields(message.payload)
-            future = self._requests.pop((fields.get("seq") or [""])[0], None)
+            sequence = (fields.get("seq") or [""])[0]
+            if message.type is Type.ERROR and not sequence:
+                self._fail_requests(to_error(fields))  # of a message without a number: SECCOMP
+                return
+            future = self._requests.pop(sequence, None)
             if future is None or future.done():
                 return  # an answer that nobody waits for any more
             if message.type is Type.OK:
@@ -357,6 +361,12 @@ class Channel:
                 self._on_exited(fields)
         else:
             raise ProtocolViolation(f"the guest sent {message.type.name} on stream 0")
+
+    def _fail_requests(self, error: InsulaError) -> None:
+        """What was asked after a message that failed must not go on as if it had not."""
+        for future in list(self._requests.values()):
+            if not future.done():
+                future.set_exception(error)
 
     def _on_stream(self, message: Message) -> None:
         stream = self._streams.get(message.stream)
