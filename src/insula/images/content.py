@@ -198,6 +198,15 @@ class ContentStore:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
+    def drop_partial(self) -> int:
+        """Give up on every broken download.  Returns bytes given back."""
+        freed = 0
+        for name in os.listdir(self._partial):
+            with contextlib.suppress(FileNotFoundError):  # resumed just now
+                freed += os.stat(f"{self._partial}/{name}").st_size
+                os.unlink(f"{self._partial}/{name}")
+        return freed
+
     def digests(self) -> tuple[str, ...]:
         return tuple(sorted(f"sha256:{name}" for name in os.listdir(self._blobs) if len(name) == 64))
 

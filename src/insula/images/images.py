@@ -245,6 +245,10 @@ class Images:
             layer, base=base, config=config, author=author, message=message, ref=ref
         )
 
+    async def bootstrap(self, name: str, progress: Progress = no_progress) -> Image:
+        """`debian:12`, made from the distribution's packages with the host's apt sources (mmdebstrap)."""
+        return await self._local.bootstrap(name, progress)
+
     # names
 
     async def tag(self, ref: str, new: str) -> None:
@@ -288,7 +292,7 @@ class Images:
         ]
         plan = plan_prune(self._catalog, dangling_only=dangling_only, in_use=in_use, wanted=wanted)
         removed = self._carry_out(plan, None)
-        freed = await self._upkeep.sweep()
+        freed = await self._upkeep.sweep() + await in_thread(self.content.drop_partial)
         self._events.publish("image", "prune", "", reclaimed=str(freed))
         return PruneReport(
             deleted=tuple(one.deleted or one.untagged for one in removed), reclaimed_bytes=freed

@@ -14,6 +14,7 @@ from dataclasses import replace
 from insula.errors import InvalidReference
 from insula.events import EventBus
 from insula.images import archive
+from insula.images.bootstrap import bootstrap
 from insula.images.catalog import Catalog
 from insula.images.content import ContentStore
 from insula.images.imports import StoredLayer, make_committed, make_imported, store_layer
@@ -145,6 +146,15 @@ class LocalImages:
                 for blob, diff_id in zip(base.layers, base.diff_ids, strict=True)
             )
             return await self._add(made, (*below, layer), tag, progress, parent=base.id)
+
+    async def bootstrap(self, name: str, progress: Progress = no_progress) -> Image:
+        """An image of the host's distribution, from its packages, tagged with `name`."""
+        tag = _check_tag(name)
+        async with self._adding():
+            made = await bootstrap(self._content, f"{self._content.root}/tmp", name, progress)
+            image = await self._add(made.config, (made.layer,), tag, progress)
+        self._events.publish("image", "import", image.id, name=tag)
+        return image
 
     async def _add(
         self,

@@ -67,11 +67,7 @@ class Unpacking:
             if self.find(blob, diff_id) is None:
                 missing[diff_id] = blob
 
-        async def one(blob: Descriptor, diff_id: str) -> None:
-            await self.unpack(blob, diff_id, progress)
-            progress("Pull complete", id=short_id(blob.digest))
-
-        await run_all([one(blob, diff_id) for diff_id, blob in missing.items()])
+        await run_all([self.unpack(blob, diff_id, progress) for diff_id, blob in missing.items()])
         return self.settle(image)
 
     def settle(self, image: Image) -> Image:

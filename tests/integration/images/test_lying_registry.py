@@ -192,6 +192,13 @@ async def test_pull_that_broke_for_good_is_taken_up_by_the_next(images: Images, 
     assert [r.headers["Range"] for r in source.requests if r.path.endswith(layer)]
 
 
+async def test_prune_gives_up_on_broken_downloads(images: Images) -> None:
+    Path(images.content.partial_path(digest(b"x"))).write_bytes(b"half")
+    report = await images.prune(in_use=lambda _: None)
+    assert report.reclaimed_bytes == 4
+    assert stored(images) == []
+
+
 async def test_server_that_falls_silent(images: Images, source: FakeRegistry, tmp_path: Path) -> None:
     manifest = source.put_image(layers=[{"big": _BIG}])
     (layer,) = source.layer_digests(manifest)
