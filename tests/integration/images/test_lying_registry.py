@@ -377,7 +377,7 @@ async def test_layer_borrowed_by_a_lie_is_replaced_by_the_known_one(
     good = await images.pull(
         f"{source.domain}/{source.put_image('ok/image', layers=[{'a': b'1'}]) and 'ok/image'}"
     )
-    source.put_image(layers=[{"evil": b"666"}], diff_ids=list(good.diff_ids))
+    source.put_image(layers=[{"evil": b"666"}], diff_ids=list(good.diff_ids), config={"User": "1"})
     lie = await images.pull(f"{source.domain}/test/image")
     assert lie.layers == good.layers
     assert lie.manifest == ""
