@@ -15,11 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import insula
 from insula.client import Client
 from insula.errors import DaemonUnreachable
 
 IMAGE = "busybox:test"
 START_LIMIT_S = 60.0
+# our programs run from this checkout, whether or not it is installed
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(insula.__file__).parents[1])}
 APPLETS = (
     *(
         "sh",
@@ -141,7 +144,9 @@ class Daemon:
             *self.options,
         ]
         with open(self.directory / "daemon.log", "ab") as log:
-            self.child = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+            self.child = subprocess.Popen(
+                argv, stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT
+            )
         limit = time.monotonic() + START_LIMIT_S
         while not self.client.reachable():
             assert self.child.poll() is None, f"the daemon ended:\n{self.log[-4000:]}"
@@ -183,7 +188,7 @@ class Daemon:
         """Our own client."""
         argv = self.inside(sys.executable, "-m", "insula.cli", "-H", self.host, *words)
         return subprocess.run(
-            argv, input=stdin, capture_output=True, timeout=timeout_s, check=False,
+            argv, input=stdin, capture_output=True, timeout=timeout_s, env=ENVIRONMENT, check=False,
             **({"stdin": subprocess.DEVNULL} if stdin is None else {}),
         )  # fmt: skip
 

@@ -162,7 +162,7 @@ def _option(name: str, **arguments: Any) -> Any:
 @click.option("--insecure-registry", multiple=True, metavar="HOST", help="Registry without TLS.")
 @_option("max_downloads", type=int, metavar="N", help="Layers fetched at once.")
 @_option("log_level", type=click.Choice(LEVELS), help="How much to log.  [default: info]")
-def command(config: str | None, /, **overrides: Any) -> None:
+def command(config: str | None, **overrides: Any) -> None:
     """Run the engine in the foreground.
 
     Every option is also a key of the TOML file (data-root = "/srv/insula").

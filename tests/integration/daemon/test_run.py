@@ -66,6 +66,7 @@ def shaped(
 ) -> Iterator[str]:
     """One instance with everything set, looked at by the tests below with exec."""
     shared = tmp_path_factory.mktemp("shared")
+    shared.chmod(0o755)
     (shared / "from-host").write_text("hello")
     ident = daemon.ok(
         *isolated(request.param, "run", "-d", "--init"),
