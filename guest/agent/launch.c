@@ -206,6 +206,10 @@ launch_work (work_fn *work, void *arg, const int stdio[3], int *reports, struct 
       for (int i = 0; i < 3; i++)
         if (stdio[i] >= 0)
           dup2 (stdio[i], i);
+      /* no exec closes the rest: an open end of another process's stdin would keep that from ending */
+      if (theirs != 3)
+        theirs = dup2 (theirs, 3);
+      syscall (SYS_close_range, 4u, ~0u, 0u);
       if (work (arg, fault) < 0)
         report_fault (theirs, fault);
       _exit (0);

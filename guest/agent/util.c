@@ -195,6 +195,7 @@ open_or_make (int rootfd, const char *path, bool directory, mode_t mode)
 {
   char parent[PATH_MAX];
   const char *name = strrchr (path, '/');
+  struct stat before;
   int fd = open_in_root (rootfd, path, O_PATH);
 
   if (fd >= 0 || errno != ENOENT)
@@ -202,7 +203,7 @@ open_or_make (int rootfd, const char *path, bool directory, mode_t mode)
   name = name ? name + 1 : path;
   snprintf (parent, sizeof parent, "%.*s", (int) (name - path), path);
   cleanup_close int dirfd = open_in_root (rootfd, *parent ? parent : "/", O_RDONLY | O_DIRECTORY);
-  if (dirfd < 0)
+  if (dirfd < 0 || fstat (dirfd, &before) < 0)
     return -1;
   if (directory)
     {
@@ -215,6 +216,8 @@ open_or_make (int rootfd, const char *path, bool directory, mode_t mode)
       if (file < 0)
         return -1;
     }
+  /* our mount points should not make their directories look changed */
+  futimens (dirfd, (struct timespec[2]){ before.st_atim, before.st_mtim });
   return open_in_root (rootfd, path, O_PATH);
 }
 

@@ -264,3 +264,9 @@ workload_pause (bool on, struct fault *fault)
     return fail (fault, FAULT_FAILED, errno, on ? "pause the workload" : "unpause the workload");
   return 0;
 }
+
+const char *
+workload_user (void)
+{
+  return process.user ? process.user : "";
+}

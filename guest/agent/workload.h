@@ -35,4 +35,6 @@ void workload_settle (struct job *job);
 int workload_exec (uint16_t stream, const uint8_t *data, size_t len, struct fault *fault);
 int workload_attach (uint16_t stream, bool feeds, struct fault *fault);
 int workload_signal (int signum, pid_t pid, struct fault *fault);
+/* `user` of the main process, "" without one. */
+const char *workload_user (void);
 int workload_pause (bool on, struct fault *fault);
