@@ -15,16 +15,16 @@ def make_mounts(
     plan: LaunchPlan, cgroup_version: int, init_path: str, init_target: str
 ) -> list[dict[str, Any]]:
     """In the order to mount them: parents first; a user's mount replaces a default one at the same place."""
-    user = sorted(plan.mounts, key=lambda m: m.target.rstrip("/").count("/"))
-    taken = {m.target.rstrip("/") for m in user}
-    read_only = plan.security.read_only_root
+    taken = {m.target.rstrip("/") for m in plan.mounts}
     mounts = [m for m in _defaults(plan, cgroup_version) if m["destination"] not in taken]
-    mounts += [
-        _bind(f.host_path, f.target, ["rbind", "rprivate", "ro" if read_only else "rw"])
-        for f in plan.etc_files
-        if f.target not in taken
+    access = "ro" if plan.security.read_only_root else "rw"
+    own = [_user_mount(m) for m in plan.mounts]
+    own += [
+        _bind(file.host_path, file.target, ["rbind", "rprivate", access])
+        for file in plan.etc_files
+        if file.target not in taken
     ]
-    mounts += [_user_mount(m) for m in user]
+    mounts += sorted(own, key=lambda m: m["destination"].rstrip("/").count("/"))
     if init_path:
         mounts.append(_bind(init_path, init_target, ["bind", "ro"]))
     return mounts

@@ -1,0 +1,207 @@
+"""Parts of the process backend: limits, complaints, ps, cgroup layouts, mounts, look-ups in a root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from insula.errors import CommandNotExecutable, CommandNotFound, InvalidRequest, RuntimeFailed
+from insula.isolation.plan import Process
+from insula.isolation.process.complaints import translate
+from insula.isolation.process.mounts import tmpfs_options
+from insula.isolation.process.prepare import check_program, identify, make_cwd
+from insula.isolation.process.resources import control_writes, make_resources
+from insula.isolation.process.usage import parse_ps
+from insula.isolation.users import Identity
+from insula.model.limits import Limits
+from insula.system.cgroups import Layout, parse_layout, remove
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "message"),
+    [
+        (
+            "executable file `nope` not found in $PATH: No such file or directory",
+            CommandNotFound,
+            'exec: "nope": executable file not found in $PATH: unknown',
+        ),
+        (
+            'runc create failed: unable to start: exec: "nope": executable file not found in $PATH',
+            CommandNotFound,
+            'exec: "nope": executable file not found in $PATH: unknown',
+        ),
+        (
+            'time="x" level=error msg="exec: \\"nope\\": stat nope: no such file or directory"',
+            CommandNotFound,
+            'exec: "nope": no such file or directory: unknown',
+        ),
+        (
+            '{"msg":"exec: No such file or directory","level":"error","time":"2026"}',
+            CommandNotFound,
+            'exec: "nope": no such file or directory: unknown',
+        ),
+        (
+            "open executable: Permission denied",
+            CommandNotExecutable,
+            'exec: "nope": permission denied: unknown',
+        ),
+        (
+            "open executable: Operation not permitted",
+            CommandNotExecutable,
+            'exec: "nope": permission denied: unknown',
+        ),
+        (
+            'unable to start container process: exec: "nope": permission denied',
+            CommandNotExecutable,
+            'exec: "nope": permission denied: unknown',
+        ),
+        ("exec: Exec format error", CommandNotExecutable, 'exec: "nope": exec format error: unknown'),
+        (
+            "2026-01-01T00:00:00.0Z: mount `proc`: Operation not permitted",
+            RuntimeFailed,
+            "the OCI runtime could not create the container: mount `proc`: Operation not permitted",
+        ),
+        ("", RuntimeFailed, "the OCI runtime could not create the container: it said nothing"),
+    ],
+)
+def test_complaints_of_runtimes(said: str, kind: type[Exception], message: str) -> None:
+    error = translate(said, "nope")
+    assert type(error) is kind
+    assert error.message == message
+
+
+def test_limits_as_oci_resources() -> None:
+    limits = Limits(memory_bytes=64 * MIB, nano_cpus=1_500_000_000, pids=10, cpu_shares=512)
+    assert make_resources(limits, swap_accounting=True) == {
+        "memory": {"limit": 64 * MIB, "swap": 128 * MIB},
+        "cpu": {"shares": 512, "period": 100_000, "quota": 150_000},
+        "pids": {"limit": 10},
+    }
+    assert make_resources(limits, swap_accounting=False)["memory"] == {"limit": 64 * MIB}
+    assert make_resources(Limits(), swap_accounting=True) == {}
+
+
+def test_limits_as_control_files() -> None:
+    limits = Limits(memory_bytes=64 * MIB, memory_swap_bytes=-1, cpu_quota_us=5000, pids=-1, cpu_shares=1024)
+    assert control_writes(limits, version=1, swap_accounting=True) == [
+        ("memory", "memory.memsw.limit_in_bytes", "-1"),
+        ("memory", "memory.limit_in_bytes", str(64 * MIB)),
+        ("cpu", "cpu.shares", "1024"),
+        ("cpu", "cpu.cfs_period_us", "100000"),
+        ("cpu", "cpu.cfs_quota_us", "5000"),
+        ("pids", "pids.max", "max"),
+    ]
+    assert control_writes(limits, version=2, swap_accounting=True) == [
+        ("memory", "memory.max", str(64 * MIB)),
+        ("memory", "memory.swap.max", "max"),
+        ("cpu", "cpu.weight", "39"),
+        ("cpu", "cpu.max", "5000 100000"),
+        ("pids", "pids.max", "max"),
+    ]
+
+
+def test_tmpfs_options_are_dockers_unless_said_otherwise() -> None:
+    assert tmpfs_options(()) == ["noexec", "nosuid", "nodev"]
+    assert tmpfs_options(("exec,size=64m", "mode=1777")) == [
+        "nosuid",
+        "nodev",
+        "exec",
+        "size=64m",
+        "mode=1777",
+    ]
+
+
+def test_ps_rows_are_those_of_the_container() -> None:
+    text = "UID  PID PPID CMD\nroot 10 1 sh -c a b\nroot 11 1 other\nbob 12 10 sleep 5\n"
+    table = parse_ps(text, {10, 12})
+    assert table.titles == ("UID", "PID", "PPID", "CMD")
+    assert table.rows == (("root", "10", "1", "sh -c a b"), ("bob", "12", "10", "sleep 5"))
+    with pytest.raises(InvalidRequest, match="PID field"):
+        parse_ps("CMD\nsh\n", {1})
+
+
+HYBRID = """22 1 0:21 / /proc rw - proc proc rw
+31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+"""
+
+
+def test_cgroup_layouts() -> None:
+    hybrid = parse_layout(HYBRID)
+    assert (hybrid.version, hybrid.hybrid) == (1, True)
+    assert hybrid.path("cpuacct", "insula/x") == "/sys/fs/cgroup/cpu,cpuacct/insula/x"
+    assert hybrid.path("pids", "insula/x") is None
+    assert hybrid.directories("g") == ["/sys/fs/cgroup/cpu,cpuacct/g", "/sys/fs/cgroup/systemd/g"]
+    pure = parse_layout("1 1 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "cpu memory pids")
+    assert (pure.version, pure.hybrid) == (2, False)
+    assert pure.path("memory", "insula/x") == "/sys/fs/cgroup/insula/x"
+    assert "memory" in pure.controllers
+
+
+def test_removing_a_group_that_is_not_there_is_fine(tmp_path: Path) -> None:
+    assert remove(Layout(2, {"": str(tmp_path)}), "insula/none")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> int:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "etc/passwd").write_text("bob:x:1000:1000::/home/bob:/bin/sh\n")
+    (tmp_path / "etc/group").symlink_to("/etc/../../../../etc/passwd")
+    for name, mode in (("tool", 0o755), ("private", 0o700), ("text", 0o644)):
+        (tmp_path / "bin" / name).write_text("")
+        (tmp_path / "bin" / name).chmod(mode)
+    (tmp_path / "bin/outside").symlink_to("/" + "../" * 20 + "bin/sh")
+    return os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+
+
+def process(*args: str, user: str = "", cwd: str = "/") -> Process:
+    return Process(args=args, env=("PATH=/nowhere:/bin",), user=user, cwd=cwd)
+
+
+def test_users_come_from_inside_the_root(root: int) -> None:
+    assert identify(root, process("x", user="bob")) == Identity(1000, 1000, (), "/home/bob")
+    os.close(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "uid", "error"),
+    [
+        ("tool", 1000, None),
+        ("/bin/tool", 1000, None),
+        ("private", 0, None),
+        ("private", 1000 + os.getuid(), CommandNotExecutable),
+        ("text", 0, CommandNotExecutable),
+        ("/bin", 0, CommandNotExecutable),
+        ("nope", 0, CommandNotFound),
+        ("outside", 0, CommandNotFound),
+        ("/etc/nope", 0, CommandNotFound),
+    ],
+)
+def test_programs_are_looked_up_as_execvp_does(
+    root: int, name: str, uid: int, error: type[Exception] | None
+) -> None:
+    identity = Identity(uid, uid, (), "/")
+    try:
+        if error is None:
+            check_program(root, process(name), identity)
+        else:
+            with pytest.raises(error):
+                check_program(root, process(name), identity)
+    finally:
+        os.close(root)
+
+
+def test_working_directory_is_made_inside_the_root(root: int, tmp_path: Path) -> None:
+    identity = Identity(os.getuid(), os.getgid(), (), "/")
+    make_cwd(root, process("x", cwd="/a/b/../c"), identity)
+    assert (tmp_path / "a/c").is_dir()
+    with pytest.raises(InvalidRequest, match="not a directory"):
+        make_cwd(root, process("x", cwd="/etc/passwd/x"), identity)
+    os.close(root)
