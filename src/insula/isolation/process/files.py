@@ -33,7 +33,7 @@ class DirectoryFiles:
 
     async def get(self, path: str) -> AsyncIterator[bytes]:
         with self._no_such_path(path):
-            async with contextlib.aclosing(tree.get(*self._place(path))) as pieces:  # type: ignore[type-var]
+            async with contextlib.aclosing(tree.get(*self._place(path))) as pieces:
                 async for piece in pieces:
                     yield piece
 
