@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from insula.errors import Conflict, Failure, InsulaError, InvalidRequest
+from insula.errors import Conflict, DiskFull, Failure, InsulaError, InvalidRequest
 from insula.events import EventBus
 from insula.model.ids import make_id, short_id
 from insula.model.network import Endpoint, LinkKind, Network, PortBinding
@@ -30,13 +30,15 @@ from insula.network.pool import Pool
 from insula.network.slots import INTERFACE, LINK_PREFIX, MTU, Slot, SlotMaker
 from insula.store.store import Store
 from insula.system import links, namespaces
+from insula.system.conntrack import Flow, forget_udp
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_SLOTS = (8, 32)
+# 80 KiB of kernel memory each; a burst of twenty starts finds one for everybody
+_SLOTS = (20, 40)
 _EMPTY_NAMESPACES = (2, 16)
 # how long a namespace may take to go, and its link with it, before the link is deleted by name
 _PATIENCE_S = (0.1, 0.2, 0.4, 0.8)
@@ -75,6 +77,7 @@ class Networks:
             self._make_namespace, self._drop_namespace, least=_EMPTY_NAMESPACES[0], most=_EMPTY_NAMESPACES[1]
         )
         self._attachments: dict[str, _Attachment] = {}
+        self._stale: set[str] = set()
         self._empty: dict[str, str] = {}
         self._catalog: dict[str, Network] = {}
         self._installing = asyncio.Lock()
@@ -191,13 +194,15 @@ class Networks:
             endpoint_id=make_id(),
         )
         try:
+            for stale in list(self._stale):
+                self._forget(stale)
             self._store.put_endpoint(instance_id, endpoint)
             self._attachments[instance_id] = _Attachment(endpoint)
             if kind is LinkKind.TAP:
                 await self._do(self._maker.make_tap, slot.link)
         except BaseException:
-            self._forget(instance_id)
             self._release(endpoint.netns, endpoint.link, endpoint.address)
+            self._forget(instance_id)
             raise
         self._events.publish(
             "network", "connect", target.id, container=instance_id, name=target.name, type=target.driver
@@ -252,6 +257,9 @@ class Networks:
                 taken.close()
             raise
         attachment.held += [taken for _, taken in held]
+        if udp := {b.host_port for b in decided if b.protocol == "udp"}:
+            # flows seen before, which would go on to the host itself
+            await self._forget_udp(lambda flow: flow.port in udp and flow.answers_from == flow.destination)
         return decided
 
     async def disconnect(self, instance_id: str) -> None:
@@ -271,6 +279,8 @@ class Networks:
             await self._do(self._firewall.install, self._publications())
         attachment.let_go()
         endpoint = attachment.endpoint
+        if any(binding.protocol == "udp" for binding in attachment.ports):
+            await self._forget_udp(lambda flow: flow.answers_from == endpoint.address)
         self._release(endpoint.netns, endpoint.link, endpoint.address)
         self._events.publish(
             "network",
@@ -284,8 +294,14 @@ class Networks:
     # inside
 
     def _forget(self, instance_id: str) -> None:
+        """Also on a full disk, where the record is dropped later: removing things must work there."""
         self._attachments.pop(instance_id, None)
-        self._store.delete_endpoints(instance_id)
+        try:
+            self._store.delete_endpoints(instance_id)
+            self._stale.discard(instance_id)
+        except DiskFull as error:
+            log.warning("the endpoint of %s stays recorded for now: %s", short_id(instance_id), error)
+            self._stale.add(instance_id)
 
     def _publications(self) -> tuple[Publication, ...]:
         return tuple(p for each in self._attachments.values() for p in each.publications())
@@ -294,6 +310,12 @@ class Networks:
         """On the network thread, in order of asking."""
         work = self._worker.submit(function, *args, **kwargs)
         return await asyncio.wrap_future(work)
+
+    async def _forget_udp(self, wanted: Callable[[Flow], bool]) -> None:
+        try:
+            await self._do(forget_udp, wanted)
+        except OSError as error:  # no ctnetlink: flows end by themselves after 30 to 120 s without traffic
+            log.warning("cannot drop tracked UDP flows: %s", error)
 
     async def _install(self) -> None:
         """Once per daemon, or again with the next request if it failed."""

@@ -48,19 +48,18 @@ def hold(binding: PortBinding) -> tuple[PortBinding, socket.socket]:
     check_binding(binding)
     picks = _PICKS if binding.host_port == 0 else 1
     for attempt in range(picks):
-        taken = _socket(binding)
+        taken: socket.socket | None = None
         try:
+            taken = _socket(binding)
             taken.bind((binding.host_ip or "0.0.0.0", binding.host_port))
             if binding.protocol == "tcp":
                 taken.listen(1)
         except OSError as error:
-            taken.close()
+            if taken is not None:
+                taken.close()
             if error.errno == errno.EADDRINUSE and attempt + 1 < picks:
                 continue
             raise _refusal(binding, error) from error
-        except BaseException:
-            taken.close()
-            raise
         return dataclasses.replace(binding, host_port=taken.getsockname()[1]), taken
     raise AssertionError("unreachable")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -131,6 +132,25 @@ async def test_udp_is_published_too(networks: Networks, host: Host) -> None:
                 assert client.recv(10) == b"a"
 
 
+async def test_a_udp_client_that_never_stops_finds_the_new_server(networks: Networks, host: Host) -> None:
+    """One socket, one source port, through: nobody, a first instance, a second one."""
+    binding = PortBinding(container_port=53, host_port=5353, protocol="udp")
+    with make_socket(host.outside, socket.SOCK_DGRAM) as client:
+        client.connect((HOST, 5353))
+        with make_socket(HERE, socket.SOCK_DGRAM) as before:
+            before.bind(("0.0.0.0", 5353))
+            client.send(b"0")
+            assert before.recv(10) == b"0"
+        for instance_id in (A, B):
+            server = await veth(networks, instance_id)
+            await networks.publish(instance_id, server, [binding])
+            with make_socket(server.netns, socket.SOCK_DGRAM) as service:
+                service.bind(("0.0.0.0", 53))
+                client.send(b"q")
+                assert service.recv(10) == b"q"
+            await networks.disconnect(instance_id)
+
+
 async def test_a_port_at_loopback_is_for_the_host_alone(networks: Networks, host: Host) -> None:
     server, other = await veth(networks, A), await veth(networks, B)
     at_loopback = PortBinding(container_port=80, host_port=8080, host_ip="127.0.0.1")
@@ -215,12 +235,12 @@ async def test_a_tap_is_on_the_bridge_and_carries_frames(networks: Networks, hos
         ethernet = b"\xff" * 6 + mac + b"\x08\x06"
         arp = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1) + mac + socket.inet_aton(endpoint.address)
         arp += b"\0" * 6 + socket.inet_aton(GATEWAY)
-        os.write(fd, b"\0" * 10 + ethernet + arp)  # virtio-net header first
-        os.set_blocking(fd, True)
-        while True:
-            frame = os.read(fd, 2000)[10:]
-            if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\x02":
-                break
+        frame = b""
+        while frame[12:14] != b"\x08\x06" or frame[20:22] != b"\0\x02":  # until it is an ARP answer
+            # asked again and again: the bridge takes a moment to see that the port has a carrier
+            os.write(fd, b"\0" * 10 + ethernet + arp)  # virtio-net header first
+            if select.select([fd], [], [], 0.05)[0]:
+                frame = os.read(fd, 2000)[10:]
         assert frame[28:32] == socket.inet_aton(GATEWAY)
         with pytest.raises(Failure, match="in use by another process"):
             open_tap(endpoint.link)

@@ -199,10 +199,12 @@ def test_the_directory_of_namespaces_is_a_shared_mount(host: Host) -> None:
     """Namespaces kept later show up in mount namespaces split off before, where crun may run."""
     path = f"{host.exec_root}/netns"
     namespaces.share_directory(path)
+    look = "echo; read x; grep -c netns/later /proc/self/mountinfo"
     with subprocess.Popen(
-        ["unshare", "-m", "--propagation", "slave", "sh", "-c", "echo; read x; grep -c netns/later /proc/self/mountinfo"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as elsewhere:  # fmt: skip
+        ["unshare", "-m", "--propagation", "slave", "sh", "-c", look],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as elsewhere:
         assert elsewhere.stdout is not None
         elsewhere.stdout.readline()
         namespaces.keep_netns(f"{path}/later")

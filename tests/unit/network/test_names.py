@@ -44,7 +44,8 @@ def test_bad_extra_hosts_are_refused(entry: str) -> None:
 
 
 def test_resolv_conf_is_the_hosts_without_what_cannot_be_reached() -> None:
-    host = "# made by dhcp\nnameserver 127.0.0.1\nnameserver 10.0.0.53\nnameserver fe80::1%eth0\nnameserver ::1\n"
+    host = "# made by dhcp\nnameserver 127.0.0.1\nnameserver 10.0.0.53\n"
+    host += "nameserver fe80::1%eth0\nnameserver ::1\n"
     host += "domain old.example\nsearch a.example b.example ; c\noptions edns0 trust-ad\n"
     assert finalize_resolv_conf(host) == (
         "nameserver 10.0.0.53\nsearch a.example b.example\noptions edns0 trust-ad\n"

@@ -1,0 +1,66 @@
+"""Forgetting UDP flows that the kernel still tracks.  Synchronous; costs a look at the whole table.
+
+UDP has no end of connection: a flow that was seen before its port was published goes on unredirected, and
+one redirected to an instance that is gone goes on to nobody, for as long as the client keeps sending
+(moby deletes such entries, too).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from insula.system.netlink import Message, NetlinkError, attribute, attributes
+from insula.system.nfnetlink import open_netfilter
+
+_GET = (1 << 8) | 1
+_DELETE = (1 << 8) | 2
+_FAMILY = struct.pack(">BBH", socket.AF_INET, 0, 0)
+_ORIGINAL, _REPLY = 1, 2
+_TUPLE_IP, _TUPLE_PROTO = 1, 2
+_NESTED = 0x8000
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Whom the first packet was sent to, and who answers: the same, unless it is redirected."""
+
+    destination: str
+    port: int
+    answers_from: str
+
+
+def forget_udp(wanted: Callable[[Flow], bool]) -> int:
+    """Drop the IPv4 UDP flows for which `wanted` says yes; returns how many."""
+    with open_netfilter() as netfilter:
+        doomed: list[bytes] = []
+        for answer in netfilter.dump(Message(_GET, 0, _FAMILY)):
+            found = attributes(answer.body[4:])
+            flow = _flow(found.get(_ORIGINAL, b""), found.get(_REPLY, b""))
+            if flow is not None and wanted(flow):
+                doomed.append(found[_ORIGINAL])
+        for original in doomed:
+            try:
+                netfilter.send(Message(_DELETE, 0, _FAMILY + attribute(_ORIGINAL | _NESTED, original)))
+            except NetlinkError as error:
+                if error.errno != errno.ENOENT:  # it has ended meanwhile
+                    raise
+    return len(doomed)
+
+
+def _flow(original: bytes, reply: bytes) -> Flow | None:
+    there, back = attributes(original), attributes(reply)
+    if not {_TUPLE_IP, _TUPLE_PROTO} <= there.keys() or _TUPLE_IP not in back:
+        return None
+    proto = attributes(there[_TUPLE_PROTO])
+    if proto.get(1) != bytes([socket.IPPROTO_UDP]) or 3 not in proto:
+        return None
+    addresses, answering = attributes(there[_TUPLE_IP]), attributes(back[_TUPLE_IP])
+    return Flow(
+        destination=socket.inet_ntoa(addresses[2]),
+        port=int.from_bytes(proto[3], "big"),
+        answers_from=socket.inet_ntoa(answering[1]),
+    )
