@@ -191,9 +191,10 @@ async def start_house(directory: Path) -> AsyncIterator[House]:
         store = Store(f"{data}/insula.db")
         stack.callback(store.close)
         events = EventBus()
+        store.put_image(make_image())
+        store.set_tag(IMAGE, IMAGE_ID)
         images = Images(f"{data}/images", store, events)
         await images.start()
-        images._catalog.add(make_image(), tag=IMAGE)
         roots = PlainRoots(f"{data}/images", f"{data}/instances", run)
         networks = PlainNetworks(
             store, bridge="insula0", subnet=settings.subnet, exec_root=run, events=events

@@ -58,6 +58,7 @@ async def events(call: Call) -> web.StreamResponse:
         response = streaming("application/json")
         await response.prepare(call.http)
         while True:
+            await asyncio.sleep(0)  # one step brings a remembered event, if there is one
             left_s = None if until_ns is None else max(0.0, (until_ns - time.time_ns()) / 1e9)
             done, _ = await asyncio.wait([coming], timeout=left_s)
             if not done:

@@ -1,0 +1,383 @@
+"""The API as bytes: versions, errors, hijacked connections, clients that vanish, hostile input."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_house import House, start_house
+
+pytestmark = pytest.mark.timeout(30)
+
+UPGRADE = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with start_house(tmp_path) as started:
+        yield started
+
+
+@dataclass(slots=True)
+class Wire:
+    """One connection, spoken to byte by byte."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        raw = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        first, *lines = raw.split("\r\n")
+        pairs = (line.partition(":") for line in lines if line)
+        return int(first.split(" ")[1]), {k.lower(): v.strip() for k, _, v in pairs}
+
+    async def frames(self) -> bytes:
+        """Data of multiplexed frames until the end."""
+        found = b""
+        while header := await self.reader.read(8):
+            found += await self.reader.readexactly(int.from_bytes(header[4:], "big"))
+        return found
+
+
+@contextlib.asynccontextmanager
+async def dial(house: House) -> AsyncIterator[Wire]:
+    reader, writer = await asyncio.open_unix_connection(house.socket)
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def ask(
+    house: House, method: str, target: str, body: bytes | Any = b"", headers: str = ""
+) -> tuple[int, dict[str, str], bytes]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    kind = "Content-Type: application/json\r\n" if data and "Content-Type" not in headers else ""
+    async with dial(house) as wire:
+        head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{kind}{headers}"
+        wire.writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        status, found = await wire.head()
+        return status, found, await wire.reader.read()
+
+
+async def create(house: House, *command: str, **fields: Any) -> str:
+    status, _, body = await ask(
+        house, "POST", "/containers/create", {"Image": "busybox", "Cmd": list(command), **fields}
+    )
+    assert status == 201, body
+    return str(json.loads(body)["Id"])
+
+
+async def act(house: House, target: str) -> int:
+    return (await ask(house, "POST", target))[0]
+
+
+# versions and errors
+
+
+async def test_ping_has_the_headers_that_clients_negotiate_by(house: House) -> None:
+    for method, body in (("GET", b"OK"), ("HEAD", b"")):
+        status, headers, got = await ask(house, method, "/_ping")
+        assert (status, got) == (200, body)
+        assert headers["api-version"] == "1.47"
+        assert headers["ostype"] == "linux"
+        assert headers["docker-experimental"] == "false"
+
+
+async def test_versions_by_path(house: House) -> None:
+    for version in ("1.40", "1.41", "1.47"):
+        assert (await ask(house, "GET", f"/v{version}/version"))[0] == 200
+    status, _, body = await ask(house, "GET", "/v1.39/version")
+    assert status == 400
+    assert json.loads(body)["message"] == (
+        "client version 1.39 is too old. Minimum supported API version is 1.40, "
+        "please upgrade your client to a newer version"
+    )
+    status, _, body = await ask(house, "GET", "/v1.99/version")
+    assert status == 400
+    assert (
+        json.loads(body)["message"] == "client version 1.99 is too new. Maximum supported API version is 1.47"
+    )
+
+
+async def test_unknown_pages(house: House) -> None:
+    for target in ("/nothing", "/v1.47/nothing", "/", "/containers", "/containers/a/b/c"):
+        status, headers, body = await ask(house, "GET", target)
+        assert (status, json.loads(body)) == (404, {"message": "page not found"})
+        assert headers["content-type"] == "application/json"
+
+
+async def test_already_as_asked_is_304_without_a_body(house: House) -> None:
+    ident = await create(house, "sleep", "100")
+    assert await act(house, f"/containers/{ident}/start") == 204
+    status, _, body = await ask(house, "POST", f"/containers/{ident}/start")
+    assert (status, body) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        (b"", "EOF"),
+        (b"{", "invalid JSON"),
+        (b"[]", "Expected `object`"),
+        (b'"x"', "Expected `object`"),
+        (b"\xff\xfe", "invalid JSON"),
+        (b"[" * 100_000, "invalid JSON"),
+        (b'{"Image": 5}', "$.Image"),
+        (b'{"Image":"busybox","HostConfig":{"Memory":"1g"}}', "$.HostConfig.Memory"),
+        (b'{"Image":"busybox","HostConfig":{"Memory":99999999999999999999999}}', "$.HostConfig.Memory"),
+        (b'{"Image":"busybox","HostConfig":{"Memory":-5}}', "negative"),
+        (b'{"Image":"busybox","HostConfig":{"Memory":1e400}}', "out of range"),
+        (b'{"Image":"busybox","HostConfig":{"PidsLimit":1.5}}', "PidsLimit"),
+        (b'{"Image":"busybox","HostConfig":{"PortBindings":{"99999/tcp":[]}}}', "port"),
+        (b'{"Image":"busybox","HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"70000"}]}}}', "port"),
+        (b'{"Image":"busybox","HostConfig":{"PortBindings":{"80/tcp":[{"HostIp":"nowhere"}]}}}', "HostIp"),
+        (b'{"Image":"busybox","HostConfig":{"Binds":["a:b:c:d"]}}', "volume specification"),
+        (b'{"Image":"busybox","HostConfig":{"Binds":["/a:/"]}}', "destination can't be"),
+        (b'{"Image":"busybox","HostConfig":{"Isolation":"jail"}}', "solation"),
+        (b'{"Image":"busybox","HostConfig":{"RestartPolicy":{"Name":"maybe"}}}', "restart policy"),
+        (b'{"Image":"busybox","HostConfig":{"Mounts":[{"Type":"bind","Target":"/a"}]}}', "Source"),
+        (b'{"Image":"busybox","HostConfig":{"ExtraHosts":["x"]}}', "add-host"),
+        (b'{"Image":"busybox","StopSignal":"SIGNOPE"}', "SIGNOPE"),
+        (b'{"Image":"busybox","Env":["=x"]}', "environment"),
+        (b'{"Image":"","Cmd":["x"]}', "Image"),
+        (b'{"Image":"BAD NAME"}', "reference"),
+    ],
+)
+async def test_a_bad_create_request_is_400_and_says_what(house: House, body: bytes, part: str) -> None:
+    status, _, answer = await ask(house, "POST", "/containers/create", body)
+    assert status == 400, answer
+    assert part in json.loads(answer)["message"]
+
+
+async def test_bodies_are_bounded(house: House) -> None:
+    status, _, body = await ask(house, "POST", "/containers/create", b" " * (4 * 2**20 + 1))
+    assert status == 413
+    assert "4 MiB" in json.loads(body)["message"]
+
+
+async def test_a_body_that_is_not_json_is_refused_by_its_type(house: House) -> None:
+    status, _, body = await ask(
+        house, "POST", "/containers/create", b"a=b", "Content-Type: application/x-www-form-urlencoded\r\n"
+    )
+    assert status == 400
+    assert "must be 'application/json'" in json.loads(body)["message"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/containers/json?limit=x",
+        "/containers/json?limit=99999999999",
+        "/containers/json?filters=%7B",
+        "/containers/json?filters=%5B%5D",
+        "/containers/json?filters=%7B%22status%22%3A%5B%22flying%22%5D%7D",
+        "/containers/json?filters=%7B%22exited%22%3A%5B%22x%22%5D%7D",
+        "/images/json?filters=%7B%22dangling%22%3A%5B%22x%22%5D%7D",
+        "/events?since=yesterday",
+        "/system/df?type=dust",
+        "/images/get",
+    ],
+)
+async def test_bad_parameters_are_400(house: House, target: str) -> None:
+    status, _, body = await ask(house, "GET", target)
+    assert status == 400, body
+    assert json.loads(body)["message"]
+
+
+async def test_default_fields_of_the_docker_client_pass(house: House) -> None:
+    host = {
+        "Binds": None, "ContainerIDFile": "", "LogConfig": {"Type": "", "Config": {}}, "NetworkMode": "default",
+        "PortBindings": {}, "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "AutoRemove": False,
+        "VolumeDriver": "", "VolumesFrom": None, "ConsoleSize": [0, 0], "CapAdd": None, "CapDrop": None,
+        "CgroupnsMode": "", "Dns": [], "DnsOptions": [], "DnsSearch": [], "ExtraHosts": None, "GroupAdd": None,
+        "IpcMode": "", "Cgroup": "", "Links": None, "OomScoreAdj": 0, "PidMode": "", "Privileged": False,
+        "SecurityOpt": None, "UTSMode": "", "UsernsMode": "", "ShmSize": 0, "Isolation": "", "CpuShares": 0,
+        "Memory": 0, "NanoCpus": 0, "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": [],
+        "BlkioDeviceReadBps": [], "CpuPeriod": 0, "CpuRealtimePeriod": 0, "CpusetCpus": "", "Devices": [],
+        "DeviceCgroupRules": None, "DeviceRequests": None, "MemoryReservation": 0, "MemorySwap": 0,
+        "MemorySwappiness": -1, "OomKillDisable": False, "PidsLimit": 0, "Ulimits": [], "CpuCount": 0,
+        "MaskedPaths": None, "ReadonlyPaths": None,
+    }  # fmt: skip
+    await create(
+        house, "true", HostConfig=host, NetworkingConfig={"EndpointsConfig": {"default": {}}}, Volumes={}
+    )
+
+
+async def test_a_field_that_does_not_exist_is_named_in_a_warning(house: House) -> None:
+    body = {"Image": "busybox", "HostConfig": {"Isolatoin": "vm"}}
+    _, _, answer = await ask(house, "POST", "/containers/create", body)
+    assert json.loads(answer)["Warnings"] == [
+        "HostConfig.Isolatoin: there is no such field; it has no effect"
+    ]
+
+
+# hijacked connections
+
+
+async def attach_raw(
+    wire: Wire, ident: str, query: str = "stdin=1&stdout=1&stderr=1&stream=1", more: bytes = b""
+) -> None:
+    head = f"POST /v1.47/containers/{ident}/attach?{query} HTTP/1.1\r\nHost: x\r\n{UPGRADE}"
+    wire.writer.write(f"{head}Content-Length: 0\r\n\r\n".encode() + more)
+
+
+async def test_input_that_arrives_with_the_request_is_not_lost(house: House) -> None:
+    ident = await create(house, "cat", OpenStdin=True, StdinOnce=True)
+    async with dial(house) as wire:
+        await attach_raw(wire, ident, more=b"early GET / HTTP/1.1\r\n\r\n")
+        status, headers = await wire.head()
+        assert (status, headers["content-type"]) == (101, "application/vnd.docker.multiplexed-stream")
+        assert await act(house, f"/containers/{ident}/start") == 204
+        wire.writer.write(b"late")
+        wire.writer.write_eof()
+        assert await wire.frames() == b"early GET / HTTP/1.1\r\n\r\nlate"
+
+
+async def test_a_chunked_exec_start_that_is_hijacked_keeps_what_follows(house: House) -> None:
+    ident = await create(house, "sleep", "100")
+    await act(house, f"/containers/{ident}/start")
+    config = {"Cmd": ["cat"], "AttachStdin": True, "AttachStdout": True}
+    exec_id = json.loads((await ask(house, "POST", f"/containers/{ident}/exec", config))[2])["Id"]
+    async with dial(house) as wire:
+        head = (
+            f"POST /exec/{exec_id}/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{UPGRADE}"
+        )
+        for piece in (
+            head[:9],
+            head[9:],
+            "Transfer-Encoding: chunked\r\n\r\n",
+            "2\r\n{}\r\n0\r\n",
+            "\r\nfirst",
+        ):
+            wire.writer.write(piece.encode())
+            await wire.writer.drain()
+            await asyncio.sleep(0)
+        assert (await wire.head())[0] == 101
+        wire.writer.write_eof()
+        assert await wire.frames() == b"first"
+    inspected = json.loads((await ask(house, "GET", f"/exec/{exec_id}/json"))[2])
+    assert (inspected["Running"], inspected["ExitCode"]) == (False, 0)
+
+
+async def test_without_upgrade_the_answer_is_200_and_raw(house: House) -> None:
+    ident = await create(house, "sh", "-c", "echo plain")
+    async with dial(house) as wire:
+        wire.writer.write(
+            f"POST /containers/{ident}/attach?stdout=1&stream=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+        )
+        status, headers = await wire.head()
+        assert (status, headers["content-type"]) == (200, "application/vnd.docker.raw-stream")
+        await act(house, f"/containers/{ident}/start")
+        assert await wire.frames() == b"plain\n"
+
+
+async def test_a_refused_attach_leaves_the_connection_usable(house: House) -> None:
+    async with dial(house) as wire:
+        wire.writer.write(
+            b"POST /containers/none/attach?stream=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+            b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n"
+        )
+        status, headers = await wire.head()
+        assert status == 404
+        await wire.reader.readexactly(int(headers["content-length"]))
+        assert (await wire.head())[0] == 200
+
+
+async def test_detach_keys_let_go_and_leave_the_workload_running(house: House) -> None:
+    ident = await create(house, "cat", Tty=True, OpenStdin=True)
+    await act(house, f"/containers/{ident}/start")
+    async with dial(house) as wire:
+        await attach_raw(wire, ident, "stdin=1&stdout=1&stream=1&detachKeys=ctrl-a,b")
+        assert (await wire.head())[0] == 101
+        wire.writer.write(b"x\x01y\r\n")
+        assert await wire.reader.readexactly(5) == b"x\x01y\r\n"
+        wire.writer.write(b"\x01b")
+        await wire.reader.read()
+    assert house.engine.find(ident).state == "running"
+
+
+async def test_a_client_that_vanishes_leaves_no_handler(house: House) -> None:
+    ident = await create(house, "cat", OpenStdin=True)
+    await act(house, f"/containers/{ident}/start")
+    before = len(asyncio.all_tasks())
+    targets = [f"POST /containers/{ident}/attach?stdin=1&stdout=1&stream=1", "GET /events",
+               f"POST /containers/{ident}/wait", f"GET /containers/{ident}/logs?follow=1&stdout=1",
+               f"GET /containers/{ident}/stats"]  # fmt: skip
+    for target in targets:
+        for half_close in (False, True):
+            if half_close and not target.endswith("stream=1"):
+                continue
+            async with dial(house) as wire:
+                head = f"{target} HTTP/1.1\r\nHost: x\r\n{UPGRADE if 'attach' in target else ''}"
+                wire.writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
+                assert (await wire.head())[0] in (101, 200)
+                if half_close:
+                    wire.writer.write_eof()
+                    await asyncio.sleep(0.05)  # the server has to see the half-close by itself first
+    async with asyncio.timeout(5):
+        while len(asyncio.all_tasks()) > before:
+            await asyncio.sleep(0.01)
+
+
+async def test_wait_answers_its_headers_before_the_exit(house: House) -> None:
+    ident = await create(house, "sleep", "100")
+    async with dial(house) as wire:
+        wire.writer.write(
+            f"POST /containers/{ident}/wait?condition=next-exit HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+        )
+        assert (await wire.head())[0] == 200
+        await act(house, f"/containers/{ident}/start")
+        await act(house, f"/containers/{ident}/kill")
+        size = int(await wire.reader.readline(), 16)
+        assert json.loads(await wire.reader.readexactly(size)) == {"StatusCode": 137}
+
+
+async def test_a_slow_reader_holds_the_workload_back(house: House) -> None:
+    ident = await create(house, "yes")
+    async with dial(house) as wire:
+        await attach_raw(wire, ident, "stdout=1&stream=1")
+        assert (await wire.head())[0] == 101
+        await act(house, f"/containers/{ident}/start")
+        await asyncio.sleep(0.3)  # it would have written many megabytes by now
+        job = house.backend._instances[ident].job
+        assert all(client._size < 2**20 for client in job.clients)
+        await act(house, f"/containers/{ident}/kill")
+        assert len(await wire.frames()) < 8 * 2**20
+
+
+async def test_start_goes_on_when_its_client_goes(house: House) -> None:
+    ident = await create(house, "sleep", "100")
+    async with dial(house) as wire:
+        wire.writer.write(
+            f"POST /containers/{ident}/start HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+        )
+        await wire.writer.drain()
+        while house.engine.find(ident).state == "created" and not house.server.app._unfinished:
+            await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        while house.engine.find(ident).state != "running":
+            await asyncio.sleep(0.005)
+
+
+async def test_events_stream_and_filter(house: House) -> None:
+    async with dial(house) as wire:
+        wire.writer.write(
+            b"GET /events?filters=%7B%22event%22%3A%7B%22create%22%3Atrue%7D%7D HTTP/1.1\r\nHost: x\r\n\r\n"
+        )
+        assert (await wire.head())[0] == 200
+        ident = await create(house, "true", Labels={"kind": "x", "action": "y"})
+        size = int(await wire.reader.readline(), 16)
+        event = json.loads(await wire.reader.readexactly(size))
+        assert (event["Type"], event["Action"], event["Actor"]["ID"]) == ("container", "create", ident)
+        assert (event["status"], event["from"]) == ("create", "busybox")
+        assert event["Actor"]["Attributes"]["kind"] == "x"
