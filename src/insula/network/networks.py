@@ -26,6 +26,7 @@ from insula.network import leftovers, ports
 from insula.network.addresses import Addresses, make_mac
 from insula.network.catalog import find_network, make_catalog
 from insula.network.firewall import Firewall, Publication
+from insula.network.neighbours import find_forward_drop
 from insula.network.pool import Pool
 from insula.network.slots import INTERFACE, LINK_PREFIX, MTU, Slot, SlotMaker
 from insula.store.store import Store
@@ -77,6 +78,7 @@ class Networks:
             self._make_namespace, self._drop_namespace, least=_EMPTY_NAMESPACES[0], most=_EMPTY_NAMESPACES[1]
         )
         self._attachments: dict[str, _Attachment] = {}
+        self._warnings: tuple[str, ...] = ()
         self._stale: set[str] = set()
         self._empty: dict[str, str] = {}
         self._catalog: dict[str, Network] = {}
@@ -138,6 +140,10 @@ class Networks:
     def find(self, ref: str) -> Network:
         """By name, id or id prefix; `default` is the bridge.  Raises NoSuchNetwork, InvalidRequest."""
         return find_network(self._catalog, ref)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What on this host keeps networks from working, for `docker info`."""
+        return self._warnings
 
     def list(self) -> tuple[Network, ...]:
         return tuple(sorted(self._catalog.values(), key=lambda network: network.name))
@@ -338,6 +344,9 @@ class Networks:
             route, self._bridge, str(self._network), self._gateway, anew=anew
         )
         self._firewall.install(publications)
+        if problem := find_forward_drop(self._bridge):
+            log.warning("%s", problem)
+            self._warnings = (problem,)
 
     def _uninstall(self) -> None:
         self._firewall.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import shutil
 import socket
 import struct
 import subprocess
@@ -28,6 +29,11 @@ HERE = "/proc/thread-self/ns/net"
 
 async def veth(networks: Networks, instance_id: str) -> Endpoint:
     return await networks.connect(instance_id, "bridge", LinkKind.VETH, hostname="h")
+
+
+def run_each(*commands: str) -> None:
+    for command in commands:
+        subprocess.run(command.split(), check=True, capture_output=True)
 
 
 def nft(*arguments: str) -> str:
@@ -316,3 +322,30 @@ async def test_other_tables_are_left_alone(networks: Networks) -> None:
     nft("add", "table", "inet", "theirs")
     await networks.stop()
     assert nft("list", "tables") == "table inet theirs\n"
+
+
+async def test_a_firewall_that_drops_forwarded_traffic_is_named_with_the_remedy(host: Host) -> None:
+    iptables = shutil.which("iptables-nft")
+    if iptables is None:
+        pytest.skip("no iptables here")
+    run_each(
+        f"{iptables} -P FORWARD DROP", f"{iptables} -N DOCKER-USER", f"{iptables} -A FORWARD -j DOCKER-USER"
+    )
+    store = host.store()
+    networks = host.networks(store)
+    await networks.start()
+    (warning,) = networks.warnings()
+    await networks.stop()
+    run_each(*warning.partition("allow it with: ")[2].replace("iptables", iptables).split("; "))
+    again = host.networks(store)
+    await again.start()
+    assert again.warnings() == ()
+    first, second = await veth(again, A), await veth(again, B)
+    with serve(second.netns, 80) as listener:  # the remedy works
+        source_seen(listener, first.netns, second.address, 80)
+    with serve(host.outside, 80) as listener:
+        source_seen(listener, first.netns, OUTSIDE, 80)
+    await again.disconnect(A)
+    await again.disconnect(B)
+    await again.stop()
+    store.close()
