@@ -15,7 +15,7 @@ from insula.model.root import DiskRoot
 from insula.security import capabilities
 from insula.security.seccomp import read_default_profile
 
-_APPLETS = "sh cat echo ls id uname sleep env hostname mount umount touch mkdir rm dd stty head wc ps kill true false pwd ip nc chmod sync tail yes".split()
+_APPLETS = ["sh", "cat", "echo", "ls", "id", "uname", "sleep", "env", "hostname", "mount", "umount", "touch", "mkdir", "rm", "dd", "stty", "head", "wc", "ps", "kill", "true", "false", "pwd", "ip", "nc", "chmod", "sync", "tail", "yes"]
 
 
 def make_image(directory: str) -> str:
@@ -76,7 +76,9 @@ class Workshop:
             "run_dir": run,
             "hostname": "isle",
             "process": Process(args=args, env=("PATH=/bin", "COLOUR=blue"), cwd="/", user=user, tty=tty),
-            "console": Console(open_stdin=open_stdin, stdin_once=stdin_once, log_path=os.path.join(state, "log")),
+            "console": Console(
+                open_stdin=open_stdin, stdin_once=stdin_once, log_path=os.path.join(state, "log")
+            ),
             "limits": limits or Limits(),
             "security": Security(
                 capabilities=tuple(sorted(capabilities.DEFAULT)), seccomp=read_default_profile()

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from integration.isolation.machines import Workshop, make_image
 from insula.config import Settings
 from insula.errors import CommandNotExecutable, CommandNotFound, Conflict, UnsupportedField
 from insula.isolation.backend import Liveness
@@ -25,6 +24,7 @@ from insula.model.limits import Limits, Ulimit
 from insula.model.mounts import EtcFile, Mount, MountKind
 from insula.model.stream import Channel, Stream
 from insula.security import capabilities
+from integration.isolation.machines import Workshop, make_image
 
 pytestmark = [
     pytest.mark.integration,
@@ -43,9 +43,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, guest_cache: Path) -> Wor
 
 
 def settings_of(workshop: Workshop) -> Settings:
-    return Settings(
-        data_root=f"{workshop.base}/data", exec_root=f"{workshop.base}/run", accel="tcg"
-    )
+    return Settings(data_root=f"{workshop.base}/data", exec_root=f"{workshop.base}/run", accel="tcg")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -90,9 +88,7 @@ async def run_exec(
     backend: VmBackend, plan: LaunchPlan, *args: str, stdin: bytes | None = None, **more: object
 ) -> tuple[int, bytes, bytes]:
     process = Process(args=args, env=("PATH=/bin",), **more)  # type: ignore[arg-type]
-    one = await backend.exec(
-        plan.id, ExecPlan(id="e", process=process, open_stdin=stdin is not None)
-    )
+    one = await backend.exec(plan.id, ExecPlan(id="e", process=process, open_stdin=stdin is not None))
     if stdin is not None:
         await one.stream.write(stdin)
         await one.stream.close_stdin()
@@ -192,7 +188,9 @@ async def test_limits_mounts_and_rights_reach_the_workload(
     assert "one file" == await shell("cat /etc/only.conf")
     assert "127.0.0.1\tlocalhost" == await shell("cat /etc/hosts")
     assert "1" == await shell("dd if=/dev/zero of=/scratch/big bs=1M count=2 2>/dev/null; echo $?")
-    mask = int(await shell("while read k v; do [ $k = CapEff: ] && echo $v; done < /proc/self/status; true"), 16)
+    mask = int(
+        await shell("while read k v; do [ $k = CapEff: ] && echo $v; done < /proc/self/status; true"), 16
+    )
     assert mask.bit_count() == len(capabilities.DEFAULT)
 
 
@@ -248,7 +246,9 @@ async def test_a_paused_vm_stands_still_and_goes_on(backend: VmBackend, shared: 
     assert (0, b"", b"") == await run_exec(backend, shared, "true")
 
 
-async def test_limits_of_cpu_change_live_and_others_are_refused(backend: VmBackend, shared: LaunchPlan) -> None:
+async def test_limits_of_cpu_change_live_and_others_are_refused(
+    backend: VmBackend, shared: LaunchPlan
+) -> None:
     same = shared.limits
     await backend.update(shared.id, Limits(pids=same.pids, ulimits=same.ulimits, nano_cpus=500_000_000))
     with pytest.raises(Conflict, match="memory"):

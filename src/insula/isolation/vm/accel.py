@@ -1,8 +1,8 @@
 """Which accelerator to use.  Async.
 
 `/dev/kvm` existing proves nothing: there are hosts where it opens and a 64-bit guest hangs (nested under a
-hypervisor that does not nest).  `auto` therefore boots the real guest once with KVM, within a limit, and remembers the
-result per host kernel, QEMU and CPU in <data root>/accel.json.
+hypervisor that does not nest).  `auto` therefore boots the real guest once with KVM, within a limit, and
+remembers the result per host kernel, QEMU and CPU in <data root>/accel.json.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ async def probe(
         await boot_with_kvm(PROBE_LIMIT_S)
     except InsulaError as error:
         why = (
-            f"/dev/kvm is there, but a guest did not boot with it within {PROBE_LIMIT_S:.0f} s; software emulation, "
-            "many times slower"
+            f"/dev/kvm is there, but a guest did not boot with it within {PROBE_LIMIT_S:.0f} s; "
+            "software emulation, many times slower"
         )
         choice, detail = Choice(Accelerator.TCG, why), str(error)[:1000]
     else:

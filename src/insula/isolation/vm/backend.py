@@ -1,7 +1,7 @@
 """The VM backend: `Backend` for machines of their own.  Async.
 
-This file only connects the rooms beside it: `order` and `machine` decide, `boot` and `prepare` act, `vm` is a running
-one, `helper` serves the files of a stopped one, `recover` finds those of an earlier daemon.
+This file only connects those beside it: `order` and `machine` decide, `boot` and `prepare` act, `vm` is a
+running one, `helper` serves the files of a stopped one, `recover` finds those of an earlier daemon.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ class VmBackend:
             uid = self._take_uid("accel-probe")
             try:
                 booted = await boot.boot(
-                    probe_order(run_dir), guest, Accelerator.KVM, self._need_host(), uid, str(uuid.uuid4()),
-                    Channel, limit_s,
+                    probe_order(run_dir), guest, Accelerator.KVM, self._need_host(),
+                    uid=uid, generation=str(uuid.uuid4()), make_channel=Channel, timeout_s=limit_s,
                 )  # fmt: skip
                 booted.watch.signal(_SIGKILL)
                 await booted.watch.wait()
@@ -195,7 +195,14 @@ class VmBackend:
         try:
             async with self._boots:
                 return await boot.boot(
-                    order, guest, accelerator, host, uid, generation, make_channel, _BOOT_S
+                    order,
+                    guest,
+                    accelerator,
+                    host,
+                    uid=uid,
+                    generation=generation,
+                    make_channel=make_channel,
+                    timeout_s=_BOOT_S,
                 )
         except BaseException:
             self._uids.pop(owner, None)

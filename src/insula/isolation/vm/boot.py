@@ -116,6 +116,7 @@ def _spawn(
 def _start_share(
     order: Order,
     host: Host,
+    *,
     spec: confine.ShareSpec,
     procs: tuple[str, ...],
     files: _Descriptors,
@@ -144,12 +145,13 @@ async def boot(
     guest: Guest,
     accelerator: Accelerator,
     host: Host,
+    *,
     uid: int,
     generation: str,
     make_channel: Callable[[], Channel],
     timeout_s: float,
 ) -> Booted:
-    """Up to the agent's HELLO.  Raises RuntimeFailed or GuestFailed with what QEMU or the guest's console said."""
+    """Up to the agent's HELLO.  Raises RuntimeFailed or GuestFailed with what QEMU or the console said."""
     async with contextlib.AsyncExitStack() as undo:
         with contextlib.ExitStack() as ours, disk_errors("starting a virtual machine"):
             files = _Descriptors(ours)
@@ -166,7 +168,7 @@ async def boot(
             undo.push_async_callback(stop_helpers, helpers)
             shares: list[Share] = []
             for tag, spec in order.shares:
-                watch_, fd = _start_share(order, host, spec, procs, files, output)
+                watch_, fd = _start_share(order, host, spec=spec, procs=procs, files=files, output=output)
                 helpers.append(watch_)
                 shares.append(Share(tag=tag, fd=fd))
             disks = []

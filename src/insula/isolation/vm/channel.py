@@ -203,7 +203,7 @@ class Channel:
     async def open(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float
     ) -> Fields:
-        """Synchronise and wait for HELLO, whose fields are returned.  Raises GuestFailed after `timeout_s`."""
+        """Synchronise and return the fields of HELLO.  Raises GuestFailed after `timeout_s`."""
         self._need(State.IDLE)
         self.state = State.SYNCING
         self._writer = writer

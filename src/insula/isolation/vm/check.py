@@ -1,4 +1,4 @@
-"""What a virtual machine cannot honour, with the reason for each.  Pure, but for looking at the kinds of bind sources."""
+"""What a virtual machine cannot honour, with the reason.  Pure, but for looking at what bind sources are."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _devices(plan: LaunchPlan) -> None:
     if plan.security.devices:
         raise UnsupportedField(
             "HostConfig.Devices",
-            f"{plan.security.devices[0].host_path} belongs to the host's kernel, which a virtual machine cannot reach",
+            f"{plan.security.devices[0].host_path} is the host kernel's, not the virtual machine's",
             hint="use --isolation process",
         )
 
@@ -75,7 +75,7 @@ def _mounts(plan: LaunchPlan) -> None:
         if mount.propagation not in ("", "private", "rprivate"):
             raise UnsupportedField(
                 "HostConfig.Mounts",
-                f"{mount.target}: propagation {mount.propagation}: mounts do not propagate between two kernels",
+                f"{mount.target}: {mount.propagation}: mounts do not propagate between two kernels",
                 hint="leave it at rprivate, or use --isolation process",
             )
         if not mount.tag or len(mount.tag.encode()) > _TAG_BYTES or set(mount.tag) & set("/,\t:"):
@@ -87,7 +87,7 @@ def _mounts(plan: LaunchPlan) -> None:
         if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
             raise UnsupportedField(
                 "HostConfig.Binds",
-                f"{mount.source} is a socket, pipe or device of the host, which a virtual machine cannot reach",
+                f"{mount.source} is a socket, pipe or device of the host: out of a virtual machine's reach",
                 hint="use --isolation process, or publish the service on a port",
             )
 

@@ -1,9 +1,9 @@
 """How QEMU and virtiofsd are confined: decided here (pure), done by `jail.py` in the child.
 
-Each VM's QEMU is a user of its own (a uid that owns nothing), without capabilities, in namespaces of its own (mount,
-net, ipc, uts), in a root that holds /usr, three device nodes and the guest's kernel, all read-only.  Everything else
-reaches it as an open descriptor.  virtiofsd keeps root, because it must create files of any owner; it
-pivots into the shared directory and filters its system calls itself.
+Each VM's QEMU is a user of its own (a uid that owns nothing), without capabilities, in namespaces of its own
+(mount, net, ipc, uts), in a root that holds /usr, three device nodes and the guest's kernel, all read-only.
+Everything else reaches it as an open descriptor.  virtiofsd keeps root, because it must create files of any
+owner; it pivots into the shared directory and filters its system calls itself.
 
 Uids: FIRST_UID + slot.  A uid is free again when its VM is gone.  The range is above what distributions
 give to users, to systemd's DynamicUser (61184–65519) and to containers by default (/etc/subuid from 100000).
@@ -27,7 +27,7 @@ _JAIL = os.path.join(os.path.dirname(__file__), "jail.py")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareSpec:
-    """A directory or file of the host as virtiofsd is to see it, at `at`.  `file` is the name of a single file."""
+    """What virtiofsd is to see of the host, at `at`.  `file`: it is one file, of this name."""
 
     source: str
     at: str

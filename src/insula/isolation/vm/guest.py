@@ -1,7 +1,7 @@
-"""The guest's own parts on the host: kernel, modules, initramfs.  Async (`make_guest`); heavy work in threads.
+"""The guest's own parts on the host: kernel, modules, initramfs.  Async; heavy work in threads.
 
-`<data_root>/guest/<kernel release>/` holds `vmlinuz`, `vmlinux` (for TCG, where it has a PVH entry), `lib/modules` and
-`initramfs-<key>.cpio`; it is filled once and only ever replaced as a whole.  Kernels come from the
+`<data_root>/guest/<kernel release>/` holds `vmlinuz`, `vmlinux` (for TCG, where it has a PVH entry),
+`lib/modules` and `initramfs-<key>.cpio`; it is filled once, replaced only as a whole.  Kernels come from the
 distribution's package (unpacked, not installed), else from the host's own /boot.  Not for booting.
 """
 
@@ -76,7 +76,7 @@ def _read(path: str) -> bytes:
 
 
 def _complete(directory: str, release: str) -> Guest:
-    """Build what a kernel directory lacks: vmlinux, and the initramfs for this agent.  Takes seconds, once."""
+    """Build what a kernel directory lacks: vmlinux, and this agent's initramfs.  Seconds, once."""
     vmlinuz, vmlinux = os.path.join(directory, "vmlinuz"), os.path.join(directory, "vmlinux")
     tree = os.path.join(directory, "lib", "modules", release)
     if not os.path.exists(vmlinux):
@@ -150,7 +150,7 @@ async def make_guest(data_root: str, progress: Progress = no_progress, *, kernel
         if not source:
             raise Unavailable(
                 f"no guest kernel: {'; '.join(reasons) or 'none on this host'}",
-                hint=f"apt-get update, so that {_PACKAGE} can be had; or set vm-kernel to a vmlinuz-<release>",
+                hint=f"apt-get update, for {_PACKAGE}; or set vm-kernel to a vmlinuz-<release>",
             )
         release = _release_of(source)
         where = modules_root or _host_modules(source, release)

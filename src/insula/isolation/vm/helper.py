@@ -1,7 +1,7 @@
 """Helper VMs: a guest on the disks of a stopped instance, to serve its files.  Async.
 
-One per instance at most, kept for a few seconds after its last use (docker cp asks twice) and ended before the
-instance itself boots: two kernels must not have one disk.
+One per instance at most, kept for a few seconds after its last use (docker cp asks twice) and ended before
+the instance itself boots: two kernels must not have one disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The guest's initramfs: a cpio archive with the agent as /init and the modules it loads.  Pure (bytes in, bytes out).
+"""The guest's initramfs: a cpio archive with the agent as /init, and modules.  Pure (bytes in, bytes out).
 
 `newc` format, as the kernel's Documentation/driver-api/early-userspace/buffer-format.rst has it.
 Reproducible: no times, no owners, entries in the order given.

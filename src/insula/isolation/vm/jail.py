@@ -1,4 +1,4 @@
-"""Confines itself, then becomes another program.  Run as a script (`python -I -S jail.py SPEC ARGV…`), synchronous.
+"""Confines itself, then becomes another program: `python -I -S jail.py SPEC ARGV…`.  Synchronous.
 
 A stage of its own because this cannot be done between fork and exec of a program with threads and an
 event loop.  It imports nothing of ours and little of Python's, as it starts with every VM: 20 ms.
@@ -69,7 +69,7 @@ def bind(source: str, target: str, read_only: bool, recursive: bool = False) -> 
 
 def make_root(root: dict) -> None:  # type: ignore[type-arg]
     """A root that holds only what is listed.  `links` are symlinks, `binds` are [source, target, read-only],
-    `nodes` are [path, device number, owner]: ours, because the host's /dev/kvm is for a group of the host's."""
+    `nodes` are [path, device, owner]: made, because the host's /dev/kvm is for a group of the host's."""
     new = root["at"]
     mount("tmpfs", new, "tmpfs", MS_NOSUID, "size=1m,mode=0755")
     for target, text in root["links"]:

@@ -75,8 +75,8 @@ class Machine:
 
 
 def finalize_kernel_arguments(accelerator: Accelerator) -> str:
-    """Measured under TCG (docs/decisions/0005): the timer and 8042 probes, self-tests and code patching that a
-    virtual machine can do without cost about a second of 3.5."""
+    """Measured under TCG: the timer and 8042 probes, self-tests and code patching that a virtual machine
+    can do without cost about a second of 3.5."""
     common = (
         "console=ttyS0",
         "quiet",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import re
 import secrets
 import time
 
@@ -28,10 +29,9 @@ def make_filter(profile: str, capabilities: tuple[str, ...], kernel: tuple[int, 
 
 
 def kernel_version(release: str) -> tuple[int, int]:
-    """`6.1.0-56-cloud-amd64` → (6, 1)."""
-    parts = release.split(".")
-    minor = "".join(c for c in parts[1] if c.isdigit()) if len(parts) > 1 else "0"
-    return int(parts[0]), int(minor or 0)
+    """`6.1.0-56-cloud-amd64` → (6, 1).  (0, 0) for one that says nothing: rules for newer ones stay out."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def machine_id_of(instance_id: str) -> str:

@@ -27,7 +27,7 @@ _NO_MEMORY = re.compile(rb"out of memory|no killable processes", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmRecord:
-    """`helpers` are virtiofsd's pids with their start times.  `boot_id` is the host's: a pid means nothing after a reboot."""
+    """`helpers` are virtiofsd's pids and start times.  `boot_id` is the host's: they end with it."""
 
     pid: int
     started: int

@@ -159,7 +159,7 @@ _PRESETS = {
 
 
 def columns_of(ps_args: Sequence[str]) -> tuple[str, ...]:
-    """The columns that ps would print.  Raises UnsupportedField for options that the guest's list cannot serve."""
+    """The columns that ps would print.  Raises UnsupportedField for options that the agent cannot serve."""
     words = " ".join(ps_args).split()
     if not words or words in (["-ef"], ["-fe"], ["-e", "-f"]):
         return _PRESETS["-ef"]
@@ -171,20 +171,22 @@ def columns_of(ps_args: Sequence[str]) -> tuple[str, ...]:
         if word in ("-e", "-A", "ax", "-ax"):
             continue
         if word in ("-o", "o", "-eo", "axo", "-Ao"):
-            word = "-o" + next(rest, "")
-        if not word.startswith(("-o", "-eo")):
+            listed = next(rest, "")
+        elif word.startswith(("-o", "-eo")):
+            listed = word.partition("o")[2]
+        else:
             raise UnsupportedField(
                 "ps_args",
-                f"{word!r}: a virtual machine's processes are listed by its agent, "
-                "which serves -ef, aux and -o with " + ", ".join(sorted(_COLUMNS)),
+                f"{word!r}: a virtual machine's processes are listed by its agent",
+                hint="it serves -ef, aux and -o with " + ", ".join(sorted(_COLUMNS)),
             )
-        names += [n for n in word.partition("o")[2].split(",") if n]
+        names += [name for name in listed.split(",") if name]
     unknown = [name for name in names if name not in _COLUMNS]
     if unknown or not names:
         raise UnsupportedField(
             "ps_args",
-            f"unknown column {', '.join(unknown)!r} for a virtual machine; it serves "
-            + ", ".join(sorted(_COLUMNS)),
+            f"unknown column {', '.join(unknown)!r} for a virtual machine",
+            hint="it serves " + ", ".join(sorted(_COLUMNS)),
         )
     return tuple(names)
 

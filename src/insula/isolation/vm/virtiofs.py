@@ -1,4 +1,4 @@
-"""virtiofsd: one per bind mount, in the C version (Debian 12) or the Rust one (13).  Async to probe, argv is pure.
+"""virtiofsd: one per bind mount, in the C version (Debian 12) or the Rust one (13).  Async to probe.
 
 The daemon gets a listening socket and QEMU the connected end, both made here, so nothing waits for a path to
 appear.  It runs as root, because the guest creates files of any owner, in a sandbox it makes itself.
@@ -67,7 +67,7 @@ def finalize_argv(virtiofsd: Virtiofsd, source: str, fd: int) -> list[str]:
 def share_of(mount: Mount, run_dir: str) -> ShareSpec:
     """What to share for a bind: the directory, or a directory with only that file.
 
-    Raises InvalidRequest when the source is not there, UnsupportedField when it is of a kind that cannot be shared.
+    Raises InvalidRequest when the source is not there, UnsupportedField when it cannot be shared.
     """
     try:
         mode = os.stat(mount.source).st_mode
@@ -78,7 +78,7 @@ def share_of(mount: Mount, run_dir: str) -> ShareSpec:
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
         raise UnsupportedField(
             "HostConfig.Binds",
-            f"{mount.source} is a socket, pipe or device of the host, which a virtual machine cannot reach",
+            f"{mount.source} is a socket, pipe or device of the host: out of a virtual machine's reach",
             hint="use --isolation process, or publish the service on a port",
         )
     return ShareSpec(

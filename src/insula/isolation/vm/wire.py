@@ -77,7 +77,7 @@ Fields = dict[str, list[str]]
 
 
 def encode_fields(pairs: Iterable[tuple[str, str]]) -> bytes:
-    """`key NUL value NUL …`.  Raises ValueError for a NUL in a value: what comes here was checked by the planner."""
+    """`key NUL value NUL …`.  Raises ValueError for a NUL in a value; the planner has seen to that."""
     out = bytearray()
     for key, value in pairs:
         raw = value.encode("utf-8", "surrogateescape")
@@ -115,7 +115,7 @@ def number(fields: Mapping[str, list[str]], key: str, low: int, high: int) -> in
 
 
 class Encoder:
-    """Messages to bytes.  Remembers the last bytes sent, so that the sync mark never comes about by chance."""
+    """Messages to bytes.  Remembers the last bytes sent, so that no sync mark comes about by chance."""
 
     def __init__(self) -> None:
         self._tail = b""
