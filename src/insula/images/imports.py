@@ -30,7 +30,7 @@ _PROGRESS_STEP = 4 << 20
 _SPARE_BYTES = 64 << 20
 
 # As unpacking has it: beyond this it is a bomb.
-_BOMB_BYTES, _BOMB_RATIO = 2 << 30, 200
+_BOMB_BYTES, _BOMB_RATIO = 1 << 30, 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from insula.system.tar import Reader
 _PROGRESS_STEP = 4 << 20
 
 # A stream that grows like this is a bomb: real layers reach 20, gzip's own limit is about 1030.
-_BOMB_BYTES = 2 << 30
+_BOMB_BYTES = 1 << 30
 _BOMB_RATIO = 200
 
 

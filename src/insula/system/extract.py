@@ -24,6 +24,8 @@ from insula.system.files import remove_tree
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_PATH = 4095  # the kernel's
+_ZEROS = bytes(tar.PIECE)
 _KEPT_XATTRS = (b"user.", b"security.capability", b"system.posix_acl_")
 
 
@@ -122,6 +124,8 @@ class Extractor:
                 self._attributes(b"/", member)
             return
         path = self._base + inner
+        if len(path) > _MAX_PATH:
+            raise CorruptData(f"the archive has a name of {len(path)} bytes: {path[:100]!r}…")
         parent, _, last = path.rpartition(b"/")
         self._parents(parent or b"/")
         if self._layer and last.startswith(_WHITEOUT):
@@ -263,6 +267,10 @@ class Extractor:
         try:
             position = 0
             for offset, data in reader.data():
+                if (
+                    len(data) == len(_ZEROS) and data == _ZEROS
+                ):  # a hole does as well, and a bomb fills no disk
+                    continue
                 if offset != position:
                     os.lseek(fd, offset, os.SEEK_SET)
                 view = memoryview(data)

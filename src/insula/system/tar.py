@@ -19,7 +19,7 @@ from insula.errors import CorruptData
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-_PIECE = 1 << 18
+PIECE = 1 << 18
 _MAX_EXTENDED = 1 << 20  # bytes of one extended header or sparse map; Go's archive/tar has the same
 _XATTR = b"SCHILY.xattr."
 
@@ -109,7 +109,7 @@ class Reader:
         left, self._left = self._left + self._padding, 0
         self._padding = 0
         while left:
-            left -= len(self._exactly(min(left, _PIECE)))
+            left -= len(self._exactly(min(left, PIECE)))
 
     def _block(self) -> bytes | None:
         """The next header; None at the end: two blocks of zeros, or (as GNU tar and Go) no more data."""
@@ -265,7 +265,7 @@ class Reader:
         for offset, length in member.pieces if member.pieces is not None else [(0, self._left)]:
             done = 0
             while done < length:
-                piece = self._exactly(min(length - done, _PIECE))
+                piece = self._exactly(min(length - done, PIECE))
                 self._left -= len(piece)
                 yield offset + done, piece
                 done += len(piece)
