@@ -29,10 +29,16 @@ class Maker:
 
     async def drop(self, number: int) -> None:
         self.dropped.append(number)
+        async with self.news:
+            self.news.notify_all()
 
     async def until(self, made: int) -> None:
         async with self.news:
             await self.news.wait_for(lambda: self.made >= made)
+
+    async def until_dropped(self, count: int) -> None:
+        async with self.news:
+            await self.news.wait_for(lambda: len(self.dropped) >= count)
 
 
 async def test_it_fills_itself_and_refills_after_a_take() -> None:
@@ -90,3 +96,17 @@ async def test_a_failure_reaches_the_taker_and_ends_nothing() -> None:
     await maker.until(2)
     await pool.close()
     assert maker.dropped == [2]
+
+
+async def test_it_shrinks_when_nobody_came_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("insula.network.pool._SHRINK_S", 0.01)
+    monkeypatch.setattr("insula.network.pool._QUIET_S", 0.0)
+    maker = Maker()
+    pool = Pool(maker.make, maker.drop, least=1, most=4)
+    await asyncio.gather(*(pool.take() for _ in range(3)))
+    pool.start()
+    await maker.until(3 + 4)
+    await maker.until_dropped(3)
+    assert pool.ready() == 1
+    await pool.close()
+    assert len(maker.dropped) == 4
