@@ -161,9 +161,19 @@ def test_a_terminal_is_one(daemon: Daemon, isolation: str) -> None:
     assert b"/dev/" in done.stdout
 
 
+def wait_for_output(daemon: Daemon, name: str, text: str) -> None:
+    """Follows the log until the text is in it."""
+    argv = daemon.inside("docker", "-H", daemon.host, "logs", "-f", name)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert any(text in line for line in child.stdout), f"{name} ended without {text!r}"
+        child.kill()
+
+
 def test_stop_asks_first_and_kills_then(daemon: Daemon, isolation: str, name: str) -> None:
-    polite = "trap 'echo bye; exit 5' TERM; while true; do sleep 0.1; done"
+    polite = "trap 'echo bye; exit 5' TERM; echo ready; while true; do sleep 0.1; done"
     daemon.ok(*isolated(isolation, "run", "-d", "--name", name, IMAGE, "sh", "-c", polite))
+    wait_for_output(daemon, name, "ready")
     daemon.ok("stop", "-t", "20", name)
     assert "5" == daemon.ok("inspect", "-f", "{{.State.ExitCode}}", name)
     assert "bye" in daemon.ok("logs", name)
