@@ -32,6 +32,7 @@ from insula.network.slots import INTERFACE, LINK_PREFIX, MTU, Slot, SlotMaker
 from insula.store.store import Store
 from insula.system import links, namespaces
 from insula.system.conntrack import Flow, forget_udp
+from insula.system.files import disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ T = TypeVar("T")
 
 # 80 KiB of kernel memory each; a burst of twenty starts finds one for everybody
 _SLOTS = (20, 40)
-_EMPTY_NAMESPACES = (2, 16)
+_EMPTY_NAMESPACES = (4, 20)
 # how long a namespace may take to go, and its link with it, before the link is deleted by name
 _PATIENCE_S = (0.1, 0.2, 0.4, 0.8)
 
@@ -220,7 +221,8 @@ class Networks:
         await self._install()
         path = await self._namespaces.take()
         try:
-            leftovers.own(self._directory, instance_id, path)
+            with disk_errors(f"noting the namespace of {short_id(instance_id)}"):
+                leftovers.own(self._directory, instance_id, path)
         except BaseException:
             await self._drop_namespace(path)
             raise

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from insula.errors import Failure
 from insula.system import links, namespaces
-from insula.system.netlink import Netlink, NetlinkError
+from insula.system.files import disk_errors
+from insula.system.netlink import Netlink
 from insula.system.tap import make_tap
 
 LINK_PREFIX = "iv"
@@ -103,9 +104,11 @@ class SlotMaker:
         """Run the body in a new namespace, kept as `path`, loopback up; a failure takes it back."""
         namespaces.unshare_net()
         try:
-            namespaces.keep_netns(path)
+            with _sentence(f"keep a network namespace as {path}"):
+                namespaces.keep_netns(path)
             try:
-                _set_sysctls()
+                with _sentence("set up a network namespace"):
+                    _set_sysctls()
                 netns_fd = namespaces.open_netns()
                 try:
                     with links.open_route() as inside:
@@ -143,6 +146,7 @@ def _set_sysctls() -> None:
 @contextlib.contextmanager
 def _sentence(action: str) -> Iterator[None]:
     try:
-        yield
-    except NetlinkError as error:
+        with disk_errors(f"trying to {action}"):
+            yield
+    except OSError as error:  # NetlinkError is one
         raise Failure(f"cannot {action}: {error.strerror}") from error
