@@ -9,7 +9,7 @@ import pytest
 
 from insula.isolation.plan import Console, ExecPlan, GuestMachine, LaunchPlan, Process, Security
 from insula.isolation.vm import confine, messages
-from insula.isolation.vm.machine import Accelerator, Disk, Machine, Nic, Share, finalize_argv
+from insula.isolation.vm.machine import Accelerator, Disk, Machine, Nic, Share, cpu_for, finalize_argv
 from insula.isolation.vm.virtiofs import Virtiofsd
 from insula.isolation.vm.virtiofs import finalize_argv as share_argv
 from insula.model.isolation import Isolation
@@ -32,6 +32,7 @@ MACHINE = Machine(
     qmp_fd=21,
     console_fd=22,
     exit_fd=23,
+    cpu=cpu_for(Accelerator.TCG, "AuthenticAMD"),
     log_fd=24,
     disks=(Disk(serial="image", fd=25, read_only=True), Disk(serial="upper", fd=26, read_only=False)),
     nics=(Nic(fd=27, mac="02:42:ac:1d:00:02"),),
@@ -48,6 +49,7 @@ KVM = Machine(
     qmp_fd=21,
     console_fd=22,
     exit_fd=23,
+    cpu=cpu_for(Accelerator.KVM, "AuthenticAMD"),
     disks=(Disk(serial="image", fd=25, read_only=True), Disk(serial="upper", fd=26, read_only=False)),
     shares=(Share(tag="m0", fd=28), Share(tag="m1", fd=29)),
 )
@@ -143,6 +145,11 @@ def test_a_confined_qemu_is_a_user_without_privileges_in_a_root_of_its_own() -> 
     assert ("/var/lib/insula/guest/6.1", "/guest", True) in done.root_binds
     assert all(read_only for _, _, read_only in done.root_binds)
     assert [("/dev/null", 1_500_003), ("/dev/urandom", 1_500_003)] == [(p, o) for p, _, o in done.root_nodes]
+
+
+def test_the_cpu_is_the_hosts_where_it_can_be() -> None:
+    assert "host" == cpu_for(Accelerator.KVM, "GenuineIntel")
+    assert "host,arch-capabilities=off" == cpu_for(Accelerator.KVM, "AuthenticAMD")
 
 
 def test_uids_are_the_lowest_free_ones() -> None:

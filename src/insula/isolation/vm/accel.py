@@ -30,14 +30,15 @@ class Choice:
     why: str
 
 
-def cpu_model() -> str:
+def cpu_word(name: str) -> str:
+    """A line of /proc/cpuinfo: `model name`, `vendor_id`; "" when it is not there."""
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        found = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.MULTILINE)
-    return found[1].strip() if found else platform.machine()
+        found = re.search(rf"^{name}\s*:\s*(.+)$", file.read(), re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def key_of(qemu_version: str) -> str:
-    return f"{platform.release()} | {qemu_version} | {cpu_model()}"
+    return f"{platform.release()} | {qemu_version} | {cpu_word('model name') or platform.machine()}"
 
 
 def kvm_opens() -> str:
@@ -75,17 +76,19 @@ def find_choice(data_root: str, setting: str, qemu_version: str) -> Choice | Non
 
 
 async def probe(
-    data_root: str, qemu_version: str, boot_with_kvm: Callable[[float], Awaitable[None]]
+    data_root: str,
+    qemu_version: str,
+    boot_with_kvm: Callable[[float], Awaitable[None]],
+    limit_s: float = PROBE_LIMIT_S,
 ) -> Choice:
     """Boot once with KVM; remember.  A guest that does not answer in time means TCG."""
     before = time.monotonic()
     try:
-        await boot_with_kvm(PROBE_LIMIT_S)
+        await boot_with_kvm(limit_s)
     except InsulaError as error:
-        why = (
-            f"/dev/kvm is there, but a guest did not boot with it within {PROBE_LIMIT_S:.0f} s; "
-            "software emulation, many times slower"
-        )
+        took_s = time.monotonic() - before
+        what = f"did not boot within {limit_s:.0f} s" if took_s >= limit_s else "could not be started"
+        why = f"/dev/kvm is there, but a guest {what} with it; software emulation, many times slower"
         choice, detail = Choice(Accelerator.TCG, why), str(error)[:1000]
     else:
         took_ms = (time.monotonic() - before) * 1000

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from insula.errors import GuestFailed, RuntimeFailed
 from insula.isolation.vm import confine, sockets, virtiofs
+from insula.isolation.vm.accel import cpu_word
 from insula.isolation.vm.cgroup import Cgroup
 from insula.isolation.vm.channel import Channel
 from insula.isolation.vm.check import parse_cpus
@@ -28,6 +29,7 @@ from insula.isolation.vm.machine import (
     Machine,
     Nic,
     Share,
+    cpu_for,
     finalize_argv,
 )
 from insula.isolation.vm.order import Order
@@ -184,6 +186,7 @@ async def boot(
                 accelerator=accelerator,
                 kernel=_inside(guest.kernel_for(accelerator)),
                 initramfs=_inside(guest.initramfs),
+                cpu=cpu_for(accelerator, cpu_word("vendor_id")),
                 vcpus=order.vcpus,
                 memory_mib=order.memory_mib,
                 generation=generation,

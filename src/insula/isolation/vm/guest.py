@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from insula.system.run import arun, find_program, need_program
 
 AGENT = os.path.join(os.path.dirname(insula.__file__), "_guest", "agent-x86_64")
 _PACKAGE = "linux-image-cloud-amd64"
+_KEEP_S = 7 * 86400
 _RELEASE = re.compile(r"[0-9][0-9A-Za-z.+~_-]*")
 
 
@@ -89,6 +91,7 @@ def _complete(directory: str, release: str) -> Guest:
     order = modules.resolve(modules.find_modules(tree), modules.find_builtin(tree))
     archive = os.path.join(directory, f"initramfs-{initramfs.key_of(agent, order)}.cpio")
     if not os.path.exists(archive):
+        _forget_old(directory)
         write_atomic(archive, initramfs.make_cpio(initramfs.finalize_entries(agent, order)), 0o644)
     return Guest(
         release=release,
@@ -97,6 +100,14 @@ def _complete(directory: str, release: str) -> Guest:
         vmlinux=vmlinux if os.path.getsize(vmlinux) else "",
         initramfs=archive,
     )
+
+
+def _forget_old(directory: str) -> None:
+    """Archives of other agents that nothing has used for a week; QEMU has read its own when it starts."""
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if name.startswith("initramfs-") and time.time() - os.stat(path).st_mtime > _KEEP_S:
+            os.unlink(path)
 
 
 def find_guest(data_root: str, kernel: str = "") -> Guest | None:

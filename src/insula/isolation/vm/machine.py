@@ -60,6 +60,7 @@ class Machine:
     qmp_fd: int
     console_fd: int
     exit_fd: int
+    cpu: str
     log_fd: int = -1
     disks: tuple[Disk, ...] = ()
     nics: tuple[Nic, ...] = ()
@@ -94,11 +95,20 @@ def finalize_kernel_arguments(accelerator: Accelerator) -> str:
     return " ".join(common + (emulated if accelerator is Accelerator.TCG else ()))
 
 
+def cpu_for(accelerator: Accelerator, vendor: str) -> str:
+    """QEMU's CPU model.  `vendor` is the host's, as in /proc/cpuinfo."""
+    if accelerator is Accelerator.TCG:
+        return "max,la57=off"  # five-level page walks cost emulation time and give nothing
+    if vendor == "AuthenticAMD":
+        # kernels offer the MSR on AMD since 6.17, and QEMU before 10.1 aborts when it cannot set it
+        return "host,arch-capabilities=off"
+    return "host"
+
+
 def _accelerator(accelerator: Accelerator) -> list[str]:
     if accelerator is Accelerator.KVM:
-        return ["-accel", "kvm", "-cpu", "host"]
-    # la57: five-level page walks cost emulation time and give nothing
-    return ["-accel", f"tcg,thread=multi,tb-size={TCG_BUFFER_MIB}", "-cpu", "max,la57=off"]
+        return ["-accel", "kvm"]
+    return ["-accel", f"tcg,thread=multi,tb-size={TCG_BUFFER_MIB}"]
 
 
 def _memory(machine: Machine) -> list[str]:
@@ -180,6 +190,7 @@ def finalize_argv(machine: Machine, program: str) -> list[str]:
         "-machine", "q35,memory-backend=ram,hpet=off,smbus=off,sata=off,vmport=off,usb=off,graphics=off,"
                     "dump-guest-core=off,mem-merge=off",
         *_accelerator(machine.accelerator),
+        "-cpu", machine.cpu,
         "-smp", f"{machine.vcpus},sockets=1,cores={machine.vcpus},threads=1",
         "-m", f"{machine.memory_mib}M",
         *_memory(machine),
