@@ -12,7 +12,6 @@
  *   probe send ADDRESS PORT MIB send bytes, MiB/s
  *   probe idle                  wait for ever, using nothing
  */
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,8 +12,6 @@ from insula.compare.workload import Bench, Column, parse_values
 _DISK_MIB = 64
 _NET_MIB = 64
 _NET_PORT = 5201
-_SETTLE_S = 8.0
-_SETTLED_KIB = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,35 +75,38 @@ def _probe(bench: Bench, instance: str, runs: int, key: str, *arguments: str) ->
     return _repeat(runs, lambda: float(parse_values(bench.exec(instance, *arguments)[1])[key]))
 
 
-def available_kib() -> int:
-    """What the host could still give, KiB (MemAvailable)."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+def _pids() -> set[str]:
+    return {name for name in os.listdir("/proc") if name.isdigit()}
 
 
-def _settled_kib() -> int:
-    """MemAvailable once it holds still, at most after a few seconds."""
-    limit, before = time.monotonic() + _SETTLE_S, available_kib()
-    while time.monotonic() < limit:
-        time.sleep(0.5)
-        after = available_kib()
-        if abs(after - before) < _SETTLED_KIB:
-            return after
-        before = after
-    return before
+def _pss_kib(pid: str) -> int:
+    """Proportional set size: its own memory, and its share of what it has in common with others; 0 once it ended."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("Pss:")), 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def _memory(bench: Bench, instances: int, result: Result) -> list[str]:
-    """Start idle instances (they are used further on) and note what each costs the host."""
-    before = _settled_kib()
+    """Start idle instances (they are used further on) and note what the processes cost that came with them.
+
+    The whole machine's free memory would do for a quiet machine only; the sum over new processes is
+    what bench/measure.py and others compare too.
+    """
+    before = _pids()
     idle = [bench.start("idle") for _ in range(instances)]
     for instance in idle:
         bench.exec(instance, "hello")
-    after = _settled_kib()
-    if bench.column.local:
-        result.figures["memory_mib"] = Figure((max(0.0, (before - after) / 1024 / instances),))
-    else:
+    if not bench.column.local:
         result.missing["memory_mib"] = "the engine is on another host"
+        return idle
+    try:
+        total_kib = sum(_pss_kib(pid) for pid in _pids() - before)
+    except PermissionError:
+        result.missing["memory_mib"] = "needs root"
+    else:
+        result.figures["memory_mib"] = Figure((total_kib / 1024 / instances,))
     return idle
 
 
