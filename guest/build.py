@@ -41,7 +41,9 @@ def find_architecture(name: str | None = None) -> str:
         return ARCHITECTURES[machine]
     except KeyError:
         known = ", ".join(sorted(set(ARCHITECTURES.values())))
-        raise SystemExit(f"guest/build.py: no agent for architecture {machine!r} (there is one for {known})") from None
+        raise SystemExit(
+            f"guest/build.py: no agent for architecture {machine!r} (there is one for {known})"
+        ) from None
 
 
 def is_current(output: Path) -> bool:
@@ -82,7 +84,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory for agent-<arch>")
     parser.add_argument("--force", action="store_true", help="build even when up to date")
     args = parser.parse_args()
-    print(build_agent(find_architecture(args.arch), args.output, force=args.force))  # noqa: T201
+    sys.stdout.write(f"{build_agent(find_architecture(args.arch), args.output, force=args.force)}\n")
 
 
 if __name__ == "__main__":

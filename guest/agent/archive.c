@@ -271,6 +271,16 @@ write_dir (struct writer *w, int fd, char *path, size_t len, unsigned depth, str
   return 0;
 }
 
+static void
+close_writer (struct writer *w)
+{
+  for (size_t i = 0; i < w->link_size; i++)
+    free (w->links[i].name);
+  free (w->links);
+  free (w->xattrs);
+  free (w);
+}
+
 int
 archive_write (int out, int rootfd, const char *path, const char *name, const struct archive_options *options,
                struct fault *fault)
@@ -279,14 +289,18 @@ archive_write (int out, int rootfd, const char *path, const char *name, const st
   struct writer *w = calloc (1, sizeof *w);
   int result;
 
-  if (!w || !(w->xattrs = malloc (XATTR_BYTES)))
-    return fail (fault, FAULT_FAILED, ENOMEM, "an archive"); /* a child of its own: it ends with this */
+  if (!w)
+    return fail (fault, FAULT_FAILED, errno, "memory for an archive");
   w->out = out;
   w->options = options;
+  w->xattrs = malloc (XATTR_BYTES);
   snprintf (buffer, sizeof buffer, "%s", name);
-  if (path)
+  if (!w->xattrs)
+    result = fail (fault, FAULT_FAILED, errno, "memory for an archive");
+  else if (path)
     result = write_one (w, rootfd, path, buffer, strlen (buffer), 0, fault);
   else
     result = write_dir (w, rootfd, buffer, strlen (buffer), 0, fault);
+  close_writer (w);
   return result < 0 ? -1 : tar_write_end (out, fault);
 }

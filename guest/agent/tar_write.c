@@ -95,7 +95,8 @@ make_block (uint8_t block[TAR_BLOCK], const struct tar_entry *entry, uint64_t si
   put_octal (block + 124, 12, size >> 33 ? 0 : size);
   put_octal (block + 136, 12, entry->mtime < 0 || entry->mtime >> 33 ? 0 : (uint64_t) entry->mtime);
   block[156] = (uint8_t) type;
-  memcpy (block + 157, entry->link, strnlen (entry->link, 100));
+  if (type != 'x')
+    memcpy (block + 157, entry->link, strnlen (entry->link, 100));
   memcpy (block + 257, "ustar\00000", 8);
   if (entry->type == '3' || entry->type == '4')
     {
@@ -136,7 +137,6 @@ tar_write_header (int fd, const struct tar_entry *entry, struct fault *fault)
   if (pax.len)
     {
       make_block (block, entry, pax.len, 'x');
-      memset (block + 157, 0, 100);
       if (put (fd, block, sizeof block, fault) < 0 || put (fd, data, pax.len, fault) < 0
           || tar_pad (fd, pax.len, fault) < 0)
         return -1;

@@ -20,25 +20,21 @@ from pathlib import Path
 
 KERNEL = Path(os.environ.get("INSULA_TEST_KERNEL", "/tmp/w/k"))
 SYNC = bytes.fromhex("f10d9a6e53796e432d696e73756c610a")
-TYPES = {
-    name: number
-    for number, name in enumerate(
-        (
-            "HELLO OK ERROR PING IDENTITY CONFIGURE WORKLOAD SECCOMP START SIGNAL EXITED ATTACH EXEC STDIN STDIN_END "
-            "STDOUT STDERR CREDIT CLOSE CLOSED RESIZE STATS PS STAT GET PUT CHANGES SYNC FREEZE POWEROFF PAUSE"
-        ).split(),
-        1,
-    )
-}
+_NAMES = """
+    HELLO OK ERROR PING IDENTITY CONFIGURE WORKLOAD SECCOMP START SIGNAL EXITED ATTACH EXEC STDIN STDIN_END
+    STDOUT STDERR CREDIT CLOSE CLOSED RESIZE STATS PS STAT GET PUT CHANGES SYNC FREEZE POWEROFF PAUSE
+"""
+TYPES = {name: number for number, name in enumerate(_NAMES.split(), 1)}
 NAMES = {number: name for name, number in TYPES.items()}
-MODULES = (
-    "virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_console virtio_blk "
-    "libcrc32c erofs overlay failover net_failover virtio_net"
-).split()
-CAPS = (
-    "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL "
-    "AUDIT_WRITE"
-).split()
+_MODULES = """
+    virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_console virtio_blk
+    libcrc32c erofs overlay failover net_failover virtio_net
+"""
+_CAPS = """
+    CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT
+    KILL AUDIT_WRITE
+"""
+_CMDLINE = "console=ttyS0 panic=-1 quiet loglevel=5 tsc=reliable no_timer_check rcupdate.rcu_expedited=1"
 
 Fields = list[tuple[str, str]]
 
@@ -73,7 +69,7 @@ def cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
 def make_initramfs(agent: Path, target: Path) -> None:
     entries = [("init", 0o100755, agent.read_bytes()), ("dev", 0o40755, b""), ("modules", 0o40755, b"")]
     listed = []
-    for name in MODULES:
+    for name in _MODULES.split():
         found = list(KERNEL.glob(f"lib/modules/*/kernel/**/{name}.ko"))
         if not found:
             continue
@@ -96,7 +92,9 @@ def make_image(target: Path) -> None:
         for applet in listed.stdout.split():
             if applet != "busybox":
                 (root / "bin" / applet).symlink_to("busybox")
-        (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\njoe:x:1000:1000::/home/joe:/bin/sh\n")
+        (root / "etc/passwd").write_text(
+            "root:x:0:0:root:/root:/bin/sh\njoe:x:1000:1000::/home/joe:/bin/sh\n"
+        )
         (root / "etc/group").write_text("root:x:0:\njoe:x:1000:\naudio:x:29:joe\nwheel:x:10:\n")
         (root / "etc/machine-id").write_text("")
         (root / "etc/plain").write_text("not a program\n")
@@ -132,7 +130,7 @@ class Guest:
                 "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
                 "-machine", "q35,usb=off,vmport=off", "-accel", accel, "-m", str(memory), "-smp", "1",
                 "-kernel", str(kernel), "-initrd", str(initramfs),
-                "-append", "console=ttyS0 panic=-1 quiet loglevel=5 tsc=reliable no_timer_check rcupdate.rcu_expedited=1",
+                "-append", _CMDLINE,
                 "-serial", f"file:{directory}/console",
                 "-device", "virtio-serial-pci,id=serial",
                 "-chardev", f"socket,id=control,path={self.socket_path},server=on,wait=off",
@@ -234,7 +232,7 @@ class Guest:
     def process(self, *args: str, **options: str) -> Fields:
         fields = [("arg", arg) for arg in args]
         fields += [("env", "PATH=/bin:/usr/bin"), ("env", "TERM=xterm")]
-        fields += [("cap", f"CAP_{name}") for name in CAPS]
+        fields += [("cap", f"CAP_{name}") for name in _CAPS.split()]
         return fields + list(options.items())
 
     def prepare(self, *args: str, more: Fields | None = None, **options: str) -> None:
