@@ -80,7 +80,7 @@ def _pids() -> set[str]:
 
 
 def _pss_kib(pid: str) -> int:
-    """Proportional set size: its own memory, and its share of what it has in common with others; 0 once it ended."""
+    """Proportional set size: its own memory and its share of what it has in common; 0 once it ended."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
             return next((int(line.split()[1]) for line in file if line.startswith("Pss:")), 0)
