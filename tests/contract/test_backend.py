@@ -251,7 +251,7 @@ async def test_usage_and_processes(bench: Bench, make: Make) -> None:
 
 
 async def test_files_running_and_stopped(bench: Bench, make: Make) -> None:
-    plan = make("sh", "-c", "echo up; cat", open_stdin=True)
+    plan = make("sh", "-c", "echo up; cat", open_stdin=True, stdin_once=True)
     stream = await start(bench, plan)
     async with bench.backend.files(plan) as files:
         await files.put("/tmp", tar_of("one", b"first"), no_overwrite_dir=False, copy_owner=False)
@@ -261,8 +261,8 @@ async def test_files_running_and_stopped(bench: Bench, make: Make) -> None:
     code, output = await run_exec(bench, plan, "cat", "/tmp/one")
     assert (code, output[Channel.STDOUT]) == (0, b"first")
     await run_exec(bench, plan, "sh", "-c", "echo second > /tmp/two")
-    await bench.backend.signal(plan.id, signal.SIGKILL)
-    await bench.backend.wait(plan.id)
+    await stream.close_stdin()
+    assert (await bench.backend.wait(plan.id)).code == 0
     await stream.close()
     await bench.backend.discard(plan)
     async with bench.backend.files(plan) as files:
@@ -273,11 +273,10 @@ async def test_files_running_and_stopped(bench: Bench, make: Make) -> None:
 
 
 async def test_recovery_of_one_that_runs(bench: Bench, make: Make) -> None:
-    plan = make("sh", "-c", "echo up; cat; exit 6", open_stdin=True, stdin_once=True)
+    plan = make("sh", "-c", "echo up; cat", open_stdin=True)
     stream = await start(bench, plan)
     await stream.write(b"x")
     await until(stream, b"x")
-    assert await bench.backend.recover(plan) is Liveness.RUNNING
     second = await restart(bench)
     await stream.close()
     assert await second.recover(plan) is Liveness.RUNNING
@@ -287,11 +286,12 @@ async def test_recovery_of_one_that_runs(bench: Bench, make: Make) -> None:
     await fresh.write(b"again\n")
     await until(fresh, b"again")
     await second.freeze(plan.id, True)
-    assert await second.recover(plan) is Liveness.PAUSED
-    await second.freeze(plan.id, False)
-    await fresh.close_stdin()
-    assert (await second.wait(plan.id)).code == 6
     await fresh.close()
+    third = await restart(bench)
+    assert await third.recover(plan) is Liveness.PAUSED
+    await third.freeze(plan.id, False)
+    await third.signal(plan.id, signal.SIGKILL)
+    assert (await third.wait(plan.id)).code == 137
 
 
 async def test_recovery_of_one_that_ended_meanwhile(bench: Bench, make: Make) -> None:
