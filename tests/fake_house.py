@@ -1,5 +1,8 @@
-"""The whole engine behind a real API socket, with no privilege: the fake backend, roots that are not mounted,
-networks that are only addresses.  For contract tests of the API; nothing here decides what the engine does."""
+"""The whole engine behind a real API socket, with no privilege.
+
+The fake backend, roots that are not mounted, networks that are only addresses.  For contract tests of
+the API; nothing here decides what the engine does.
+"""
 
 from __future__ import annotations
 

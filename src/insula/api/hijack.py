@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import select
+import termios
 from collections import deque
+from socket import AF_UNIX
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -19,6 +22,7 @@ from insula.api.doorway import Doorway
 _HIGH = 256 * 1024
 _LOW = 64 * 1024
 _LINGER_S = 2.0
+_HEAD_TRIES = 25
 
 
 class HijackedConnection(asyncio.Protocol):
@@ -36,6 +40,7 @@ class HijackedConnection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._epoll: select.epoll | None = None
+        self._head_is_read = False
 
     # called by the transport
 
@@ -91,9 +96,25 @@ class HijackedConnection(asyncio.Protocol):
         """Waits while the client does not read.  Raises ConnectionResetError when it has gone."""
         if self._lost:
             raise ConnectionResetError("the client has gone")
+        if not self._head_is_read:
+            await self._until_head_is_read()
         self._transport.write(data)
         if not self._writable.is_set():
             await self._writable.wait()
+
+    async def _until_head_is_read(self) -> None:
+        """docker-py reads our head through a buffer and the output past it, from the socket itself: output
+        that came in one piece with the head is lost to it.  The kernel tells when a local client has read
+        all that was sent; one that does not read is waited for only briefly."""
+        self._head_is_read = True
+        socket = self._transport.get_extra_info("socket")
+        if socket is None or socket.family != AF_UNIX:
+            return
+        for _ in range(_HEAD_TRIES):
+            unread = fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)) if not self._lost else bytes(4)
+            if unread == bytes(4):
+                return
+            await asyncio.sleep(0.001)
 
     async def finish(self) -> None:
         """End of output.  What the client still sends is read and dropped for a moment: closing with

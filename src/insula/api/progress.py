@@ -29,15 +29,16 @@ class Teller:
 
     def __call__(self, status: str, *, id: str = "", current: int = 0, total: int = 0) -> None:
         now = time.monotonic()
-        if id and total and current < total:
+        if total and current < total:
             before, when = self._last.get(id, ("", 0.0))
             if before == status and now - when < _PAUSE_S:
                 return
             self._last[id] = (status, now)
         line: dict[str, Any] = {"status": status}
-        if id:
+        if id or current or total:
             numbers = {"current": current, "total": total}
             line["progressDetail"] = {k: v for k, v in numbers.items() if v}
+        if id:
             line["id"] = id
         self.line(line)
 

@@ -73,7 +73,8 @@ async def create(call: Call) -> web.StreamResponse:
     changes = tuple(line for text in call.texts("changes") for line in text.splitlines() if line.strip())
 
     async def import_(tell: Teller) -> None:
-        image = await images.import_(call.pieces(), ref=ref, message=call.text("message"), changes=changes)
+        message = call.text("message")
+        image = await images.import_(call.pieces(), ref=ref, message=message, changes=changes, progress=tell)
         tell(image.id)
 
     return await stream_progress(call, import_)
@@ -128,8 +129,6 @@ async def save(call: Call) -> web.StreamResponse:
     names = [call.names["name"]] if "name" in call.names else list(call.texts("names"))
     if not names:
         raise InvalidRequest("no image names given")
-    for name in names:
-        call.engine.images.find(name)
     return await stream_bytes(call, call.engine.images.save(names), "application/x-tar")
 
 

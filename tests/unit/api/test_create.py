@@ -1,0 +1,233 @@
+"""A create request becomes a spec, or is refused by the field's name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from insula.api.call import decode
+from insula.api.translate_create import CreateRequest, parse_create
+from insula.api.translate_limits import merge_limits
+from insula.api.wire.container_config import ContainerCreateRequest
+from insula.api.wire.host_config import HostConfig, Resources, UpdateConfig
+from insula.errors import InvalidRequest, UnsupportedField
+from insula.model.isolation import Isolation
+from insula.model.limits import Limits
+from insula.model.mounts import MountKind, MountSpec
+from insula.model.network import PortBinding
+
+
+def parse(
+    version: tuple[int, int] = (1, 47), host: dict[str, Any] | None = None, **fields: Any
+) -> CreateRequest:
+    document = {"Image": "busybox", **fields, "HostConfig": host or {}}
+    return parse_create(
+        decode(json.dumps(document).encode(), ContainerCreateRequest), Isolation.PROCESS, version
+    )
+
+
+def test_defaults() -> None:
+    spec = parse().spec
+    assert spec.isolation is Isolation.PROCESS
+    assert spec.network_mode == "bridge"
+    assert (spec.command, spec.entrypoint) == (None, None)
+    assert spec.restart.name == "no"
+    assert spec.limits == Limits()
+
+
+def test_words_may_be_one_string_and_empty_is_the_image_s() -> None:
+    spec = parse(Cmd="ls", Entrypoint=[""]).spec
+    assert (spec.command, spec.entrypoint) == (("ls",), ("",))
+    assert parse(Cmd=[], Entrypoint=None).spec.command is None
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("", "process"), ("default", "process"), ("vm", "vm"), ("hyperv", "vm")]
+)
+def test_isolation(word: str, expected: str) -> None:
+    assert parse(host={"Isolation": word}).spec.isolation == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/a:/b", MountSpec(kind=MountKind.BIND, source="/a", target="/b", legacy=True)),
+        ("/a/:/b/:ro", MountSpec(kind=MountKind.BIND, source="/a", target="/b", read_only=True, legacy=True)),
+        (
+            "/a:/b:ro,z,rslave",
+            MountSpec(
+                kind=MountKind.BIND,
+                source="/a",
+                target="/b",
+                read_only=True,
+                propagation="rslave",
+                legacy=True,
+            ),
+        ),
+        ("vol:/b", MountSpec(kind=MountKind.VOLUME, source="vol", target="/b", legacy=True)),
+        (
+            "vol:/b:nocopy",
+            MountSpec(kind=MountKind.VOLUME, source="vol", target="/b", no_copy=True, legacy=True),
+        ),
+        ("/b", MountSpec(kind=MountKind.VOLUME, target="/b", legacy=True)),
+    ],
+)
+def test_binds(text: str, expected: MountSpec) -> None:
+    assert parse(host={"Binds": [text]}).spec.mounts == (expected,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a:b", ":/b", "/a:", "/a:/", "/a:/b:ro,rw", "/a:/b:odd", "/a:/b:nocopy", "vol:/b:rshared", "-x:/b", "/a:/b:c:d", "rel/path:/b"],
+)  # fmt: skip
+def test_bad_binds(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse(host={"Binds": [text]})
+
+
+def test_mounts_of_every_type() -> None:
+    mounts = [
+        {
+            "Type": "bind",
+            "Source": "/a",
+            "Target": "/b",
+            "ReadOnly": True,
+            "BindOptions": {"Propagation": "rshared"},
+        },
+        {"Type": "volume", "Source": "vol", "Target": "/c", "VolumeOptions": {"NoCopy": True}},
+        {"Type": "volume", "Target": "/d"},
+        {"Type": "tmpfs", "Target": "/e", "TmpfsOptions": {"SizeBytes": 4096, "Mode": 0o1777}},
+    ]
+    found = parse(host={"Mounts": mounts, "Tmpfs": {"/f": "size=1m,noexec"}}).spec.mounts
+    assert found == (
+        MountSpec(kind=MountKind.BIND, source="/a", target="/b", read_only=True, propagation="rshared"),
+        MountSpec(kind=MountKind.VOLUME, source="vol", target="/c", no_copy=True),
+        MountSpec(kind=MountKind.VOLUME, target="/d"),
+        MountSpec(kind=MountKind.TMPFS, target="/e", options=("size=4096", "mode=1777")),
+        MountSpec(kind=MountKind.TMPFS, target="/f", options=("size=1m", "noexec")),
+    )
+
+
+def test_two_mounts_on_one_place_are_refused_but_an_anonymous_volume_gives_way() -> None:
+    with pytest.raises(InvalidRequest, match="Duplicate mount point: /b"):
+        parse(host={"Binds": ["/a:/b", "/c:/b/"]})
+    assert len(parse(Volumes={"/b": {}}, host={"Binds": ["/a:/b"]}).spec.mounts) == 1
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        {"Type": "bind", "Source": "/a"},
+        {"Type": "bind", "Source": "a", "Target": "/b"},
+        {"Type": "bind", "Source": "/a", "Target": "b"},
+        {"Type": "odd", "Target": "/b"},
+        {"Type": "image", "Target": "/b"},
+        {"Type": "tmpfs", "Source": "x", "Target": "/b"},
+        {"Type": "volume", "Target": "/b", "BindOptions": {"Propagation": "shared"}},
+        {"Type": "volume", "Target": "/b", "VolumeOptions": {"Subpath": "x"}},
+        {"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"NonRecursive": True}},
+    ],
+)
+def test_bad_mounts(mount: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        parse(host={"Mounts": [mount]})
+
+
+def test_ports() -> None:
+    bindings = {
+        "80/tcp": [{"HostIp": "", "HostPort": "8080"}, {"HostIp": "127.0.0.1"}],
+        "53/udp": [{"HostPort": "53"}],
+    }
+    assert parse(host={"PortBindings": bindings}).spec.ports == (
+        PortBinding(container_port=80, host_port=8080),
+        PortBinding(container_port=80, host_ip="127.0.0.1"),
+        PortBinding(container_port=53, protocol="udp", host_port=53),
+    )
+    assert parse(ExposedPorts={"80/tcp": {}, "90-91": {}}).spec.exposed_ports == (
+        "80/tcp",
+        "90/tcp",
+        "91/tcp",
+    )
+
+
+def test_networking() -> None:
+    assert parse(NetworkingConfig={"EndpointsConfig": {"default": None}}).spec.network_mode == "bridge"
+    named = parse(
+        NetworkingConfig={"EndpointsConfig": {"lan": {"Aliases": ["web"]}}}, host={"NetworkMode": "lan"}
+    )
+    assert (named.spec.network_mode, named.spec.aliases) == ("lan", ("web",))
+    chosen = parse(NetworkingConfig={"EndpointsConfig": {"bridge": {"MacAddress": "02:00:00:00:00:01"}}})
+    assert chosen.spec.mac_address == "02:00:00:00:00:01"
+    with pytest.raises(UnsupportedField):
+        parse(NetworkingConfig={"EndpointsConfig": {"a": {}, "b": {}}})
+    with pytest.raises(InvalidRequest, match="MAC"):
+        parse(MacAddress="not a mac")
+
+
+@pytest.mark.parametrize(
+    ("host", "field"),
+    [
+        ({"BlkioWeight": 5}, "BlkioWeight"),
+        ({"BlkioDeviceReadBps": [{"Path": "/dev/sda", "Rate": 1}]}, "BlkioDeviceReadBps"),
+        ({"CpuRealtimePeriod": 5}, "CpuRealtimePeriod"),
+        ({"DeviceCgroupRules": ["c 1:3 r"]}, "DeviceCgroupRules"),
+        ({"DeviceRequests": [{"Count": -1}]}, "DeviceRequests"),
+        ({"KernelMemoryTCP": 5}, "KernelMemoryTCP"),
+        ({"MemorySwappiness": 5}, "MemorySwappiness"),
+        ({"VolumesFrom": ["x"]}, "VolumesFrom"),
+        ({"Links": ["x"]}, "Links"),
+        ({"UsernsMode": "x"}, "UsernsMode"),
+        ({"CgroupnsMode": "host"}, "CgroupnsMode"),
+        ({"StorageOpt": {"size": "1g"}}, "StorageOpt"),
+        ({"VolumeDriver": "nfs"}, "VolumeDriver"),
+        ({"MaskedPaths": ["/proc"]}, "MaskedPaths"),
+        ({"CpuCount": 1}, "CpuCount"),
+    ],
+)  # fmt: skip
+def test_what_is_not_honoured_is_refused_by_name(host: dict[str, Any], field: str) -> None:
+    with pytest.raises(UnsupportedField, match=field):
+        parse(host=host)
+
+
+def test_health_checks() -> None:
+    parse(Healthcheck={"Test": []})
+    parse(Healthcheck={"Test": ["NONE"]})
+    with pytest.raises(UnsupportedField, match="Healthcheck"):
+        parse(Healthcheck={"Test": ["CMD", "true"]})
+
+
+def test_every_field_of_host_config_is_either_read_or_refused() -> None:
+    """A field that this module forgets would be ignored in silence."""
+    import inspect
+
+    from insula.api import translate_create, translate_limits
+
+    text = inspect.getsource(translate_create) + inspect.getsource(translate_limits)
+    ours_alone = {"ContainerIDFile", "ConsoleSize"}  # the client writes the one, and resizes after start
+    missing = [f for f in HostConfig.__struct_fields__ if f not in ours_alone and f not in text]
+    assert missing == []
+
+
+def test_unconfined_system_paths() -> None:
+    assert parse(host={"MaskedPaths": [], "ReadonlyPaths": []}).spec.security_opt == (
+        "systempaths=unconfined",
+    )
+
+
+def test_the_old_place_of_the_mac_address_warns() -> None:
+    assert parse(MacAddress="02:00:00:00:00:01", version=(1, 43)).warnings == ()
+    assert "deprecated" in parse(MacAddress="02:00:00:00:00:01").warnings[0]
+
+
+def test_update_leaves_what_it_does_not_name() -> None:
+    now = Limits(memory_bytes=2**26, pids=10, nano_cpus=10**9)
+    changed = merge_limits(now, UpdateConfig(Memory=2**27))
+    assert (changed.memory_bytes, changed.pids, changed.nano_cpus) == (2**27, 10, 10**9)
+    assert merge_limits(now, UpdateConfig(PidsLimit=-1)).pids == 0
+    with pytest.raises(InvalidRequest, match="Conflicting"):
+        merge_limits(now, UpdateConfig(CpuQuota=5000))
+    with pytest.raises(InvalidRequest, match="memoryswap"):
+        merge_limits(Limits(memory_bytes=2**26, memory_swap_bytes=2**26), UpdateConfig(Memory=2**27))
+    assert isinstance(UpdateConfig(), Resources)
