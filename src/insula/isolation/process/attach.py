@@ -44,6 +44,9 @@ class ConsoleStream:
             connection.close()
         return stream
 
+    def __del__(self) -> None:
+        self._socket.close()  # of a daemon that stopped with clients attached: their workload goes on
+
     async def read(self) -> Chunk | None:
         if self._closed:
             return None
@@ -127,8 +130,8 @@ def _short_name(directory: str) -> Iterator[str]:
 class DescriptorStream:
     """Pipes or a terminal that this process holds the other end of.  -1 for what there is none of.
 
-    Ends when all output has ended, or, after `finish`, when no more is there: a background process that
-    keeps the pipe open does not keep the client.
+    Ends after `finish`, when no more is there: a background process that keeps the pipe open does not keep
+    the client.
     """
 
     def __init__(self, *, stdin: int, stdout: int, stderr: int, tty: bool = False) -> None:
@@ -149,7 +152,7 @@ class DescriptorStream:
                 data = self._take(fd)
                 if data:
                     return Chunk(channel, data)
-            if not self._sources or self._finished or self._closed:
+            if self._finished or self._closed:
                 words, self._last_words = self._last_words, None
                 return None if self._closed else words
             await self._readable()
