@@ -56,7 +56,7 @@ def compare(
     for address in against:
         other = Client(address)
         other.negotiate()
-        title = str(other.get("/version").get("Platform", {}).get("Name") or "") or address
+        title = address.rpartition("/")[2].removesuffix(".sock")
         columns.append(Column(title=title, client=other, isolation="", local=other.socket_path is not None))
     probe = read_probe()
     results: list[Result] = []
