@@ -8,42 +8,31 @@ instance is in the store before it is used, so that after a crash `start` and `r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from collections.abc import Sequence, Set
 
 from insula.errors import Conflict, DiskFull, Failure, InsulaError, InvalidRequest
 from insula.events import EventBus
 from insula.model.ids import make_id, short_id
 from insula.model.network import Endpoint, LinkKind, Network, PortBinding
-from insula.network import bridge as bridges
 from insula.network import leftovers, ports
 from insula.network.addresses import Addresses, make_mac
 from insula.network.catalog import find_network, make_catalog
 from insula.network.firewall import Firewall, Publication
-from insula.network.neighbours import find_forward_drop
+from insula.network.plumbing import Plumbing
 from insula.network.pool import Pool
-from insula.network.slots import INTERFACE, LINK_PREFIX, MTU, Slot, SlotMaker
+from insula.network.slots import INTERFACE, LINK_PREFIX, MTU, Slot
 from insula.store.store import Store
-from insula.system import links, namespaces
-from insula.system.conntrack import Flow, forget_udp
 from insula.system.files import disk_errors
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 # 80 KiB of kernel memory each; a burst of twenty starts finds one for everybody
 _SLOTS = (20, 40)
 _EMPTY_NAMESPACES = (4, 20)
-# how long a namespace may take to go, and its link with it, before the link is deleted by name
-_PATIENCE_S = (0.1, 0.2, 0.4, 0.8)
 
 
 @dataclasses.dataclass(slots=True)
@@ -70,14 +59,18 @@ class Networks:
         self._directory = f"{exec_root}/netns"
         self._addresses = Addresses(subnet, reserved=[self._gateway])
         self._firewall = Firewall(bridge, subnet)
-        self._maker = SlotMaker(self._directory)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._plumbing = Plumbing(
+            self._firewall,
+            bridge=bridge,
+            network=self._network,
+            gateway=self._gateway,
+            directory=self._directory,
+        )
         room = max(self._addresses.capacity() // 4, 1)  # a small subnet is not all held back in slots
         least, most = (min(bound, room) for bound in _SLOTS)
         self._slots = Pool(self._make_slot, self._drop_slot, least=least, most=most)
-        self._namespaces = Pool(
-            self._make_namespace, self._drop_namespace, least=_EMPTY_NAMESPACES[0], most=_EMPTY_NAMESPACES[1]
-        )
+        least, most = _EMPTY_NAMESPACES
+        self._namespaces = Pool(self._plumbing.make_namespace, self._plumbing.release, least=least, most=most)
         self._attachments: dict[str, _Attachment] = {}
         self._warnings: tuple[str, ...] = ()
         self._stale: set[str] = set()
@@ -85,8 +78,7 @@ class Networks:
         self._catalog: dict[str, Network] = {}
         self._installing = asyncio.Lock()
         self._installed = False
-        self._stopping = asyncio.Event()
-        self._releases: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     # life
 
@@ -104,21 +96,18 @@ class Networks:
 
     async def stop(self) -> None:
         """Instances keep their network.  With none attached, bridge and table go too.  Idempotent."""
-        if self._stopping.is_set():
+        if self._stopped:
             return
-        self._stopping.set()
+        self._stopped = True
+        self._plumbing.hurry()
         await self._slots.close()
         await self._namespaces.close()
-        while self._releases:
-            await asyncio.gather(*self._releases)
+        await self._plumbing.settled()
         for attachment in self._attachments.values():
             attachment.let_go()
         if self._installed and not self._attachments:
-            await self._do(self._uninstall)
-            if not self._empty:
-                await self._do(namespaces.unshare_directory, self._directory)
-        await self._do(self._maker.close)
-        self._worker.shutdown()
+            await self._plumbing.tear_down(directory=not self._empty)
+        await self._plumbing.close()
         self._firewall.close()
 
     async def recover(self, live: Set[str]) -> None:
@@ -134,7 +123,7 @@ class Networks:
                     log.warning("instance %s keeps its port, but: %s", short_id(instance_id), error)
         if self._installed:
             endpoints = [each.endpoint for each in self._attachments.values()]
-            await self._do(self._plug_in_again, endpoints)
+            await self._plumbing.plug_in_again(endpoints)
 
     # what there is
 
@@ -181,7 +170,7 @@ class Networks:
             raise Conflict(f"instance {short_id(instance_id)} is already connected to network {target.name}")
         await self._install()
         if kind is LinkKind.VETH:
-            slot = await (self._make_slot(mac) if mac else self._slots.take())
+            slot = await (self._make_slot_for(mac) if mac else self._slots.take())
         else:
             address = self._addresses.take()
             link = LINK_PREFIX + instance_id[:10]
@@ -206,9 +195,9 @@ class Networks:
             self._store.put_endpoint(instance_id, endpoint)
             self._attachments[instance_id] = _Attachment(endpoint)
             if kind is LinkKind.TAP:
-                await self._do(self._maker.make_tap, slot.link)
+                await self._plumbing.make_tap(slot.link)
         except BaseException:
-            self._release(endpoint.netns, endpoint.link, endpoint.address)
+            self._release(endpoint)
             self._forget(instance_id)
             raise
         self._events.publish(
@@ -224,7 +213,7 @@ class Networks:
             with disk_errors(f"noting the namespace of {short_id(instance_id)}"):
                 leftovers.own(self._directory, instance_id, path)
         except BaseException:
-            await self._drop_namespace(path)
+            self._plumbing.release(path)
             raise
         self._empty[instance_id] = path
         return path
@@ -256,7 +245,7 @@ class Networks:
         try:
             added = [(endpoint.address, binding) for binding in decided]
             if not self._firewall.change(add=added):
-                await self._do(self._firewall.install, self._publications())
+                await self._plumbing.install_rules(self._publications())
             self._store.put_endpoint(instance_id, endpoint, attachment.ports)
         except BaseException:
             attachment.ports = before
@@ -267,14 +256,16 @@ class Networks:
         attachment.held += [taken for _, taken in held]
         if udp := {b.host_port for b in decided if b.protocol == "udp"}:
             # flows seen before, which would go on to the host itself
-            await self._forget_udp(lambda flow: flow.port in udp and flow.answers_from == flow.destination)
+            await self._plumbing.forget_udp(
+                lambda flow: flow.port in udp and flow.answers_from == flow.destination
+            )
         return decided
 
     async def disconnect(self, instance_id: str) -> None:
         """Take everything back: ports now, namespace and link soon after.  Idempotent."""
         if path := self._empty.pop(instance_id, None):
             leftovers.disown(self._directory, instance_id)
-            self._release(path)
+            self._plumbing.release(path)
         attachment = self._attachments.get(instance_id)
         if attachment is None:
             return
@@ -284,12 +275,12 @@ class Networks:
             and self._installed
             and not self._firewall.change(delete=attachment.publications())
         ):
-            await self._do(self._firewall.install, self._publications())
+            await self._plumbing.install_rules(self._publications())
         attachment.let_go()
         endpoint = attachment.endpoint
         if any(binding.protocol == "udp" for binding in attachment.ports):
-            await self._forget_udp(lambda flow: flow.answers_from == endpoint.address)
-        self._release(endpoint.netns, endpoint.link, endpoint.address)
+            await self._plumbing.forget_udp(lambda flow: flow.answers_from == endpoint.address)
+        self._release(endpoint)
         self._events.publish(
             "network",
             "disconnect",
@@ -314,115 +305,47 @@ class Networks:
     def _publications(self) -> tuple[Publication, ...]:
         return tuple(p for each in self._attachments.values() for p in each.publications())
 
-    async def _do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """On the network thread, in order of asking."""
-        work = self._worker.submit(function, *args, **kwargs)
-        return await asyncio.wrap_future(work)
-
-    async def _forget_udp(self, wanted: Callable[[Flow], bool]) -> None:
-        try:
-            await self._do(forget_udp, wanted)
-        except OSError as error:  # no ctnetlink: flows end by themselves after 30 to 120 s without traffic
-            log.warning("cannot drop tracked UDP flows: %s", error)
-
     async def _install(self) -> None:
         """Once per daemon, or again with the next request if it failed."""
         if self._installed:
             return
         async with self._installing:
             if not self._installed:
-                await self._do(self._set_up, not self._attachments, self._publications())
+                endpoints = [each.endpoint for each in self._attachments.values()]
+                if problem := await self._plumbing.set_up(endpoints, self._publications()):
+                    log.warning("%s", problem)
+                    self._warnings = (problem,)
+                self._empty.update(await self._plumbing.find_owned())
                 self._installed = True
                 self._slots.start()
                 self._namespaces.start()
 
-    def _set_up(self, anew: bool, publications: Sequence[Publication]) -> None:
-        namespaces.share_directory(self._directory)
-        route = self._maker.open()
-        self._empty = leftovers.find_owned(self._directory)
-        kept = {each.endpoint.netns for each in self._attachments.values()} | set(self._empty.values())
-        leftovers.drop_unknown(route, self._directory, kept)
-        self._maker.bridge_index = bridges.make_bridge(
-            route, self._bridge, str(self._network), self._gateway, anew=anew
-        )
-        self._firewall.install(publications)
-        if problem := find_forward_drop(self._bridge):
-            log.warning("%s", problem)
-            self._warnings = (problem,)
-
-    def _uninstall(self) -> None:
-        self._firewall.remove()
-        bridges.remove_bridge(self._maker.open(), self._bridge)
-
-    def _plug_in_again(self, endpoints: Sequence[Endpoint]) -> None:
-        route = self._maker.open()
-        for endpoint in endpoints:
-            found = links.find_link(route, endpoint.link)
-            if found is None:
-                log.error("%s (%s) is gone: its instance has no network", endpoint.link, endpoint.address)
-            elif found.master != self._maker.bridge_index or not found.up:
-                route.send(*links.port_messages(endpoint.link, self._maker.bridge_index))
-        known = {endpoint.link for endpoint in endpoints}
-        leftovers.drop_taps(route, self._maker.bridge_index, known)
-
     async def _make_slot(self, mac: str = "") -> Slot:
         address = self._addresses.take()
         try:
-            return await self._do(
-                self._maker.make,
-                address,
-                self._network.prefixlen,
-                self._gateway,
-                mac or make_mac(address),
-            )
-        except BaseException:
+            return await self._plumbing.make_slot(address, mac or make_mac(address))
+        except InsulaError:
             self._addresses.give_back(address)
             raise
 
-    async def _drop_slot(self, slot: Slot) -> None:
-        self._release(slot.netns, slot.link, slot.address)
-
-    async def _make_namespace(self) -> str:
-        return await self._do(self._maker.make_empty)
-
-    async def _drop_namespace(self, path: str) -> None:
-        self._release(path)
-
-    def _release(self, netns: str, link: str = "", address: str = "") -> None:
-        """Let a namespace or a tap go, in the background, and its address be used again after that."""
-        taken_down = self._worker.submit(self._take_down, netns, link)  # now: before a tap of the same name
-        rest = asyncio.create_task(self._see_off(asyncio.wrap_future(taken_down), link, address))
-        self._releases.add(rest)
-        rest.add_done_callback(self._releases.discard)
-
-    def _take_down(self, netns: str, link: str) -> None:
-        if netns:
-            namespaces.drop_netns(netns)
-        elif link:
-            links.delete_link(self._maker.open(), link)
-
-    async def _see_off(self, taken_down: asyncio.Future[None], link: str, address: str) -> None:
-        """The kernel takes a namespace apart some 30 ms after its last user, and its veth pair with it."""
+    async def _make_slot_for(self, mac: str) -> Slot:
+        """One that is in no pool."""
+        making = asyncio.ensure_future(self._make_slot(mac))
         try:
-            await taken_down
-            for pause in _PATIENCE_S:
-                if not link or not _exists(link):
-                    break
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._stopping.wait()
-            else:  # some process still holds the namespace
-                await self._do(lambda: links.delete_link(self._maker.open(), link))
-        except (InsulaError, OSError) as error:
-            log.error("cannot take down %s: %s", link or "a network namespace", error)
-        finally:
-            if address:
-                self._addresses.give_back(address)
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:  # whoever asked went away
+            making.add_done_callback(self._drop_made)
+            raise
 
+    def _drop_made(self, making: asyncio.Future[Slot]) -> None:
+        if not making.cancelled() and making.exception() is None:
+            self._drop_slot(making.result())
 
-def _exists(link: str) -> bool:
-    try:
-        socket.if_nametoindex(link)
-    except OSError:
-        return False
-    return True
+    def _drop_slot(self, slot: Slot) -> None:
+        self._plumbing.release(slot.netns, slot.link, lambda: self._addresses.give_back(slot.address))
+
+    def _release(self, endpoint: Endpoint) -> None:
+        """Its address rests until the link is gone."""
+        self._plumbing.release(
+            endpoint.netns, endpoint.link, lambda: self._addresses.give_back(endpoint.address)
+        )

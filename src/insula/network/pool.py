@@ -27,7 +27,7 @@ class Pool(Generic[T]):
     def __init__(
         self,
         make: Callable[[], Awaitable[T]],
-        drop: Callable[[T], Awaitable[None]],
+        drop: Callable[[T], None],
         *,
         least: int,
         most: int,
@@ -69,7 +69,7 @@ class Pool(Generic[T]):
             self._keeper = None
         await asyncio.gather(*self._making, return_exceptions=True)
         while self._ready:
-            await self._drop(self._ready.popleft())
+            self._drop(self._ready.popleft())
 
     async def _keep(self) -> None:
         while True:
@@ -84,7 +84,7 @@ class Pool(Generic[T]):
             except TimeoutError:
                 self._want = self._least
                 while len(self._ready) > self._least:
-                    await self._drop(self._ready.pop())
+                    self._drop(self._ready.pop())
                 await self._taken.wait()
 
     async def _fill(self) -> None:

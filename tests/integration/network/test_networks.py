@@ -349,3 +349,14 @@ async def test_a_firewall_that_drops_forwarded_traffic_is_named_with_the_remedy(
     await again.disconnect(B)
     await again.stop()
     store.close()
+
+
+async def test_a_slot_made_for_somebody_who_went_away_is_taken_down(networks: Networks, host: Host) -> None:
+    asking = asyncio.create_task(networks.connect(A, "bridge", LinkKind.VETH, mac="02:11:22:33:44:55"))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert networks.endpoint(A) is None
+    await networks.stop()
+    assert host.links() == []

@@ -28,8 +28,8 @@ async def crash(networks: Networks, store: Store) -> None:
     for pool in (networks._slots, networks._namespaces):
         assert pool._keeper is not None
         pool._keeper.cancel()
-    networks._worker.shutdown()
-    networks._maker.close()
+    networks._plumbing._thread.shutdown()
+    networks._plumbing._maker.close()
     networks._firewall.close()
     store.close()
 

@@ -19,6 +19,7 @@ class Maker:
         self.gate = asyncio.Event()
         self.gate.set()
         self.news = asyncio.Condition()
+        self.three_dropped = asyncio.Event()
 
     async def make(self) -> int:
         await self.gate.wait()
@@ -27,18 +28,14 @@ class Maker:
             self.news.notify_all()
         return self.made
 
-    async def drop(self, number: int) -> None:
+    def drop(self, number: int) -> None:
         self.dropped.append(number)
-        async with self.news:
-            self.news.notify_all()
+        if len(self.dropped) == 3:
+            self.three_dropped.set()
 
     async def until(self, made: int) -> None:
         async with self.news:
             await self.news.wait_for(lambda: self.made >= made)
-
-    async def until_dropped(self, count: int) -> None:
-        async with self.news:
-            await self.news.wait_for(lambda: len(self.dropped) >= count)
 
 
 async def test_it_fills_itself_and_refills_after_a_take() -> None:
@@ -106,7 +103,7 @@ async def test_it_shrinks_when_nobody_came_for_a_while(monkeypatch: pytest.Monke
     await asyncio.gather(*(pool.take() for _ in range(3)))
     pool.start()
     await maker.until(3 + 4)
-    await maker.until_dropped(3)
+    await maker.three_dropped.wait()
     assert pool.ready() == 1
     await pool.close()
     assert len(maker.dropped) == 4

@@ -1,0 +1,173 @@
+"""The network room's own thread: everything whose kernel work may wait for other kernel work.  Async.
+
+Jobs run in the order in which they are asked for.  Taking down goes on in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from insula.errors import InsulaError
+from insula.model.network import Endpoint
+from insula.network import leftovers
+from insula.network.bridge import make_bridge, remove_bridge
+from insula.network.firewall import Firewall, Publication
+from insula.network.neighbours import find_forward_drop
+from insula.network.slots import Slot, SlotMaker
+from insula.system import links, namespaces
+from insula.system.conntrack import Flow, forget_udp
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# how long a namespace may take to go, and its link with it, before the link is deleted by name
+_PATIENCE_S = (0.1, 0.2, 0.4, 0.8)
+
+
+class Plumbing:
+    def __init__(
+        self, firewall: Firewall, *, bridge: str, network: ipaddress.IPv4Network, gateway: str, directory: str
+    ) -> None:
+        self._firewall = firewall
+        self._bridge = bridge
+        self._network = network
+        self._gateway = gateway
+        self._directory = directory
+        self._maker = SlotMaker(directory)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._stopping = asyncio.Event()
+        self._releases: set[asyncio.Task[None]] = set()
+
+    async def set_up(self, endpoints: Sequence[Endpoint], publications: Sequence[Publication]) -> str:
+        """Bridge and rule set, without what nobody has any more; returns a warning or "".
+
+        Raises Failure, Unavailable, ProgramMissing, ProgramFailed.
+        """
+        return await self.do(self._set_up, endpoints, publications)
+
+    def _set_up(self, endpoints: Sequence[Endpoint], publications: Sequence[Publication]) -> str:
+        namespaces.share_directory(self._directory)
+        route = self._maker.open()
+        kept = {endpoint.netns for endpoint in endpoints}
+        kept.update(leftovers.find_owned(self._directory).values())
+        leftovers.drop_unknown(route, self._directory, kept)
+        self._maker.bridge_index = make_bridge(
+            route, self._bridge, str(self._network), self._gateway, anew=not endpoints
+        )
+        self._firewall.install(publications)
+        return find_forward_drop(self._bridge)
+
+    async def tear_down(self, *, directory: bool) -> None:
+        """The reverse, once nothing is attached; `directory`: nor any namespace kept."""
+        await self.do(self._tear_down, directory)
+
+    def _tear_down(self, directory: bool) -> None:
+        self._firewall.remove()
+        remove_bridge(self._maker.open(), self._bridge)
+        if directory:
+            namespaces.unshare_directory(self._directory)
+
+    async def close(self) -> None:
+        """Finish taking down, then end the thread."""
+        await self.settled()
+        await self.do(self._maker.close)
+        self._thread.shutdown()
+
+    def hurry(self) -> None:
+        """From now on links are deleted by name at once."""
+        self._stopping.set()
+
+    async def settled(self) -> None:
+        """When everything released so far is gone."""
+        while self._releases:
+            await asyncio.gather(*self._releases)
+
+    async def do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run it on the thread."""
+        return await asyncio.wrap_future(self._thread.submit(function, *args, **kwargs))
+
+    async def find_owned(self) -> Mapping[str, str]:
+        """Namespaces without a network, by instance id."""
+        return await self.do(leftovers.find_owned, self._directory)
+
+    async def make_slot(self, address: str, mac: str) -> Slot:
+        return await self.do(self._maker.make, address, self._network.prefixlen, self._gateway, mac)
+
+    async def make_namespace(self) -> str:
+        return await self.do(self._maker.make_empty)
+
+    async def make_tap(self, name: str) -> None:
+        await self.do(self._maker.make_tap, name)
+
+    async def install_rules(self, publications: Iterable[Publication]) -> None:
+        await self.do(self._firewall.install, tuple(publications))
+
+    async def forget_udp(self, wanted: Callable[[Flow], bool]) -> None:
+        try:
+            await self.do(forget_udp, wanted)
+        except OSError as error:  # no ctnetlink: flows end by themselves after 30 to 120 s without traffic
+            log.warning("cannot drop tracked UDP flows: %s", error)
+
+    async def plug_in_again(self, endpoints: Sequence[Endpoint]) -> None:
+        """Links that lost their bridge; taps that lost their endpoint are deleted."""
+        await self.do(self._plug_in_again, endpoints)
+
+    def _plug_in_again(self, endpoints: Sequence[Endpoint]) -> None:
+        route = self._maker.open()
+        for endpoint in endpoints:
+            found = links.find_link(route, endpoint.link)
+            if found is None:
+                log.error("%s (%s) is gone: its instance has no network", endpoint.link, endpoint.address)
+            elif found.master != self._maker.bridge_index or not found.up:
+                route.send(*links.port_messages(endpoint.link, self._maker.bridge_index))
+        leftovers.drop_taps(route, self._maker.bridge_index, {endpoint.link for endpoint in endpoints})
+
+    def release(self, netns: str, link: str = "", gone: Callable[[], None] | None = None) -> None:
+        """Let a namespace, or a tap, go in the background; `gone` is called when its link is no more."""
+        taken_down = self._thread.submit(self._take_down, netns, link)  # now: before a tap of the same name
+        rest = asyncio.create_task(self._see_off(asyncio.wrap_future(taken_down), link, gone))
+        self._releases.add(rest)
+        rest.add_done_callback(self._releases.discard)
+
+    def _take_down(self, netns: str, link: str) -> None:
+        if netns:
+            namespaces.drop_netns(netns)
+        elif link:
+            links.delete_link(self._maker.open(), link)
+
+    async def _see_off(
+        self, taken_down: asyncio.Future[None], link: str, gone: Callable[[], None] | None
+    ) -> None:
+        """The kernel takes a namespace apart some 30 ms after its last user, and its veth pair with it."""
+        try:
+            await taken_down
+            for pause in _PATIENCE_S:
+                if not link or not _exists(link):
+                    break
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._stopping.wait()
+            else:  # some process still holds the namespace
+                await self.do(lambda: links.delete_link(self._maker.open(), link))
+        except (InsulaError, OSError) as error:
+            log.error("cannot take down %s: %s", link or "a network namespace", error)
+        finally:
+            if gone is not None:
+                gone()
+
+
+def _exists(link: str) -> bool:
+    try:
+        socket.if_nametoindex(link)
+    except OSError:
+        return False
+    return True
