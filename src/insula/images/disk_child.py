@@ -10,6 +10,7 @@ speed, while the host's page cache is shared by all of them.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 from typing import Any
@@ -17,16 +18,19 @@ from typing import Any
 from insula.errors import DiskFull, ProgramFailed
 from insula.system.child import Reply
 from insula.system.confine import die_with_parent, own_namespaces
-from insula.system.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount_overlay
+from insula.system.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, mount_overlay, umount
+
+_FLAGS = MS_NODEV | MS_NOEXEC | MS_NOSUID
 
 
 def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
     die_with_parent()
     own_namespaces()
     merged, disk = request["mount_point"], request["disk"]
-    mount_overlay(merged, request["lowers"], flags=MS_NODEV | MS_NOEXEC | MS_NOSUID)
-    stray = [f"--exclude-path={path}" for path in _stray_whiteouts(merged)]
-    argv = [request["mkfs"], "--quiet", f"-U{request['uuid']}", *stray, disk, merged]
+    mount_overlay(merged, request["lowers"], flags=_FLAGS)
+    if strays := _stray_whiteouts(merged):
+        _cover(merged, strays, request["lowers"], request["scratch"])
+    argv = [request["mkfs"], "--quiet", "--preserve-mtime", f"-U{request['uuid']}", disk, merged]
     done = subprocess.run(
         argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, preexec_fn=die_with_parent
     )
@@ -40,7 +44,7 @@ def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
 
 def _stray_whiteouts(merged: str) -> list[str]:
     """Whiteouts of nothing, in directories that only one layer has: overlayfs lists them and then denies
-    that they are there (its readdir does not filter a directory that is not merged)."""
+    that they are there (its readdir filters merged directories only), and mkfs.erofs gives up."""
     found = []
     pending = [merged]
     while pending:
@@ -52,8 +56,29 @@ def _stray_whiteouts(merged: str) -> list[str]:
                     continue
                 plain = entry.is_file(follow_symlinks=False) or entry.is_symlink()
                 if not plain and _is_whiteout(entry.path):
-                    found.append(entry.path[len(merged) + 1 :])
+                    found.append(os.path.relpath(entry.path, merged))
     return found
+
+
+def _cover(merged: str, strays: list[str], lowers: list[str], scratch: str) -> None:
+    """Mount again with a layer on top that has nothing but the strays' directories: now they are merged."""
+    mount("tmpfs", scratch, "tmpfs", _FLAGS, "mode=0755")
+    directories = {""}
+    for stray in strays:
+        parent = os.path.dirname(stray)
+        while parent:
+            directories.add(parent)
+            parent = os.path.dirname(parent)
+    for name in sorted(directories):
+        if name:
+            os.mkdir(f"{scratch}/{name}")
+    for name in sorted(directories, reverse=True):  # inner ones first: making them changed the outer's times
+        original, cover = f"{merged}/{name}", f"{scratch}/{name}"
+        found = os.lstat(original)
+        os.chown(cover, found.st_uid, found.st_gid)
+        shutil.copystat(original, cover)
+    umount(merged)
+    mount_overlay(merged, [scratch, *lowers], flags=_FLAGS)
 
 
 def _is_whiteout(path: str) -> bool:

@@ -79,14 +79,16 @@ class Disks:
     ) -> None:
         key = os.path.basename(path).removesuffix(".erofs")
         mkfs = need_program("mkfs.erofs")
-        with self._scratch() as fresh, self._scratch() as mount_point:
+        with self._scratch() as fresh, self._scratch() as mount_point, self._scratch() as scratch:
             os.mkdir(mount_point, 0o700)
+            os.mkdir(scratch, 0o700)
             if len(lowers) == 1:  # a mere bind would show the layer's own whiteouts
                 lowers = [*lowers, self.empty_layer]
             request = {
                 "mkfs": mkfs,
                 "lowers": list(lowers),
                 "mount_point": mount_point,
+                "scratch": scratch,
                 "disk": fresh,
                 "uuid": str(uuid.UUID(key[:32])),
             }

@@ -136,10 +136,12 @@ class Child:
     async def feed(self, data: AsyncIterator[bytes]) -> None:
         """`data` to its stdin, then the end.  A child that stops reading has said why, or will."""
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            async for piece in data:
+        async for piece in data:
+            try:
                 self.process.stdin.write(piece)
                 await self.process.stdin.drain()
+            except (BrokenPipeError, ConnectionResetError):
+                break
         self.process.stdin.close()
 
 
