@@ -63,8 +63,8 @@ class Control:
         number = parse_signal(signal or "KILL")
         check(Action.KILL, entry.record, ref)
         stop = parse_signal(entry.config.stop_signal or DEFAULT_STOP_SIGNAL)
-        # moby: an instance with no stop signal of its own takes any signal as the wish to end
-        final = number in (signals.SIGKILL, stop) or not entry.config.stop_signal
+        # moby takes any signal so when there is no stop signal; a HUP is no wish to end
+        final = number in (signals.SIGKILL, stop)
         run = entry.run
         await self._send(entry, ref, number, Action.KILL, final=final)
         if number == signals.SIGKILL and run is not None:

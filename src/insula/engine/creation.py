@@ -27,6 +27,7 @@ from insula.engine.planner import (
 from insula.engine.preparation import Preparation, host_name
 from insula.engine.types import Created
 from insula.errors import Unavailable
+from insula.model import codec
 from insula.model.ids import check_name, make_id
 from insula.model.image import Image
 from insula.model.instance import Instance, InstanceSpec, State
@@ -64,7 +65,12 @@ class Creation:
         name = check_name(name) if name else make_name(self._instances.names)
         config = merge_config(spec, image.config, instance_id, host_name=host_name())
         decide_ports(spec, config)
-        mounts = decide_mounts(spec, image.config.volumes)
+        # names for anonymous volumes are chosen here, so that the journal has them before they are made
+        asked = decide_mounts(spec, image.config.volumes)
+        mounts = tuple(
+            dataclasses.replace(mount, source=make_id()) if is_anonymous(mount) else mount for mount in asked
+        )
+        anonymous = {named.source for named, mount in zip(mounts, asked, strict=True) if is_anonymous(mount)}
         draft = make_plan(
             instance_id,
             spec,
@@ -82,10 +88,11 @@ class Creation:
             undo.callback(self._instances.release, name, instance_id)
             self.images[instance_id] = image.id
             self.volumes[instance_id] = {mount.source for mount in mounts if mount.kind is MountKind.VOLUME}
-            journal = Journal(kit.store, instance_id, "create")
+            fresh = [name for name in self.volumes[instance_id] if not kit.volumes.have(name)]
+            journal = Journal(kit.store, instance_id, "create", codec.encode(fresh))
             undo.callback(journal.end)
             try:
-                volumes, sources = await self._make_sources(mounts, undo, instance_id)
+                volumes, sources = await self._make_sources(mounts, anonymous, undo)
                 self._make_directories(instance_id, undo)
                 root = await self._make_root(image, instance_id, spec, undo)
                 plan = dataclasses.replace(
@@ -121,7 +128,7 @@ class Creation:
         return Created(id=instance_id, warnings=make_warnings(spec))
 
     async def _make_sources(
-        self, mounts: tuple[MountSpec, ...], undo: AsyncExitStack, instance_id: str
+        self, mounts: tuple[MountSpec, ...], anonymous: set[str], undo: AsyncExitStack
     ) -> tuple[dict[str, str], list[str]]:
         """Volume names by target, and the host's side of every mount."""
         volumes: dict[str, str] = {}
@@ -132,11 +139,9 @@ class Creation:
                 prepare_bind(mount)
                 sources.append(mount.source)
             elif mount.kind is MountKind.VOLUME:
-                fresh = not (mount.source and kit.volumes.have(mount.source))
-                volume = await kit.volumes.create(mount.source, anonymous=not mount.source)
-                if fresh:
-                    undo.push_async_callback(kit.volumes.remove, volume.name, force=True, users=_nobody)
-                self.volumes[instance_id].add(volume.name)
+                if not kit.volumes.have(mount.source):
+                    undo.push_async_callback(kit.volumes.remove, mount.source, force=True, users=_nobody)
+                volume = await kit.volumes.create(mount.source, anonymous=mount.source in anonymous)
                 volumes[mount.target] = volume.name
                 sources.append(volume.mountpoint)
             else:
@@ -185,6 +190,10 @@ def decide_mounts(spec: InstanceSpec, image_volumes: tuple[str, ...]) -> tuple[M
             covered.add(target)
             mounts.append(MountSpec(kind=MountKind.VOLUME, target=target))
     return tuple(sorted(mounts, key=lambda mount: mount.target.count("/")))
+
+
+def is_anonymous(mount: MountSpec) -> bool:
+    return mount.kind is MountKind.VOLUME and not mount.source
 
 
 def finalize_mount(mount: MountSpec, index: int, source: str) -> Mount:

@@ -7,6 +7,7 @@ Async; every method raises `insula.errors` only.  The parts, in the order in whi
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from insula.engine.growth import Growth
 from insula.engine.instances import RUNNING_STATES, Entry, Instances
 from insula.engine.inventory import Inventory, volume_users
 from insula.engine.kit import Kit
-from insula.engine.legality import Action, check
+from insula.engine.legality import Action, check, still_running
 from insula.engine.lifecycle import Lifecycle
 from insula.engine.logs import read_log
 from insula.engine.mounting import Mounting
@@ -42,7 +43,7 @@ from insula.engine.types import (
     WaitCondition,
 )
 from insula.engine.views import make_view
-from insula.errors import NoSuchImage, NotImplementedYet
+from insula.errors import NoSuchImage, NoSuchInstance, NotImplementedYet
 from insula.isolation.backend import Backend, ProcessTable
 from insula.model.files import Change, PathStat
 from insula.model.image import Image
@@ -202,7 +203,8 @@ class Engine:
         backend = self._kit.backend(entry.record.spec.isolation)
         logged = logs and entry.record.spec.log.driver != "none"
         if entry.alive:
-            live = await backend.attach(entry.id) if stream else None
+            with still_running(entry):
+                live = await backend.attach(entry.id) if stream else None
             if logged or live is None:
                 return LoggedStream(self._pieces(entry, follow=stream, wanted=logged), live)
             return live
@@ -235,7 +237,8 @@ class Engine:
     async def resize(self, ref: str, rows: int, cols: int) -> None:
         entry = self._instances.find(ref)
         check(Action.RESIZE, entry.record, ref)
-        await self._kit.backend(entry.record.spec.isolation).resize(entry.id, rows, cols)
+        with still_running(entry):
+            await self._kit.backend(entry.record.spec.isolation).resize(entry.id, rows, cols)
         self._instances.event(entry, "resize", height=str(rows), width=str(cols))
 
     # execs
@@ -262,16 +265,18 @@ class Engine:
     async def top(self, ref: str, ps_args: Sequence[str]) -> ProcessTable:
         entry = self._instances.find(ref)
         check(Action.TOP, entry.record, ref)
-        table = await self._kit.backend(entry.record.spec.isolation).processes(entry.id, ps_args)
+        with still_running(entry):
+            table = await self._kit.backend(entry.record.spec.isolation).processes(entry.id, ps_args)
         self._instances.event(entry, "top")
         return table
 
     async def sample(self, ref: str) -> Sample:
         """All zero for one that does not run, as Docker's."""
         entry = self._instances.find(ref)
-        if not entry.alive:
-            return Sample(taken_ns=time.time_ns(), cpu_total_ns=0)
-        return await self._kit.backend(entry.record.spec.isolation).sample(entry.id)
+        if entry.alive:
+            with contextlib.suppress(NoSuchInstance):  # it is just ending
+                return await self._kit.backend(entry.record.spec.isolation).sample(entry.id)
+        return Sample(taken_ns=time.time_ns(), cpu_total_ns=0)
 
     # its files
 

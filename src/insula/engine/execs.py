@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from insula.engine.attach import FilteredStream
 from insula.engine.instances import Entry, Instances
-from insula.engine.legality import Action, check
+from insula.engine.legality import Action, check, still_running
 from insula.engine.merge import process_env, replace_env
 from insula.engine.types import ExecSpec, ExecView
 from insula.errors import (
@@ -100,7 +100,8 @@ class Execs:
         plan = self._plan(made, spec, rows=console_rows, cols=console_cols)
         self._instances.event(entry, f"exec_start: {_shown(spec)}", execID=made.id)
         try:
-            running = await self._kit.backend(entry.record.spec.isolation).exec(entry.id, plan)
+            with still_running(entry):
+                running = await self._kit.backend(entry.record.spec.isolation).exec(entry.id, plan)
         except CommandNotFound:
             made.exit_code = 127
             raise

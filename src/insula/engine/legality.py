@@ -5,10 +5,12 @@ The wording and the status of each refusal are moby's, because clients look at t
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
-from insula.errors import Conflict, Failure, InsulaError, NotModified
+from insula.errors import Conflict, Failure, InsulaError, NoSuchInstance, NotModified
 from insula.model.instance import Instance, State
 
 
@@ -134,3 +136,18 @@ def check(action: Action, instance: Instance, ref: str) -> None:
     refuse = REFUSALS[action].get(instance.state)
     if refuse is not None:
         raise refuse(instance, ref)
+
+
+class HasRecord(Protocol):
+    @property
+    def record(self) -> Instance: ...
+
+
+@contextlib.contextmanager
+def still_running(holder: HasRecord) -> Iterator[None]:
+    """The backend may know of an end before the engine has recorded it: then it is not running, which is
+    another answer than that it does not exist."""
+    try:
+        yield
+    except NoSuchInstance:
+        raise _NOT_RUNNING(holder.record, holder.record.id) from None

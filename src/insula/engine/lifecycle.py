@@ -62,13 +62,11 @@ class Lifecycle:
                         return  # stopped or removed while it waited
                 else:
                     check(Action.START, entry.record, ref)
-                    self._instances.put(entry, stopped_by_user=False, restart_count=0)
                     entry.backoff_ms = 0
                 entry.no_restart = False
                 before = State.EXITED if by_policy else entry.record.state
-                journal = Journal(self._kit.store, entry.id, "start")
-                undo.push(lambda kind, error, trace: self._note_failure(entry, journal, before, error))
-                await self._launch(entry, undo, journal)
+                undo.push(lambda kind, error, trace: self._note_failure(entry, before, error))
+                await self._launch(entry, undo, by_policy=by_policy)
         except NoSuchInstance:
             raise
         except BaseException:
@@ -76,11 +74,14 @@ class Lifecycle:
                 self._spawn(self._auto_remove(entry), f"remove {entry.id}")
             raise
 
-    async def _launch(self, entry: Entry, undo: contextlib.AsyncExitStack, journal: Journal) -> None:
+    async def _launch(self, entry: Entry, undo: contextlib.AsyncExitStack, *, by_policy: bool) -> None:
         kit = self._kit
         backend = kit.backend(entry.record.spec.isolation)
         plan = await self._preparation.prepare(entry, undo)
-        self._instances.put_plan(entry, plan)
+        with kit.store.transaction():  # what was made before needs no line: nothing of it runs
+            journal = Journal(kit.store, entry.id, "start")
+            self._instances.put_plan(entry, plan)
+        undo.callback(journal.end)
         undo.push_async_callback(backend.discard, plan)
         pid = await backend.launch(plan)
         await _connect_pending(entry, backend)
@@ -97,14 +98,14 @@ class Lifecycle:
                 exit_code=0,
                 oom_killed=False,
                 error="",
+                stopped_by_user=False,
+                restart_count=entry.record.restart_count if by_policy else 0,
             )
             journal.end()
         self._instances.event(entry, "start")
         self.watch(entry)
 
-    def _note_failure(
-        self, entry: Entry, journal: Journal, state: State, error: BaseException | None
-    ) -> None:
+    def _note_failure(self, entry: Entry, state: State, error: BaseException | None) -> None:
         """Everything is undone by now; keep the reason."""
         if error is None:
             return
@@ -113,9 +114,7 @@ class Lifecycle:
         if isinstance(error, CommandNotFound | CommandNotExecutable):
             code = error.exit_code
         reason = str(error) or type(error).__name__
-        with self._kit.store.transaction():
-            self._instances.put(entry, state=state, pid=0, exit_code=code, error=reason)
-            journal.end()
+        self._instances.put(entry, state=state, pid=0, exit_code=code, error=reason)
         self._instances.wake(entry)
 
     # watching
@@ -131,7 +130,7 @@ class Lifecycle:
         backend = self._kit.backend(entry.record.spec.isolation)
         try:
             status = await backend.wait(entry.id)
-        except InsulaError as error:
+        except (InsulaError, OSError) as error:
             log.error("instance %s: its end cannot be known: %s", entry.id, error)
             status = ExitStatus(code=UNKNOWN_EXIT, finished_at_ns=time.time_ns(), error=str(error))
         await self.ended(entry, run, status)

@@ -20,6 +20,7 @@ from insula.engine.removal import REMOVE, REMOVE_WITH_VOLUMES, Removal
 from insula.engine.restarts import wanted_at_start
 from insula.errors import InsulaError
 from insula.isolation.backend import Liveness
+from insula.model import codec
 from insula.model.instance import ExitStatus, State
 from insula.model.operation import Operation
 
@@ -113,6 +114,8 @@ class Recovery:
         try:
             if entry is None:
                 await self._removal.remove_leftovers(operation.instance_id)
+                if operation.kind == "create":
+                    await self._removal.remove_volumes(codec.decode(operation.detail or "[]", list[str]))
             elif doomed.get(entry.id) is operation:
                 await self._removal.take_apart(entry, volumes=operation.kind == REMOVE_WITH_VOLUMES)
         except (InsulaError, OSError) as error:

@@ -105,12 +105,16 @@ class Removal:
             self._instances.forget(entry)
             journal.end()
         self._execs.forget(entry)
-        for name in anonymous:
-            if not self._volume_users(name):
-                await kit.volumes.remove(name, force=True, users=self._volume_users)
+        await self.remove_volumes(anonymous)
         self._instances.event(entry, "destroy")
         kit.growth.poke(kit.log_path(entry.id))
         self._instances.wake(entry, removed=True)
+
+    async def remove_volumes(self, names: list[str]) -> None:
+        """Those that nobody uses."""
+        for name in names:
+            if not self._volume_users(name):
+                await self._kit.volumes.remove(name, force=True, users=self._volume_users)
 
     async def remove_leftovers(self, instance_id: str) -> None:
         """Root and directories of an id.  Idempotent."""
