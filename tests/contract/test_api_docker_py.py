@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import tarfile
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,7 @@ pytestmark = [
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     async with start_house(tmp_path) as started:
         yield started
+    gc.collect()
 
 
 async def use(house: House, what: Callable[[docker.DockerClient], Any], version: str = "auto") -> Any:

@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from insula.api.call import COMMON_HEADERS, Call, json_bytes
+from insula.api.call import COMMON_HEADERS, Call
 from insula.api.routes.table import ROUTES
 from insula.api.routing import Router
 from insula.api.versions import check_version, split_version
+from insula.api.wire.codec import json_bytes
 from insula.engine.engine import Engine
 from insula.errors import InsulaError, NotFound
 

@@ -6,22 +6,11 @@ import base64
 import binascii
 import json
 
-from msgspec import Struct
-
+from insula.api.wire.registry import AuthConfig
 from insula.errors import InvalidRequest
 from insula.model.credentials import Credentials
 
 _MOST = 64 * 1024
-
-
-class AuthConfig(Struct):
-    username: str = ""
-    password: str = ""
-    auth: str = ""
-    email: str = ""
-    serveraddress: str = ""
-    identitytoken: str = ""
-    registrytoken: str = ""
 
 
 def parse_auth_header(untrusted_text: str) -> Credentials | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
 from aiohttp import web
 
 from insula import __version__
 from insula.api.filters import Filters, parse_filters
 from insula.api.versions import NEWEST, Version, text_of
+from insula.api.wire.codec import decode, json_bytes
 from insula.errors import InsulaError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ COMMON_HEADERS = {
 
 MOST_BODY = 4 * 1024 * 1024
 _PIECE = 256 * 1024
-_encoder = msgspec.json.Encoder()
 
 
 class BodyTooLarge(InsulaError):
@@ -94,47 +93,23 @@ class Call:
 
     async def json(self, kind: type[T], *, optional: bool = False) -> T:
         """The body as `kind`.  `null` counts as not given, as in Go.  Raises InvalidRequest."""
+        raw = await self.json_body()
+        if not raw.strip() and optional:
+            return kind()
+        return decode(raw, kind)
+
+    async def json_body(self) -> bytes:
+        """The body, which must be said to be JSON unless it is empty.  Raises InvalidRequest."""
         raw = await self.body()
-        if not raw.strip():
-            if optional:
-                return kind()
-            raise InvalidRequest("invalid JSON: got EOF while reading request body")
-        if self.http.content_type != "application/json":
+        if raw.strip() and self.http.content_type != "application/json":
             given = self.http.headers.get("Content-Type", "")
             raise InvalidRequest(f"unsupported Content-Type header ({given}): must be 'application/json'")
-        return decode(raw, kind)
+        return raw
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives (archives)."""
         async for piece in self.http.content.iter_chunked(_PIECE):
             yield piece
-
-
-def decode(raw: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(without_nulls(msgspec.json.decode(raw)), kind)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"invalid JSON: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"invalid JSON: {error}") from None
-
-
-# objects whose keys mean something even when the value is null
-_KEYED = ("ExposedPorts", "Volumes", "EndpointsConfig")
-
-
-def without_nulls(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        if key in _KEYED:
-            return {k: {} if v is None else without_nulls(v) for k, v in value.items()}
-        return {k: without_nulls(v, k) for k, v in value.items() if v is not None}
-    if isinstance(value, list):
-        return [without_nulls(v) for v in value if v is not None]
-    return value
-
-
-def json_bytes(document: object) -> bytes:
-    return _encoder.encode(document) + b"\n"
 
 
 def answer(document: object, status: int = 200) -> web.Response:

@@ -10,7 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from insula.api.call import Call, json_bytes, streaming
+from insula.api.call import Call, streaming
+from insula.api.wire.codec import json_bytes
 from insula.errors import InsulaError
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ from insula.api.translate_volume import render_volume
 from insula.api.versions import NEWEST, OLDEST, text_of
 from insula.engine.types import DiskUsage, EngineInfo
 from insula.events import Event
-from insula.model.isolation import Isolation
 from insula.model.reports import has_label
 
 _PLUGINS = {
@@ -62,7 +61,7 @@ def render_version(info: EngineInfo) -> dict[str, Any]:
 
 
 def render_info(info: EngineInfo, cgroup_version: str, listeners: int) -> dict[str, Any]:
-    process = next((b for b in info.backends if b.isolation is Isolation.PROCESS), None)
+    default = {b.isolation: b for b in info.backends}.get(info.default_isolation)
     runtimes = {
         b.runtime or b.isolation.value: {
             "path": dict(b.details).get("path", b.runtime),
@@ -124,13 +123,13 @@ def render_info(info: EngineInfo, cgroup_version: str, listeners: int) -> dict[s
         "ExperimentalBuild": False,
         "ServerVersion": __version__,
         "Runtimes": runtimes,
-        "DefaultRuntime": (process.runtime if process else "") or "runc",
+        "DefaultRuntime": (default.runtime if default else "") or "runc",
         "Swarm": _NO_SWARM,
         "LiveRestoreEnabled": True,
         "Isolation": info.default_isolation.value,
         "InitBinary": "",
         "ContainerdCommit": {"ID": "", "Expected": ""},
-        "RuncCommit": {"ID": process.version if process else "", "Expected": ""},
+        "RuncCommit": {"ID": default.version if default else "", "Expected": ""},
         "InitCommit": {"ID": "", "Expected": ""},
         "SecurityOptions": ["name=seccomp,profile=builtin"],
         "CDISpecDirs": [],

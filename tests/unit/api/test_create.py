@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from insula.api.call import decode
 from insula.api.translate_create import CreateRequest, parse_create
 from insula.api.translate_limits import merge_limits
+from insula.api.wire.codec import decode
 from insula.api.wire.container_config import ContainerCreateRequest
 from insula.api.wire.host_config import HostConfig, Resources, UpdateConfig
 from insula.errors import InvalidRequest, UnsupportedField
@@ -80,7 +80,8 @@ def test_binds(text: str, expected: MountSpec) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a:b", ":/b", "/a:", "/a:/", "/a:/b:ro,rw", "/a:/b:odd", "/a:/b:nocopy", "vol:/b:rshared", "-x:/b", "/a:/b:c:d", "rel/path:/b"],
+    ["a:b", ":/b", "/a:", "/a:/", "/a:/b:ro,rw", "/a:/b:odd", "/a:/b:nocopy", "vol:/b:rshared", "-x:/b",
+     "/a:/b:c:d", "rel/path:/b"],
 )  # fmt: skip
 def test_bad_binds(text: str) -> None:
     with pytest.raises(InvalidRequest):

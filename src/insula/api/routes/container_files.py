@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from insula.api.bodies import stream_bytes
-from insula.api.call import Call, answer, decode, empty
+from insula.api.call import Call, answer, empty
 from insula.api.inflate import plain_tar
 from insula.api.routing import Route
 from insula.api.times import format_time
 from insula.api.translate_image import parse_image_config, repository_tag
+from insula.api.wire.codec import decode
 from insula.api.wire.container import FilesystemChange, IDResponse
 from insula.api.wire.container_config import ContainerConfig
 from insula.engine.types import CommitSpec

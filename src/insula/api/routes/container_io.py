@@ -8,12 +8,13 @@ import time
 from aiohttp import web
 
 from insula.api import mux
-from insula.api.call import Call, answer, empty, json_bytes, streaming
+from insula.api.call import Call, answer, empty, streaming
 from insula.api.escape import parse_keys
 from insula.api.pump import Terms, pump
 from insula.api.routing import Route
 from insula.api.times import format_time, parse_time
 from insula.api.translate_stats import Measured, host_cpu_ns, render_stats
+from insula.api.wire.codec import json_bytes
 from insula.engine.types import LogQuery
 from insula.errors import Conflict, InvalidRequest, NoSuchInstance, NotImplementedYet
 from insula.model.instance import State

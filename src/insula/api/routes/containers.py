@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 
-import msgspec
 from aiohttp import web
 
-from insula.api.call import Call, answer, decode, empty, json_bytes, streaming
+from insula.api.call import Call, answer, empty, streaming
 from insula.api.listing import select
 from insula.api.routing import Route
 from insula.api.translate_create import parse_create, parse_restart, unknown_fields
 from insula.api.translate_inspect import render_inspect
 from insula.api.translate_limits import merge_limits
 from insula.api.translate_list import render_summary
+from insula.api.wire.codec import convert, json_bytes, read_json, to_builtins
 from insula.api.wire.container import ContainerTopResponse, ContainerWaitResponse, WaitExitError
 from insula.api.wire.container_config import ContainerCreateRequest, ContainerCreateResponse
 from insula.api.wire.host_config import ContainerUpdateResponse, UpdateConfig
@@ -22,17 +22,12 @@ from insula.errors import InvalidRequest, NotFound, NotImplementedYet
 
 
 async def create(call: Call) -> web.StreamResponse:
-    raw = await call.body()
-    if not raw.strip():
-        raise InvalidRequest("invalid JSON: got EOF while reading request body")
-    if call.http.content_type != "application/json":
-        given = call.http.headers.get("Content-Type", "")
-        raise InvalidRequest(f"unsupported Content-Type header ({given}): must be 'application/json'")
-    request = decode(raw, ContainerCreateRequest)
+    document = read_json(await call.json_body())
+    request = convert(document, ContainerCreateRequest)
     parsed = parse_create(request, call.engine.settings.default_isolation, call.version)
     _check_platform(call, request.Image)
     created = await call.engine.create(parsed.spec, call.text("name") or None)
-    warnings = [*created.warnings, *parsed.warnings, *unknown_fields(msgspec.json.decode(raw))]
+    warnings = [*created.warnings, *parsed.warnings, *unknown_fields(document)]
     return answer(ContainerCreateResponse(Id=created.id, Warnings=warnings), 201)
 
 
@@ -70,7 +65,7 @@ async def list_(call: Call) -> web.StreamResponse:
         since=call.text("since"),
         before=call.text("before"),
     ):
-        document = msgspec.to_builtins(render_summary(view, now_ns))
+        document = to_builtins(render_summary(view, now_ns))
         if size:
             sizes = await call.engine.sizes(view.instance.id)
             document |= {"SizeRw": sizes.written_bytes, "SizeRootFs": sizes.total_bytes}
@@ -85,7 +80,7 @@ async def inspect(call: Call) -> web.StreamResponse:
         return answer(document)
     sizes = await call.engine.sizes(view.instance.id)
     more = {"SizeRw": sizes.written_bytes, "SizeRootFs": sizes.total_bytes}
-    return answer(msgspec.to_builtins(document) | more)
+    return answer(to_builtins(document) | more)
 
 
 async def start(call: Call) -> web.StreamResponse:

@@ -6,7 +6,7 @@ import time
 
 from aiohttp import web
 
-from insula.api.auth import AuthConfig, credentials_of, parse_auth_header
+from insula.api.auth import credentials_of, parse_auth_header
 from insula.api.bodies import stream_bytes
 from insula.api.call import Call, answer, empty
 from insula.api.progress import Teller, stream_progress
@@ -20,6 +20,7 @@ from insula.api.translate_image import (
     repository_tag,
 )
 from insula.api.wire.image import ImageDeleteResponseItem, ImagePruneResponse
+from insula.api.wire.registry import AuthConfig
 from insula.errors import InvalidRequest, NotImplementedYet
 
 

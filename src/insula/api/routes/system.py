@@ -8,7 +8,7 @@ import time
 
 from aiohttp import web
 
-from insula.api.call import Call, answer, json_bytes, streaming
+from insula.api.call import Call, answer, streaming
 from insula.api.routing import Route
 from insula.api.times import parse_time
 from insula.api.translate_system import (
@@ -19,6 +19,7 @@ from insula.api.translate_system import (
     render_info,
     render_version,
 )
+from insula.api.wire.codec import json_bytes
 from insula.errors import InvalidRequest
 
 _PING_HEADERS = {

@@ -5,21 +5,13 @@ from __future__ import annotations
 import time
 
 from aiohttp import web
-from msgspec import Struct, field
 
 from insula.api.call import Call, answer, empty
 from insula.api.filters import Filters
 from insula.api.routing import Route
 from insula.api.translate_volume import render_volume
+from insula.api.wire.volume import VolumeCreateOptions
 from insula.errors import UnsupportedField
-
-
-class VolumeCreateOptions(Struct):
-    Name: str = ""
-    Driver: str = ""
-    DriverOpts: dict[str, str] = field(default_factory=dict)
-    Labels: dict[str, str] = field(default_factory=dict)
-    ClusterVolumeSpec: dict[str, object] | None = None
 
 
 def _used(call: Call) -> set[str]:
