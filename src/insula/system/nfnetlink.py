@@ -52,7 +52,8 @@ def change_elements(
     end = Message(_BATCH_END, 0, begin.body)
     messages = [Message(_DELETE_ELEMENT, 0, _element_body(table, e, with_value=False)) for e in delete]
     messages += [
-        Message(_NEW_ELEMENT, NLM_F_CREATE | NLM_F_EXCL, _element_body(table, e, with_value=True)) for e in add
+        Message(_NEW_ELEMENT, NLM_F_CREATE | NLM_F_EXCL, _element_body(table, e, with_value=True))
+        for e in add
     ]
     if messages:
         netfilter.transact(begin, messages, end)
