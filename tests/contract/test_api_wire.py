@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from fake_house import House, start_house
+from insula.engine.types import LogRecord
+from insula.errors import Failure
+from insula.model.stream import Channel
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -388,3 +391,36 @@ async def test_events_stream_and_filter(house: House) -> None:
         assert (event["Type"], event["Action"], event["Actor"]["ID"]) == ("container", "create", ident)
         assert (event["status"], event["from"]) == ("create", "busybox")
         assert event["Actor"]["Attributes"]["kind"] == "x"
+
+
+async def test_a_client_that_waits_for_100_continue_is_not_kept_waiting(house: House) -> None:
+    body = b'{"Image":"busybox"}'
+    async with dial(house) as wire:
+        wire.writer.write(
+            b"POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        assert (await wire.head())[0] == 100
+        wire.writer.write(body)
+        assert (await wire.head())[0] == 201
+
+
+async def test_an_answer_that_fails_on_its_way_is_cut_off(house: House) -> None:
+    """The log of a removed container ends without the last chunk: no client takes it for whole."""
+    ident = await create(house, "sleep", "100")
+    await act(house, f"/containers/{ident}/start")
+
+    async def broken() -> AsyncIterator[LogRecord]:
+        yield LogRecord(0, Channel.STDOUT, b"first\n")
+        raise Failure("the disk is gone")
+
+    house.engine.logs = lambda ref, query: broken()  # type: ignore[method-assign]
+    async with dial(house) as wire:
+        wire.writer.write(
+            f"GET /containers/{ident}/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        )
+        assert (await wire.head())[0] == 200
+        with contextlib.suppress(ConnectionResetError):
+            rest = await wire.reader.read()
+            assert not rest.endswith(b"0\r\n\r\n")
+            assert b"HTTP/1.1" not in rest

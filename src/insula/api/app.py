@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from insula.api.call import COMMON_HEADERS, Call
+from insula.api.hijack import Hijacked
 from insula.api.routes.table import ROUTES
 from insula.api.routing import Router
 from insula.api.versions import check_version, split_version
@@ -33,6 +34,8 @@ class Application:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
+            if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             response = await self._answer(request)
         except InsulaError as error:
             response = error_response(error.status, str(error))
@@ -43,8 +46,15 @@ class Application:
         except Exception as error:
             log.exception("%s %s", request.method, request.rel_url)
             response = error_response(500, f"internal error: {type(error).__name__}: {error}")
-        if not response.prepared:
-            response.headers.update(COMMON_HEADERS)
+        if response.prepared:
+            return response
+        if _has_begun(request) and not isinstance(response, Hijacked):
+            # too late for a status: the client must not take half an answer for a whole one
+            log.warning("%s %s: cut off: %s", request.method, request.path, response.reason)
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("cut off")
+        response.headers.update(COMMON_HEADERS)
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -79,6 +89,14 @@ class Application:
         """Wait for operations whose client has gone."""
         if self._unfinished:
             await asyncio.wait(self._unfinished, timeout=10)
+
+
+def _has_begun(request: web.BaseRequest) -> bool:
+    """Part of an answer has been sent, or the connection has been taken over."""
+    transport = request.transport
+    return request.writer.output_size > 0 or (
+        transport is not None and transport.get_protocol() is not request.protocol
+    )
 
 
 def error_response(status: int, message: str) -> web.Response:
