@@ -43,13 +43,14 @@ from insula.engine.types import (
     WaitCondition,
 )
 from insula.engine.views import make_view
-from insula.errors import NoSuchImage, NoSuchInstance, NotImplementedYet
-from insula.isolation.backend import Backend, ProcessTable
+from insula.errors import NoSuchImage, NoSuchInstance, NotImplementedYet, Unavailable
+from insula.isolation.backend import Backend, GuestMaker, ProcessTable
 from insula.model.files import Change, PathStat
 from insula.model.image import Image
 from insula.model.instance import ExitStatus, Instance, InstanceSpec, RestartPolicy
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.progress import Progress
 from insula.model.reports import PruneFilters, PruneReport
 from insula.model.stream import Sample, Stream
 
@@ -339,6 +340,14 @@ class Engine:
 
     def info(self) -> EngineInfo:
         return self._inventory.info()
+
+    async def make_guest(self, progress: Progress) -> None:
+        """What virtual machines boot, now instead of at the first of them.  Raises Unavailable."""
+        makers = [backend for backend in self._kit.backends.values() if isinstance(backend, GuestMaker)]
+        if not makers:
+            raise Unavailable("no isolation of this daemon boots a guest")
+        for maker in makers:
+            await maker.make_guest(progress)
 
     # inside
 

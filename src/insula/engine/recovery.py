@@ -114,8 +114,7 @@ class Recovery:
         try:
             if entry is None:
                 await self._removal.remove_leftovers(operation.instance_id)
-                if operation.kind == "create":
-                    await self._removal.remove_volumes(codec.decode(operation.detail or "[]", list[str]))
+                await self._removal.remove_volumes(codec.decode(operation.detail or "[]", list[str]))
             elif doomed.get(entry.id) is operation:
                 await self._removal.take_apart(entry, volumes=operation.kind == REMOVE_WITH_VOLUMES)
         except (InsulaError, OSError) as error:

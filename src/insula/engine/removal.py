@@ -17,6 +17,7 @@ from insula.engine.legality import Action, check
 from insula.engine.lifecycle import end_pending
 from insula.engine.operations import Journal, exclusive
 from insula.errors import InsulaError, NoSuchInstance
+from insula.model import codec
 from insula.model.instance import State
 from insula.system.files import remove_tree
 
@@ -81,8 +82,14 @@ class Removal:
     async def take_apart(self, entry: Entry, *, volumes: bool) -> None:
         """All of it, the caller holding the instance.  On failure it is `dead`, and can be removed again."""
         kit = self._kit
-        journal = Journal(kit.store, entry.id, REMOVE_WITH_VOLUMES if volumes else REMOVE)
         before = entry.record
+        anonymous = [
+            name
+            for name in before.volumes.values()
+            if volumes and kit.volumes.have(name) and kit.volumes.find(name).anonymous
+        ]
+        kind = REMOVE_WITH_VOLUMES if volumes else REMOVE
+        journal = Journal(kit.store, entry.id, kind, codec.encode(anonymous))
         self._instances.show_state(entry, State.REMOVING)
         try:
             end_pending(entry)
@@ -96,16 +103,14 @@ class Removal:
                 self._instances.put(entry, state=State.DEAD, error=str(error) or type(error).__name__)
                 journal.end()
             raise
-        anonymous = [
-            name
-            for name in before.volumes.values()
-            if volumes and kit.volumes.have(name) and kit.volumes.find(name).anonymous
-        ]
         with kit.store.transaction():
             self._instances.forget(entry)
-            journal.end()
+            if not anonymous:
+                journal.end()
         self._execs.forget(entry)
-        await self.remove_volumes(anonymous)
+        if anonymous:
+            await self.remove_volumes(anonymous)
+            journal.end()
         self._instances.event(entry, "destroy")
         kit.growth.poke(kit.log_path(entry.id))
         self._instances.wake(entry, removed=True)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from insula.config import Settings
 from insula.engine.engine import Engine
@@ -36,12 +37,36 @@ IMAGE = "busybox:test"
 IMAGE_ID = "sha256:" + "5" * 64
 
 
+class Crash(BaseException):
+    """kill -9, as far as one process can play it: whoever touches the world then gets this."""
+
+
+@dataclass
+class Fate:
+    """`writes_left`: how many more writes the store takes before everything is dead; None: it lives."""
+
+    writes_left: int | None = None
+    death: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def spend(self) -> None:
+        if self.writes_left is not None:
+            self.writes_left -= 1
+            if self.writes_left < 0:
+                self.death.set()
+        self.check()
+
+    def check(self) -> None:
+        if self.death.is_set():
+            raise Crash
+
+
 class PlainRoots(Roots):
     """Directories instead of mounts; `mounted` is what would be."""
 
     def __init__(self, images_dir: str, instances_dir: str, exec_root: str) -> None:
         super().__init__(images_dir, instances_dir, exec_root)
         self.base = instances_dir
+        self.fate = Fate()
         self.mounted: set[str] = set()
         self.broken: str = ""
 
@@ -70,12 +95,15 @@ class PlainRoots(Roots):
 
     async def mount(self, root: DirectoryRoot) -> None:
         await asyncio.sleep(0)
+        self.fate.check()
         self.mounted.add(root.merged)
 
     async def unmount(self, root: DirectoryRoot) -> None:
+        self.fate.check()
         self.mounted.discard(root.merged)
 
     async def remove(self, instance_id: str) -> None:
+        self.fate.check()
         self.mounted.discard(f"{self.base}/{instance_id}/merged")
         for name in ("merged", "upper"):
             remove_tree(f"{self.base}/{instance_id}/{name}")
@@ -86,6 +114,7 @@ class QuietNetworks(Networks):
 
     def __init__(self, store: Store, *, exec_root: str, events: EventBus) -> None:
         super().__init__(store, bridge="none0", subnet="172.29.0.0/16", exec_root=exec_root, events=events)
+        self.fate = Fate()
         self.connected: dict[str, Endpoint] = {}
         self.published: dict[str, tuple[PortBinding, ...]] = {}
         self.empty: set[str] = set()
@@ -128,6 +157,7 @@ class QuietNetworks(Networks):
         return tuple(bindings)
 
     async def disconnect(self, instance_id: str) -> None:
+        self.fate.check()
         self.connected.pop(instance_id, None)
         self.published.pop(instance_id, None)
         self.empty.discard(instance_id)
@@ -150,7 +180,7 @@ class FaultyBackend(FakeBackend):
     def __init__(self, isolation: Isolation = Isolation.PROCESS) -> None:
         super().__init__(isolation)
         self.break_at = ""
-        self.discarded: list[str] = []
+        self.fate = Fate()
 
     def _break(self, where: str) -> None:
         if self.break_at == where:
@@ -166,7 +196,7 @@ class FaultyBackend(FakeBackend):
         await super().release(instance_id)
 
     async def discard(self, plan) -> None:  # type: ignore[no-untyped-def]
-        self.discarded.append(plan.id)
+        self.fate.check()
         await super().discard(plan)
 
     @property
@@ -185,6 +215,7 @@ class World:
     backends: dict[Isolation, FaultyBackend] = field(init=False)
     roots: PlainRoots = field(init=False)
     networks: QuietNetworks = field(init=False)
+    fate: Fate = field(default_factory=Fate)
 
     def __post_init__(self) -> None:
         self.settings = Settings(
@@ -202,6 +233,15 @@ class World:
         )
         self.networks = QuietNetworks(self.store, exec_root=self.settings.exec_root, events=self.events)
         self.put_image()
+        for room in (self.roots, self.networks, *self.backends.values()):
+            room.fate = self.fate
+        execute = self.store._db.execute
+
+        def mortal_execute(*args: Any) -> Any:
+            self.fate.spend()
+            return execute(*args)
+
+        self.store._db.execute = mortal_execute  # type: ignore[method-assign]
 
     @property
     def backend(self) -> FaultyBackend:

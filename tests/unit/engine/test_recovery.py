@@ -1,4 +1,4 @@
-"""What the next daemon makes of what the last one left.  `abandon` is a kill -9: nothing is told or undone."""
+"""What the next daemon makes of what the last one left.  `abandon` is a kill -9: nothing told or undone."""
 
 from __future__ import annotations
 
