@@ -424,3 +424,13 @@ async def test_an_answer_that_fails_on_its_way_is_cut_off(house: House) -> None:
             rest = await wire.reader.read()
             assert not rest.endswith(b"0\r\n\r\n")
             assert b"HTTP/1.1" not in rest
+
+
+async def test_pages_of_our_own(house: House) -> None:
+    status, _, body = await ask(house, "GET", "/insula/v1/info")
+    found = json.loads(body)
+    assert status == 200
+    assert [(i["Name"], i["Available"]) for i in found["Isolations"]] == [("process", True), ("vm", True)]
+    status, _, body = await ask(house, "POST", "/insula/v1/guest/make")
+    assert (status, json.loads(body)) == (503, {"message": "no isolation of this daemon boots a guest"})
+    assert (await ask(house, "POST", "/insula/v1/images/bootstrap"))[0] == 400

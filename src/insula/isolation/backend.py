@@ -19,13 +19,14 @@ import enum
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.model.files import Change, PathStat
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.progress import Progress
 from insula.model.stream import Sample, Stream
 
 
@@ -165,3 +166,12 @@ class Backend(Protocol):
     async def recover(self, plan: LaunchPlan) -> Liveness: ...
 
     async def discard(self, plan: LaunchPlan) -> None: ...
+
+
+@runtime_checkable
+class GuestMaker(Protocol):
+    """A backend whose instances boot a guest: it can be made before the first of them needs it."""
+
+    async def make_guest(self, progress: Progress) -> object:
+        """Fetch and build what is missing.  Raises Unavailable, Failure."""
+        ...

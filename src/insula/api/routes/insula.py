@@ -48,7 +48,16 @@ async def bootstrap(call: Call) -> web.StreamResponse:
     return await stream_progress(call, work)
 
 
+async def make_guest(call: Call) -> web.StreamResponse:
+    async def work(tell: Teller) -> None:
+        await call.engine.make_guest(tell)
+        tell("The guest is ready")
+
+    return await stream_progress(call, work)
+
+
 ROUTES = (
     Route("GET", "/insula/v1/info", info),
     Route("POST", "/insula/v1/images/bootstrap", bootstrap),
+    Route("POST", "/insula/v1/guest/make", make_guest),
 )
