@@ -9,7 +9,15 @@ from __future__ import annotations
 import datetime
 from collections.abc import AsyncIterator, Sequence
 
-from insula.errors import CorruptData, DiskFull, InvalidReference, InvalidRequest, NotFound
+from insula.errors import (
+    CorruptData,
+    DiskFull,
+    InvalidReference,
+    InvalidRequest,
+    NotFound,
+    RegistryFailed,
+    Unauthorized,
+)
 from insula.events import EventBus
 from insula.images.catalog import Catalog
 from insula.images.content import ContentStore
@@ -108,7 +116,7 @@ class Images:
         auth: Credentials | None = None,
         progress: Progress = no_progress,
     ) -> Image:
-        """Raises NotFound, Unauthorized, RegistryFailed, CorruptData, DiskFull; the image is then not there,
+        """Raises NotFound, RegistryFailed, CorruptData, DiskFull; the image is then not there,
         and nothing of it that failed a check."""
         reference = parse_reference(ref).tagged()
         wanted = parse_platform(platform) if platform else None
@@ -123,6 +131,8 @@ class Images:
             except (CorruptData, DiskFull, InvalidRequest):
                 self._upkeep.want()
                 raise
+            except Unauthorized as error:
+                raise _refused(error) from error
             by_digest = str(reference.with_digest(digest))
             image = self._catalog.add(
                 image, tags=(str(reference),) if reference.tag else (), digest=by_digest
@@ -147,7 +157,10 @@ class Images:
         reference = parse_reference(ref)
         if reference.tag or reference.digest:
             raise InvalidRequest("tag can't be used with --all-tags/-a")
-        tags = await self._puller.tags(reference, auth)
+        try:
+            tags = await self._puller.tags(reference, auth)
+        except Unauthorized as error:
+            raise _refused(error) from error
         return tuple(
             [
                 await self.pull(str(reference.with_tag(tag)), platform=platform, auth=auth, progress=progress)
@@ -165,7 +178,7 @@ class Images:
     ) -> str:
         """Returns the digest on the registry (of the last one, with `all_tags`).
 
-        Raises NotFound if there is no such tag here, Unauthorized, Forbidden, RegistryFailed.
+        Raises NotFound if there is no such tag here, Forbidden, RegistryFailed.
         """
         reference = parse_reference(ref)
         if reference.digest:
@@ -178,7 +191,10 @@ class Images:
                 image = self._catalog.named(one)
                 if image is None:
                     raise NotFound(f"An image does not exist locally with the tag: {one.familiar_name}")
-                digest, size = await self._pusher.push(image, one, credentials=auth, progress=progress)
+                try:
+                    digest, size = await self._pusher.push(image, one, credentials=auth, progress=progress)
+                except Unauthorized as error:
+                    raise _refused(error) from error
                 self._catalog.set_digest(str(one.with_digest(digest)), image.id)
                 progress(f"{one.tag}: digest: {digest} size: {size}")
                 self._events.publish("image", "push", str(one), name=one.familiar_name, **image.config.labels)
@@ -312,6 +328,12 @@ class Images:
             *(Removed(untagged=name) for name in plan.untag),
             *(Removed(deleted=one.id) for one in plan.delete),
         ]
+
+
+def _refused(error: Unauthorized) -> RegistryFailed:
+    """A registry's 401 is not our 401: that would tell the docker client to ask its user for a password,
+    terminal or not (moby answers 500 here too)."""
+    return RegistryFailed(error.message, hint=error.hint)
 
 
 def _created_ns(text: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from insula.errors import CorruptData, InvalidRequest, NotFound, RegistryFailed, Unauthorized
+from insula.errors import CorruptData, InvalidRequest, NotFound, RegistryFailed
 from insula.events import EventBus
 from insula.images.images import Images
 from insula.images.registry.manifests import host_platform
@@ -300,7 +300,7 @@ async def test_wrong_password_at_the_token_service(images: Images, source: FakeR
         )
 
     source.before = guarded
-    with pytest.raises(Unauthorized, match="incorrect username or password"):
+    with pytest.raises(RegistryFailed, match="incorrect username or password"):
         await images.pull(f"{source.domain}/test/image", auth=Credentials(username="a", password="b"))
 
 

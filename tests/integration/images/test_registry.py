@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from insula.errors import NotFound, Unauthorized
+from insula.errors import NotFound, RegistryFailed, Unauthorized
 from insula.images.images import Images
 from insula.images.registry.credentials import find_credentials
 from insula.model.credentials import Credentials
@@ -203,13 +203,13 @@ async def test_missing_tag_and_missing_repository(images: Images, busybox: Image
 async def test_password_is_asked_for_and_taken(images: Images, busybox: Image, guarded: str) -> None:
     name = f"{guarded}/private/busybox:1"
     await images.tag("busybox", name)
-    with pytest.raises(Unauthorized, match="authentication required"):
+    with pytest.raises(RegistryFailed, match="authentication required"):
         await images.push(name)
-    with pytest.raises(Unauthorized):
+    with pytest.raises(RegistryFailed):
         await images.push(name, auth=Credentials(username="ali", password="wrong"))
     digest = await images.push(name, auth=_USER)
     await images.remove(busybox.id, force=True, in_use=_free)
-    with pytest.raises(Unauthorized, match="authentication required"):
+    with pytest.raises(RegistryFailed, match="authentication required"):
         await images.pull(name)
     image = await images.pull(name, auth=_USER)
     assert image.digests == (f"{guarded}/private/busybox@{digest}",)
