@@ -11,8 +11,10 @@ import dataclasses
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +38,12 @@ from insula.store.store import Store
 from insula.volumes.volumes import Volumes
 
 log = logging.getLogger(__name__)
+
+
+def raise_descriptor_limit() -> None:
+    """As many as the hard limit allows: every attached client, published port and VM takes some."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def make_directories(settings: Settings) -> None:
@@ -144,7 +152,9 @@ def _option(name: str, **arguments: Any) -> Any:
 
 
 @click.command(name="daemon")
-@click.option("--config", metavar="FILE", help=f"Settings in TOML.  [default: {DEFAULT_CONFIG}, if it exists]")
+@click.option(
+    "--config", metavar="FILE", help=f"Settings in TOML.  [default: {DEFAULT_CONFIG}, if it exists]"
+)
 @click.option("-H", "--host", multiple=True, metavar="ADDRESS", help="Listen here; may be repeated.")
 @_option("data_root", metavar="DIR", help="What survives a reboot.")
 @_option("exec_root", metavar="DIR", help="What does not.")
@@ -172,6 +182,8 @@ def command(config: str | None, **overrides: Any) -> None:
     if os.geteuid() != 0:
         raise Unavailable("the daemon needs root", hint="sudo insula daemon, or systemctl start insula")
     log.debug("settings: %s", dataclasses.asdict(settings))
+    raise_descriptor_limit()
+    sys.setswitchinterval(0.0005)  # threads do short work beside the loop: do not let them hold it for 5 ms
     make_directories(settings)
     with start_lock(settings):
         asyncio.run(run_daemon(settings))

@@ -31,5 +31,5 @@ def start_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("pyroute2", "asyncio", "qemu.qmp"):
+    for noisy in ("asyncio", "qemu.qmp"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
