@@ -159,13 +159,10 @@ on_synchronised (void)
 void
 on_cut (void)
 {
-  for (unsigned id = 1; id <= UINT16_MAX; id++)
+  for (struct stream *stream; (stream = stream_any ());)
     {
-      struct stream *stream = stream_find ((uint16_t) id);
-      if (stream)
-        {
-          let_go (stream);
-          stream_drop (stream);
-        }
+      let_go (stream);
+      stream_drop (stream);
     }
+  jobs_mute ();
 }

@@ -45,9 +45,11 @@ mount_kernel (int rootfd, const struct launch *launch, struct fault *fault)
     return -1;
   if (*launch->console && mount_in (rootfd, launch->console, "/dev/console", NULL, MS_BIND, NULL, fault) < 0)
     return -1;
-  if (access (FILE_BOOT_ID, F_OK) == 0
-      && mount_in (rootfd, FILE_BOOT_ID, "/proc/sys/kernel/random/boot_id", NULL, MS_BIND, NULL, fault) < 0)
-    return -1;
+  for (int i = 0; i < 2 && access (FILE_BOOT_ID, F_OK) == 0; i++) /* a bind becomes read-only by a second call */
+    if (mount_in (rootfd, FILE_BOOT_ID, "/proc/sys/kernel/random/boot_id", NULL,
+                  MS_BIND | (i ? MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC : 0), NULL, fault)
+        < 0)
+      return -1;
   return 0;
 }
 

@@ -118,6 +118,13 @@ job_free (struct job *job)
   *job = (struct job){ 0 };
 }
 
+void
+jobs_mute (void)
+{
+  for (size_t i = 0; i < JOBS_MAX; i++)
+    jobs[i].mute = true;
+}
+
 /* How much output may be read now: bounded by every client, so the slowest holds up the process, as in Docker. */
 static size_t
 output_room (const struct job *job)
@@ -250,12 +257,11 @@ read_reports (struct job *job)
           job->launched = !job->faulted;
           if (job->kind == JOB_MAIN)
             workload_launched (job);
-          if (job->kind == JOB_EXEC && job->launched)
+          if (job->kind == JOB_EXEC && job->launched && !job->mute && stream_next (job, NULL))
             {
               cleanup_answer struct answer answer = { 0 };
               answer_add (&answer, "pid", "%d", job->pid);
-              if (stream_find (job->stream))
-                channel_ok (job->stream, job->seq, &answer);
+              channel_ok (job->stream, job->seq, &answer);
             }
           job_input (job);
         }
@@ -364,7 +370,7 @@ settle_own (struct job *job)
       job->faulted = true;
       fail (&job->fault, FAULT_FAILED, 0, "the agent's helper ended with %d", job->code);
     }
-  bool heard = job->stream == 0 || stream_find (job->stream);
+  bool heard = !job->mute && (job->stream == 0 || stream_next (job, NULL));
   if (heard && job->faulted)
     channel_error (job->stream, job->seq, &job->fault);
   else if (heard && job->answers_ok)

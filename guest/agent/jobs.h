@@ -29,6 +29,7 @@ struct job
   int in, out, err; /* our ends; with a tty `in` is -1 and `out` the master */
   bool tty, stdin_once;
   bool answers_ok; /* a transfer that is answered */
+  bool mute;       /* the host that asked is gone: no answer */
   uint16_t stream; /* of its answers */
   long long seq;
 };
@@ -43,6 +44,8 @@ int job_open_stdio (struct job *job, bool tty, bool open_stdin, int rows, int co
                     struct fault *fault);
 void job_close_stdio (struct job *job);
 void job_free (struct job *job);
+/* Nobody waits for the answers that are due. */
+void jobs_mute (void);
 
 /* Say what to wait for in this round. */
 void jobs_watch (void);

@@ -67,7 +67,8 @@ remove_tree (int dirfd, const char *name)
 }
 
 /* The first root of a kernel cannot be pivoted away from, so the agent lives on a tmpfs over it.  What the
- * modules took is free again. */
+ * modules took is free again.  Memory is promised freely, as to a container whose limit is its cgroup's: what
+ * runs out of it is killed, not refused. */
 static void
 move_root (void)
 {
@@ -87,6 +88,9 @@ move_root (void)
   must (mount (".", "/", NULL, MS_MOVE, NULL), "move the root");
   must (chroot ("."), "enter the new root");
   must (chdir ("/"), "enter the new root");
+  /* the workload can write to these, and must not fill our own */
+  must (mount ("files", DIR_FILES, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=16m"), "mount the files");
+  must (write_text ("/proc/sys/vm/overcommit_memory", "1", 0), "overcommit memory");
 }
 
 static void

@@ -7,18 +7,45 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/wait.h>
+#include <time.h>
 
 enum
 {
-  FLUSH_MS = 1000
+  FLUSH_MS = 1000,
+  KILL_MS = 2000,
 };
 
 static int64_t deadline;
 
+/* What still runs holds the file systems, which should be left clean. */
+static void
+wait_for_all (void)
+{
+  int64_t until = now_ms () + KILL_MS;
+  sigset_t child;
+  pid_t pid;
+
+  sigemptyset (&child);
+  sigaddset (&child, SIGCHLD);
+  while (now_ms () < until)
+    {
+      while ((pid = waitpid (-1, NULL, WNOHANG)) > 0)
+        ;
+      if (pid < 0)
+        return; /* none is left */
+      sigtimedwait (&child, NULL, &(struct timespec){ .tv_nsec = 100000000 });
+    }
+}
+
 static _Noreturn void
 power_off (void)
 {
+  struct fault ignored;
+
+  root_freeze (false, &ignored); /* most often it is not frozen */
   kill (-1, SIGKILL);
+  wait_for_all ();
   sync ();
   root_unmount ();
   sync ();

@@ -31,9 +31,23 @@ rlimit_add (struct rlimit limits[RLIM_NLIMITS], uint32_t *set, const char *text,
   return fail (fault, FAULT_INVALID, 0, "rlimit \"%.60s\" is not \"name soft hard\"", text);
 }
 
+/* What Docker's daemon gives its containers; the kernel's own for its first process is much less. */
+static int
+apply_defaults (struct fault *fault)
+{
+  static const struct rlimit files = { 1048576, 1048576 }, none = { RLIM_INFINITY, RLIM_INFINITY };
+
+  if (setrlimit (RLIMIT_NOFILE, &files) < 0 || setrlimit (RLIMIT_NPROC, &none) < 0
+      || setrlimit (RLIMIT_CORE, &none) < 0)
+    return fail (fault, FAULT_FAILED, errno, "set the default rlimits");
+  return 0;
+}
+
 int
 rlimits_apply (const struct rlimit limits[RLIM_NLIMITS], uint32_t set, struct fault *fault)
 {
+  if (apply_defaults (fault) < 0)
+    return -1;
   for (int i = 0; i < (int) COUNT (limit_names); i++)
     if ((set >> i & 1) && setrlimit ((__typeof__ (RLIMIT_CPU)) i, &limits[i]) < 0)
       return fail (fault, FAULT_FAILED, errno, "set rlimit %s", limit_names[i]);

@@ -6,4 +6,5 @@
 #include <sys/resource.h>
 
 int rlimit_add (struct rlimit limits[RLIM_NLIMITS], uint32_t *set, const char *text, struct fault *fault);
+/* Docker's defaults, and then these. */
 int rlimits_apply (const struct rlimit limits[RLIM_NLIMITS], uint32_t set, struct fault *fault);

@@ -21,6 +21,15 @@ stream_find (uint16_t id)
 }
 
 struct stream *
+stream_any (void)
+{
+  for (size_t i = 0; i < STREAMS_MAX; i++)
+    if (streams[i].id)
+      return &streams[i];
+  return NULL;
+}
+
+struct stream *
 stream_open (uint16_t id, struct job *job, struct fault *fault)
 {
   if (id == 0 || stream_find (id))

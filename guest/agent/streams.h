@@ -30,6 +30,8 @@ struct stream *stream_open (uint16_t id, struct job *job, struct fault *fault);
 void stream_end (struct stream *stream);
 /* Forget without a word: the connection is gone. */
 void stream_drop (struct stream *stream);
+/* Any stream, for as long as there is one; NULL then. */
+struct stream *stream_any (void);
 /* The next stream of a job after `last` (NULL to begin). */
 struct stream *stream_next (const struct job *job, struct stream *last);
 /* The least that all streams of a job may get now. */

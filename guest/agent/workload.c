@@ -119,7 +119,7 @@ workload_start (long long seq, struct fault *fault)
   if (machine.state != STATE_CONFIGURED || job->pid)
     return fail (fault, FAULT_CONFLICT, 0, "the workload was started before");
   oom_kills_before = count_oom_kills ();
-  job->faulted = job->exited = false;
+  job->faulted = job->exited = job->mute = false;
   job->seq = seq;
   return start_main (job, fault);
 }
@@ -130,10 +130,12 @@ workload_launched (struct job *job)
   if (job->launched)
     {
       machine.state = STATE_RUNNING;
-      channel_ok (0, job->seq, NULL);
+      if (!job->mute)
+        channel_ok (0, job->seq, NULL);
       return;
     }
-  channel_error (0, job->seq, &job->fault);
+  if (!job->mute)
+    channel_error (0, job->seq, &job->fault);
   /* its namespaces are gone with it; it may be tried again */
   job_close_stdio (job);
   job->pid = 0;
@@ -251,9 +253,6 @@ workload_signal (int signum, pid_t pid, struct fault *fault)
     return fail (fault, FAULT_CONFLICT, 0, pid ? "process %d is not running" : "the workload is not running", pid);
   if (kill (job->pid, signum) < 0)
     return fail (fault, FAULT_FAILED, errno, "signal %d", signum);
-  /* the kernel ends a frozen process only when it thaws */
-  if (signum == SIGKILL && job->kind == JOB_MAIN)
-    return workload_pause (false, fault);
   return 0;
 }
 
