@@ -16,7 +16,7 @@ from typing import Any
 from insula.errors import CorruptData, InvalidRequest, NotFound
 from insula.system import tar
 from insula.system.child import Reply
-from insula.system.confine import FILE_CAPABILITIES, confine, die_with_parent, own_namespaces
+from insula.system.confine import CAP_DAC_OVERRIDE, confine, die_with_parent, own_namespaces
 from insula.system.decompress import PIECE, decompressed, preload
 from insula.system.extract import Extractor, Limits
 
@@ -230,7 +230,8 @@ def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
     if what == "put":
         confine(root_fd, file_bytes=int(request["limit_bytes"]))
         return _put(request)
-    confine(root_fd, capabilities=(*FILE_CAPABILITIES, _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN))
+    reading = (CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH)
+    confine(root_fd, capabilities=(*reading, _CAP_SYS_ADMIN) if what == "layer" else reading)
     if what == "get":
         _get(request, reply)
     else:
