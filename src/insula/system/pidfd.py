@@ -57,6 +57,14 @@ def spawn(
             os.close(fd)
 
 
+def keep_descriptors() -> None:
+    """Let no descriptor above 2 that this process was itself started with go on to programs it starts."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(int(name), False)
+
+
 def start_time(pid: int) -> int | None:
     """When it started, in clock ticks since boot: with the pid, a name that is not used twice.
     None when there is no such process, or only its zombie."""

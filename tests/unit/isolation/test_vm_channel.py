@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insula.errors import CommandNotFound, Conflict, GuestFailed
+from insula.errors import CommandNotFound, Conflict, GuestFailed, InvalidRequest
 from insula.isolation.vm.channel import AgentError, Channel, State
 from insula.isolation.vm.prepare import command_error
 from insula.isolation.vm.streams import VmExec, VmStream
@@ -62,7 +62,14 @@ async def open_channel() -> AsyncIterator[tuple[FakeAgent, Channel]]:
 # -- bytes ------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.text("abc_", min_size=1), st.text(st.characters(exclude_characters="\0")))))
+@given(
+    st.lists(
+        st.tuples(
+            st.text("abc_", min_size=1),
+            st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",))),
+        )
+    )
+)
 def test_fields_survive_the_way(pairs: list[tuple[str, str]]) -> None:
     expected: dict[str, list[str]] = {}
     for key, value in pairs:
@@ -72,8 +79,10 @@ def test_fields_survive_the_way(pairs: list[tuple[str, str]]) -> None:
 
 
 def test_a_nul_never_reaches_the_guest() -> None:
-    with pytest.raises(ValueError, match="NUL"):
+    with pytest.raises(InvalidRequest, match="NUL"):
         encode_fields([("arg", "a\0b")])
+    with pytest.raises(InvalidRequest, match="not text"):
+        encode_fields([("arg", "\ud800")])
 
 
 @settings(max_examples=300)
@@ -174,7 +183,7 @@ async def test_an_exec_streams_both_ways_and_ends() -> None:
         stream = channel.open_stream(Type.EXEC, [("arg", "cat")])
         assert (Type.EXEC, 1) == (await agent.take())[:2]
         agent.put(frame(OK, 1, fields(("pid", "9"))))
-        one = VmExec(channel, stream, 9)
+        one = VmExec(channel, stream, 9, tty=False)
         await one.stream.write(b"in")
         await one.stream.close_stdin()
         assert (Type.STDIN, 1, b"in") == await agent.take()
@@ -227,6 +236,31 @@ async def test_a_stream_let_go_tells_the_agent_and_frees_its_number_after_closed
         await asked  # the channel is alive
 
 
+async def test_an_exec_whose_client_went_still_tells_its_code() -> None:
+    async with open_channel() as (agent, channel):
+        one = VmExec(channel, channel.open_stream(Type.EXEC), 9, tty=False)
+        agent.put(frame(STDOUT, 1, b"early"))
+        assert await one.stream.read() == Chunk(Std.STDOUT, b"early")
+        await one.stream.close()
+        assert [Type.EXEC, Type.STDIN_END] == [(await agent.take())[0] for _ in range(2)]
+        agent.put(*[frame(STDOUT, 1, b"x" * 65_536)] * 4)
+        assert CREDIT_TYPE == (await agent.take())[0]  # it is not held up
+        agent.put(frame(EXITED, 1, fields(("code", "4"))), frame(CLOSED, 1))
+        assert 4 == await one.wait()
+        assert await one.stream.read() is None
+
+
+async def test_a_client_that_only_listened_does_not_end_stdin() -> None:
+    async with open_channel() as (agent, channel):
+        listener = VmStream(channel.open_stream(Type.ATTACH), stdin_once=True)
+        talker = VmStream(channel.open_stream(Type.ATTACH), stdin_once=True)
+        await listener.close()
+        await talker.write(b"x")
+        await talker.close()
+        kinds = [(await agent.take())[:2] for _ in range(4)]
+        assert [(Type.ATTACH, 1), (Type.ATTACH, 2), (Type.STDIN, 2), (Type.CLOSE, 2)] == kinds
+
+
 async def test_the_end_of_the_connection_ends_everything_that_waits() -> None:
     async with open_channel() as (agent, channel):
         stream = channel.open_stream(Type.EXEC)
@@ -236,7 +270,7 @@ async def test_the_end_of_the_connection_ends_everything_that_waits() -> None:
         with pytest.raises(GuestFailed, match="ended"):
             await asked
         assert await stream.read() is None
-        assert 137 == await VmExec(channel, stream, 1).wait()
+        assert 137 == await VmExec(channel, stream, 1, tty=False).wait()
         assert State.CLOSED is channel.state
         with pytest.raises(GuestFailed, match="closed"):
             channel.open_stream(Type.ATTACH)

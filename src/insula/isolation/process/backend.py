@@ -45,7 +45,7 @@ from insula.security.capabilities import from_mask
 from insula.system import cgroups
 from insula.system.cgroups import Layout
 from insula.system.files import disk_errors, remove_tree
-from insula.system.pidfd import Watch, is_alive, start_time
+from insula.system.pidfd import Watch, is_alive, keep_descriptors, start_time
 from insula.system.run import find_program, need_program, run
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ class _Container:
     record: monitor.Record
     watch: Watch | None
     ended: asyncio.Task[ExitStatus]
+    killed: bool = False
+
+    def lives(self) -> bool:
+        """Its first process is there and has not been killed by us."""
+        return not self.killed and is_alive(self.record.init_pid, self.record.init_started)
 
 
 class ProcessBackend:
@@ -82,6 +87,7 @@ class ProcessBackend:
 
     async def start(self) -> None:
         try:
+            keep_descriptors()
             self._boot_id = monitor.boot_id()
             self._layout = cgroups.find_layout()
             self._launcher = Launcher(self._layout, self._settings.exec_root)
@@ -136,11 +142,14 @@ class ProcessBackend:
         check_plan(plan, self._facts, self._layout)
         self._write_bundle(plan)
         argv = monitor.conmon_argv(self._conmon, self._runtime, plan)
+        starting = asyncio.ensure_future(
+            self._launcher.run(lambda: monitor.start_conmon(argv, plan.run_dir), plan)
+        )
         try:
-            started = await self._launcher.run(lambda: monitor.start_conmon(argv, plan.run_dir), plan)
+            started = await asyncio.shield(starting)
             watch = Watch(started.pid, child=True)
         except BaseException:
-            await asyncio.shield(self.discard(plan))
+            await asyncio.shield(self._abandon(starting, plan))
             raise
         record = monitor.Record(
             boot_id=self._boot_id,
@@ -170,6 +179,17 @@ class ProcessBackend:
             await asyncio.shield(self.discard(plan))
             raise
         return init_pid
+
+    async def _abandon(self, starting: asyncio.Future[monitor.Started], plan: LaunchPlan) -> None:
+        """End a conmon that nobody knows yet."""
+        with contextlib.suppress(InsulaError, OSError):
+            started = await starting
+            os.close(started.sync_fd)
+            watch = Watch(started.pid, child=True)
+            watch.signal(signal.SIGKILL)
+            await watch.wait()
+            watch.close()
+        await self.discard(plan)
 
     def _write_bundle(self, plan: LaunchPlan) -> None:
         assert plan.directory is not None
@@ -256,6 +276,9 @@ class ProcessBackend:
     async def _end(self, container: _Container, group: str) -> None:
         """Kill the container, then see conmon go; a conmon that does not is killed too."""
         assert container.watch is not None
+        container.killed = True
+        if container.record.init_pid == 0:  # the runtime is still at it, and dies with its conmon
+            container.watch.signal(signal.SIGKILL)
         cgroups.kill(self._layout, group)
         if is_alive(container.record.init_pid, container.record.init_started):
             with contextlib.suppress(ProcessLookupError):
@@ -291,6 +314,7 @@ class ProcessBackend:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(record.init_pid, signum)
         if signum == signal.SIGKILL:
+            container.killed = True
             # everything: without a pid namespace of its own the first process takes nobody with it
             cgroups.kill(self._layout, cgroup_name(container.plan))
 
@@ -323,6 +347,7 @@ class ProcessBackend:
             runtime=self._runtime,
             instance_id=instance_id,
             directory=container.plan.run_dir,
+            lives=container.lives,
         )
         return await start_exec(place, plan, to_text(document))
 
@@ -370,10 +395,8 @@ class ProcessBackend:
     @contextlib.asynccontextmanager
     async def files(self, plan: LaunchPlan) -> AsyncIterator[Files]:
         container = self._containers.get(plan.id)
-        pid = 0
-        if container is not None and is_alive(container.record.init_pid, container.record.init_started):
-            pid = container.record.init_pid
-        async with open_files(plan, pid) as files:
+        live = container is not None and container.lives()
+        async with open_files(plan, container.record.init_pid if container and live else 0) as files:
             yield files
 
     def _find(self, instance_id: str) -> _Container:

@@ -33,8 +33,8 @@ _DENIED = (
 )
 
 
-def translate(said: str, program: str) -> InsulaError:
-    """`said` is a runtime's stderr, `program` the first word of the command."""
+def translate(said: str, program: str, *, doing: str = "create the container") -> InsulaError:
+    """`said` is a runtime's stderr or log, `program` the first word of the command."""
     text = plain(said)
     if any(p.search(text) for p in _NOT_FOUND):
         if "/" in program:
@@ -48,7 +48,7 @@ def translate(said: str, program: str) -> InsulaError:
         return CommandNotExecutable(program, "exec format error")
     if "chdir" in text and "cwd" in text.lower():
         return InvalidRequest(f"the working directory cannot be entered: {text}")
-    return RuntimeFailed(f"the OCI runtime could not create the container: {text or 'it said nothing'}")
+    return RuntimeFailed(f"the OCI runtime could not {doing}: {text or 'it said nothing'}")
 
 
 def plain(said: str) -> str:

@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from insula.errors import InsulaError, RuntimeFailed
@@ -28,10 +29,25 @@ from insula.system.run import fixed_environment
 _CONSOLE_LIMIT_S = 20.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecPlace:
+    """Where an exec is started: `directory` is the instance's run directory, `lives` tells whether its
+    first process does."""
+
+    launcher: Launcher
+    runtime: Runtime
+    instance_id: str
+    directory: str
+    lives: Callable[[], bool]
+
+
 class ProcessExec:
     """`stream` ends when the program has ended and its output is read."""
 
-    def __init__(self, plan: ExecPlan, watch: Watch, stream: DescriptorStream, stem: str) -> None:
+    def __init__(
+        self, place: ExecPlace, plan: ExecPlan, watch: Watch, stream: DescriptorStream, *, stem: str
+    ) -> None:
+        self._place = place
         self._plan = plan
         self._watch = watch
         self._output = stream
@@ -55,6 +71,8 @@ class ProcessExec:
 
     async def resize(self, rows: int, cols: int) -> None:
         self._output.resize(rows, cols)
+        if self._place.runtime.name == "runc":
+            self._watch.signal(signal.SIGWINCH)  # it copies the size of our terminal to the one inside
 
     async def _follow(self) -> int:
         ended = await self._watch.wait()
@@ -63,22 +81,14 @@ class ProcessExec:
         problem = _read_problem(self._stem, self._plan)
         _remove_files(self._stem)
         words = None
-        if problem is not None:
+        if isinstance(problem, RuntimeFailed) and not self._place.lives():
+            code = 128 + signal.SIGKILL  # the instance ended while the runtime was entering it
+        elif problem is not None:
             code = problem.exit_code
             channel = Channel.STDOUT if self._plan.process.tty else Channel.STDERR
             words = Chunk(channel, f"OCI runtime exec failed: {problem.message}\n".encode())
         self._output.finish(words)
         return code
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecPlace:
-    """Where an exec is started: `directory` is the instance's run directory."""
-
-    launcher: Launcher
-    runtime: Runtime
-    instance_id: str
-    directory: str
 
 
 async def start_exec(place: ExecPlace, plan: ExecPlan, document: str) -> ProcessExec:
@@ -90,14 +100,16 @@ async def start_exec(place: ExecPlace, plan: ExecPlan, document: str) -> Process
     argv = [place.runtime.program, *place.runtime.options(), f"--log={stem}.log", "--log-format=json"]
     argv += ["exec", "--process", f"{stem}.json"]
     try:
-        if plan.process.tty:
+        if plan.process.tty and place.runtime.name == "runc":
+            watch, stream = await _start_on_own_terminal(place, plan, argv)
+        elif plan.process.tty:
             watch, stream = await _start_on_terminal(place, plan, argv, stem)
         else:
             watch, stream = await _start_on_pipes(place.launcher, [*argv, place.instance_id], plan)
     except BaseException:
         _remove_files(stem)
         raise
-    return ProcessExec(plan, watch, stream, stem)
+    return ProcessExec(place, plan, watch, stream, stem=stem)
 
 
 async def _start_on_pipes(
@@ -177,6 +189,28 @@ async def _start_on_terminal(
     return watch, stream
 
 
+async def _start_on_own_terminal(
+    place: ExecPlace, plan: ExecPlan, argv: list[str]
+) -> tuple[Watch, DescriptorStream]:
+    """For runc, which takes a console socket only when it need not wait for the program.  It copies between
+    our terminal and the one that it makes inside."""
+    master, slave = os.openpty()
+    stream = DescriptorStream(stdin=master, stdout=master, stderr=-1, tty=True)
+    try:
+        stream.resize(plan.process.console_rows, plan.process.console_cols)
+        argv = [*argv, "--tty", place.instance_id]
+        pid = await place.launcher.run(
+            lambda: spawn(argv, fixed_environment(), stdio=(slave, slave, slave), new_session=True)
+        )
+    except BaseException:
+        stream.finish()
+        await stream.close()
+        raise
+    finally:
+        os.close(slave)
+    return Watch(pid, child=True), stream
+
+
 async def _accept_master(listener: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     connection, _ = await loop.sock_accept(listener)
@@ -205,7 +239,9 @@ def _read_problem(stem: str, plan: ExecPlan) -> InsulaError | None:
             said = file.read(65536)
     except OSError:
         return None
-    return complaints.translate(said, plan.process.args[0]) if said.strip() else None
+    if not said.strip():
+        return None
+    return complaints.translate(said, plan.process.args[0], doing="run the program")
 
 
 def _remove_files(stem: str) -> None:

@@ -84,7 +84,7 @@ def choose_runtime(wanted: str, state_root: str) -> Runtime:
     for name in (wanted,) if wanted else CANDIDATES:
         try:
             runtime = _describe(name, state_root)
-            runtime = _seal(dataclasses.replace(runtime, raw_seccomp=_probe(runtime)))
+            runtime = _seal(dataclasses.replace(runtime, raw_seccomp=_probe_twice(runtime)))
         except InsulaError as error:
             log.info("runtime %s does not work here: %s", name, error)
             problems.append(f"{name}: {error}")
@@ -116,6 +116,15 @@ def _describe(name: str, state_root: str) -> Runtime:
     base = "runc" if "runc" in os.path.basename(path) else "crun"
     os.makedirs(state_root, mode=0o700, exist_ok=True)
     return Runtime(name=base, path=path, version=match[1] if match else "unknown", state_root=state_root)
+
+
+def _probe_twice(runtime: Runtime) -> bool:
+    """What fails once may be chance, and would cost every container of this daemon its faster runtime."""
+    try:
+        return _probe(runtime)
+    except InsulaError as error:
+        log.info("runtime %s failed at first: %s", runtime.path, error)
+        return _probe(runtime)
 
 
 def _probe(runtime: Runtime) -> bool:
