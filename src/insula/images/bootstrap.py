@@ -179,6 +179,7 @@ def _finalize_argv(mmdebstrap: str, recipe: Recipe, sources: str) -> list[str]:
     slim = [f"--dpkgopt=path-exclude={pattern}" for pattern in _SLIM]
     slim += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"]
     return [
+        *(need_program("setpriv"), "--pdeathsig", "KILL"),  # a killed daemon takes all of it along
         need_program("unshare"),
         *("--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"),
         mmdebstrap,
