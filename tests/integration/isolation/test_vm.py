@@ -1,11 +1,14 @@
-"""The VM backend with real QEMU, the real guest and the real agent.  Boots are shared where that is possible."""
+"""The VM backend with real QEMU, the real guest and the real agent.  Boots are shared where possible."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import io
 import os
 import signal
+import tarfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,16 +17,25 @@ import pytest
 import pytest_asyncio
 
 from insula.config import Settings
-from insula.errors import CommandNotExecutable, CommandNotFound, Conflict, UnsupportedField
-from insula.isolation.backend import Liveness
+from insula.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    Conflict,
+    InsulaError,
+    NoSuchPath,
+    UnsupportedField,
+)
+from insula.isolation.backend import Files, Liveness
 from insula.isolation.plan import ExecPlan, LaunchPlan, Process, Security
 from insula.isolation.vm.backend import VmBackend
 from insula.isolation.vm.record import read_record
+from insula.model.files import ChangeKind
 from insula.model.instance import ExitStatus
 from insula.model.limits import Limits, Ulimit
 from insula.model.mounts import EtcFile, Mount, MountKind
 from insula.model.stream import Channel, Stream
 from insula.security import capabilities
+from insula.system.pidfd import Watch
 from integration.isolation.machines import Workshop, make_image
 
 pytestmark = [
@@ -312,6 +324,113 @@ async def test_a_guest_panic_is_reported(backend: VmBackend, workshop: Workshop)
         status = await backend.wait(plan.id)
     assert 137 == status.code
     assert "panicked" in status.error
+
+
+async def archive_of(files: Files, path: str) -> dict[str, bytes]:
+    raw = b"".join([piece async for piece in files.get(path)])
+    with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+        return {m.name: tar.extractfile(m).read() if m.isfile() else b"" for m in tar}  # type: ignore[union-attr]
+
+
+def make_archive(**members: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), 100_000):
+        yield data[at : at + 100_000]
+
+
+async def test_files_go_in_and_out_of_a_running_vm(backend: VmBackend, shared: LaunchPlan) -> None:
+    async with backend.files(shared) as files:
+        found = await files.stat("/etc/greeting")
+        assert ("greeting", 21, 0o644) == (found.name, found.size, found.mode)
+        assert {"greeting": b"hello from the image\n"} == await archive_of(files, "/etc/greeting")
+        big = os.urandom(1_500_000)
+        await files.put(
+            "/root", pieces(make_archive(big=big, small=b"s")), no_overwrite_dir=False, copy_owner=False
+        )
+        assert {"big": big} == await archive_of(files, "/root/big")
+        with pytest.raises(NoSuchPath):
+            await files.stat("/nowhere")
+        with pytest.raises(NoSuchPath):
+            await archive_of(files, "/nowhere")
+        with pytest.raises(NoSuchPath):
+            await files.put("/nowhere", pieces(make_archive(a=b"")), no_overwrite_dir=False, copy_owner=False)
+        changed = {change.path: change.kind for change in await files.changes()}
+        assert ChangeKind.ADDED is changed["/root/big"]
+        assert ChangeKind.MODIFIED is changed["/root"]
+
+
+async def test_files_of_a_stopped_vm_come_from_a_helper(backend: VmBackend, workshop: Workshop) -> None:
+    plan = workshop.plan("sh", "-c", "echo kept > /root/note; rm /etc/greeting")
+    async with started(backend, plan) as stream:
+        await drain(stream)
+        assert 0 == (await backend.wait(plan.id)).code
+    async with backend.files(plan) as files:
+        assert {"note": b"kept\n"} == await archive_of(files, "/root/note")
+        await files.put("/root", pieces(make_archive(more=b"m")), no_overwrite_dir=False, copy_owner=False)
+    async with backend.files(plan) as files:
+        changed = [(change.path, change.kind) for change in await files.changes()]
+        assert ("/etc/greeting", ChangeKind.DELETED) in changed
+        layer = b"".join([piece async for piece in files.layer()])
+        with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
+            names = {member.name.removeprefix("./") for member in tar}
+        assert {"etc/.wh.greeting", "root/note", "root/more"} <= names
+        whole = b"".join([piece async for piece in files.export()])
+        with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+            names = {member.name.removeprefix("./") for member in tar}
+        assert {"bin/busybox", "root/note"} <= names
+        assert "etc/greeting" not in names
+    async with started(backend, dataclasses.replace(plan, process=dataclasses.replace(
+        plan.process, args=("cat", "/root/more")
+    ))) as stream:  # fmt: skip
+        assert (b"m", b"") == await drain(stream)
+    assert [] == os.listdir(plan.run_dir)
+
+
+async def test_a_vm_that_ended_while_nobody_looked_is_known(backend: VmBackend, workshop: Workshop) -> None:
+    plan = workshop.plan("sh", "-c", "read x; exit 9", open_stdin=True, stdin_once=True)
+    first = VmBackend(settings_of(workshop))
+    await first.start()
+    pid = await first.launch(plan)
+    stream = await first.attach(plan.id)
+    await first.release(plan.id)
+    await stream.close_stdin()
+    watch = Watch(pid)
+    await first.stop()
+    await watch.wait()
+    watch.close()
+    assert Liveness.EXITED is await backend.recover(plan)
+    assert 9 == (await backend.wait(plan.id)).code
+    await backend.discard(plan)
+    assert [] == os.listdir(plan.run_dir)
+
+
+async def test_a_hypervisor_that_was_killed_is_an_error(backend: VmBackend, workshop: Workshop) -> None:
+    plan = workshop.plan("sleep", "1000")
+    async with started(backend, plan):
+        record = read_record(plan.run_dir)
+        assert record is not None
+        os.kill(record.pid, signal.SIGKILL)
+        status = await backend.wait(plan.id)
+    assert 137 == status.code
+    assert "without saying" in status.error
+
+
+async def test_a_launch_that_fails_leaves_nothing(backend: VmBackend, workshop: Workshop) -> None:
+    plan = workshop.plan("true", user="nobody-of-that-name")
+    with pytest.raises(InsulaError):
+        async with started(backend, plan):
+            pass
+    assert [] == os.listdir(plan.run_dir)
+    assert [] == list(Path("/sys/fs/cgroup").glob(f"**/insula/{plan.id}"))
 
 
 async def test_vms_outlive_the_daemon_and_are_found_again(backend: VmBackend, workshop: Workshop) -> None:

@@ -27,10 +27,16 @@ from insula.isolation.vm.files import AgentFiles
 from insula.isolation.vm.guest import Guest, make_guest
 from insula.isolation.vm.helper import Helpers
 from insula.isolation.vm.machine import Accelerator
-from insula.isolation.vm.order import Order, helper_order, order_for, probe_order
+from insula.isolation.vm.order import (
+    HELPER_SUFFIX,
+    Order,
+    helper_order,
+    order_for,
+    probe_order,
+)
 from insula.isolation.vm.prepare import command_error, prepare_helper, prepare_workload
 from insula.isolation.vm.record import read_record
-from insula.isolation.vm.recover import find_vm, forget
+from insula.isolation.vm.recover import end_helpers, find_vm, forget
 from insula.isolation.vm.streams import VmExec, VmStream
 from insula.isolation.vm.virtiofs import find_virtiofsd
 from insula.isolation.vm.vm import Vm
@@ -88,6 +94,7 @@ class VmBackend:
         except InsulaError as error:
             self._problem = error
             return
+        await end_helpers(self._settings.exec_root, self._host.layout)
         self._uids = _uids_in_use(self._settings.exec_root)
         self._choice = accel.find_choice(self._settings.data_root, self._settings.accel, self._version)
         if self._choice is None:
@@ -148,22 +155,18 @@ class VmBackend:
 
     async def _probe(self) -> Choice:
         async def boot_with_kvm(limit_s: float) -> None:
-            run_dir = os.path.join(self._settings.exec_root, "accel-probe")
+            order = probe_order(self._settings.exec_root)
             guest = await self.make_guest(self._progress)
-            uid = self._take_uid("accel-probe")
+            uid = self._take_uid(order.id)
             try:
                 booted = await boot.boot(
-                    probe_order(run_dir), guest, Accelerator.KVM, self._need_host(),
+                    order, guest, Accelerator.KVM, self._need_host(),
                     uid=uid, generation=str(uuid.uuid4()), make_channel=Channel, timeout_s=limit_s,
                 )  # fmt: skip
-                booted.watch.signal(_SIGKILL)
-                await booted.watch.wait()
-                await booted.channel.close()
-                booted.watch.close()
-                booted.cgroup.remove()
+                await boot.end(booted)
             finally:
-                self._uids.pop("accel-probe", None)
-                remove_tree(run_dir)
+                self._uids.pop(order.id, None)
+                remove_tree(order.run_dir)
 
         await self.make_guest(self._progress)  # a failure here says nothing about KVM
         self._choice = await accel.probe(self._settings.data_root, self._version, boot_with_kvm)
@@ -288,8 +291,9 @@ class VmBackend:
     # -- talking to the workload --------------------------------------------------------------
 
     async def attach(self, instance_id: str) -> VmStream:
-        channel = await self._vm(instance_id).channel()
-        return VmStream(channel.open_stream(Type.ATTACH))
+        vm = self._vm(instance_id)
+        channel = await vm.channel()
+        return VmStream(channel.open_stream(Type.ATTACH), stdin_once=vm.plan.console.stdin_once)
 
     async def resize(self, instance_id: str, rows: int, cols: int) -> None:
         channel = await self._vm(instance_id).channel()
@@ -309,7 +313,7 @@ class VmBackend:
         except BaseException:
             stream.let_go()
             raise
-        return VmExec(channel, stream, number(answer, "pid", 1, 1 << 22))
+        return VmExec(channel, stream, number(answer, "pid", 1, 1 << 22), tty=plan.process.tty)
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -362,21 +366,17 @@ class VmBackend:
         run_dir = os.path.join(plan.run_dir, "files")
         os.makedirs(run_dir, mode=0o700, exist_ok=True)
         generation = str(uuid.uuid4())
-        booted = await self._boot(helper_order(plan, run_dir), f"{plan.id}.files", generation, Channel)
+        booted = await self._boot(helper_order(plan, run_dir), plan.id + HELPER_SUFFIX, generation, Channel)
         try:
             await prepare_helper(booted.channel, plan, generation)
         except BaseException:
-            booted.watch.signal(_SIGKILL)
-            await booted.watch.wait()
-            await booted.channel.close()
-            booted.watch.close()
-            booted.cgroup.remove()
+            await boot.end(booted)
             self._helper_gone(plan, booted)
             raise
         return booted
 
     def _helper_gone(self, plan: LaunchPlan, _: Booted) -> None:
-        self._uids.pop(f"{plan.id}.files", None)
+        self._uids.pop(plan.id + HELPER_SUFFIX, None)
         remove_tree(os.path.join(plan.run_dir, "files"))
 
 

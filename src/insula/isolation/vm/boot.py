@@ -227,6 +227,14 @@ async def boot(
     return Booted(record=record, watch=watch, helpers=helpers, channel=channel, cgroup=cgroup)
 
 
+async def end(booted: Booted) -> None:
+    """Pull the plug, and remove what boot has made outside the run directory."""
+    await _end(booted.watch)
+    await booted.channel.close()
+    await stop_helpers(booted.helpers)
+    booted.cgroup.remove()
+
+
 def _inside(path: str) -> str:
     """Where the jail shows a file of the guest's directory."""
     return f"/guest/{os.path.basename(path)}"

@@ -102,12 +102,14 @@ class AgentStream:
         self.answer: asyncio.Future[Fields] = loop.create_future()
 
     def on_output(self, std: Std, data: bytes) -> None:
-        if self.discarding:
+        if self.ended:
             return  # on its way when we let go
         self._incoming -= len(data)
         if self._incoming < 0:
             raise ProtocolViolation(f"the guest sent more than its credit on stream {self.number}")
-        if data:
+        if self.discarding:
+            self._grant(len(data))
+        elif data:
             self._queue.append(Chunk(std, data))
             self._ready.set()
 
@@ -137,7 +139,7 @@ class AgentStream:
 
     async def read(self) -> Chunk | None:
         while not self._queue:
-            if self.ended:
+            if self.ended or self.discarding:
                 return None
             self._ready.clear()
             await self._ready.wait()
@@ -150,10 +152,10 @@ class AgentStream:
         for piece in stdin_pieces(data):
             at = 0
             while at < len(piece):
-                while self._outgoing <= 0 and not self.ended:
+                while self._outgoing <= 0 and not self._deaf():
                     self._may_send.clear()
                     await self._may_send.wait()
-                if self.ended:
+                if self._deaf():
                     return
                 part = piece[at : at + self._outgoing]
                 self._outgoing -= len(part)
@@ -161,12 +163,25 @@ class AgentStream:
                 self._channel.send(Type.STDIN, self.number, part)
                 await self._channel.drained()
 
+    def _deaf(self) -> bool:
+        return self.ended or self.discarding
+
     async def close_stdin(self) -> None:
-        if not self.ended:
+        if not self._deaf():
             self._channel.send(Type.STDIN_END, self.number)
 
+    def discard(self) -> None:
+        """Throw away what comes from now on, but stay: for an exec's exit code."""
+        if not self._deaf():
+            self.discarding = True
+            waiting = sum(len(chunk.data) for chunk in self._queue)
+            self._queue.clear()
+            self._grant(waiting)
+            self._ready.set()
+            self._may_send.set()
+
     def let_go(self) -> None:
-        """Output from now on is thrown away; the process goes on.  The number is free again after CLOSED."""
+        """The agent forgets the stream; the process goes on.  The number is free again after CLOSED."""
         if not self.ended:
             self.discarding = True
             self._queue.clear()

@@ -18,7 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import insula
-from insula.errors import CorruptData, Failure, InsulaError, ProgramMissing, Unavailable
+from insula.errors import (
+    CorruptData,
+    Failure,
+    InsulaError,
+    ProgramMissing,
+    RuntimeFailed,
+    Unavailable,
+)
 from insula.isolation.vm import initramfs, modules
 from insula.isolation.vm.kernel import extract_vmlinux, has_pvh_entry
 from insula.isolation.vm.machine import Accelerator
@@ -138,9 +145,10 @@ async def make_guest(data_root: str, progress: Progress = no_progress, *, kernel
 
     Raises Unavailable when there is none to be had, with the reasons.
     """
-    found = await asyncio.to_thread(find_guest, data_root, kernel)
-    if found is not None:
-        return found
+    with contextlib.suppress(RuntimeFailed):  # it lacks a module that this version loads: make it anew
+        found = await asyncio.to_thread(find_guest, data_root, kernel)
+        if found is not None:
+            return found
     base = os.path.join(data_root, "guest")
     os.makedirs(base, mode=0o755, exist_ok=True)
     reasons: list[str] = []

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from insula.errors import InsulaError
 from insula.isolation.plan import LaunchPlan
-from insula.isolation.vm.boot import Booted, stop_helpers
+from insula.isolation.vm.boot import Booted, end
 from insula.isolation.vm.wire import Type
+
+log = logging.getLogger(__name__)
 
 _LINGER_S = 4.0
 _POWER_OFF_S = 30.0
@@ -84,13 +86,8 @@ class Helpers:
             async with asyncio.timeout(_POWER_OFF_S):
                 await booted.watch.wait()
         except TimeoutError:
-            booted.watch.signal(9)
-            await booted.watch.wait()
-        with contextlib.suppress(InsulaError):
-            await booted.channel.close()
-        booted.watch.close()
-        await stop_helpers(booted.helpers)
-        booted.cgroup.remove()
+            log.warning("the helper of %s did not power off; its plug is pulled", plan.id[:12])
+        await end(booted)
         self._gone(plan, booted)
 
     async def close_all(self) -> None:
@@ -101,11 +98,7 @@ class Helpers:
                     helper.linger.cancel()
                 booted = helper.booted
                 if booted is not None:
-                    booted.watch.signal(9)
-                    await booted.watch.wait()
-                    await booted.channel.close()
-                    booted.watch.close()
-                    booted.cgroup.remove()
+                    await end(booted)
         self._helpers.clear()
         if self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 
 from insula.isolation.plan import LaunchPlan
 from insula.isolation.vm.confine import ShareSpec
 from insula.isolation.vm.virtiofs import binds, share_of
 from insula.model.limits import Limits
+
+HELPER_SUFFIX = ".files"  # of a helper's cgroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,7 @@ def helper_order(plan: LaunchPlan, run_dir: str) -> Order:
     """A VM on the same disks that only serves files: no network, no mounts, no log."""
     assert plan.disk is not None
     return Order(
-        id=f"{plan.id}.files",
+        id=plan.id + HELPER_SUFFIX,
         run_dir=run_dir,
         vcpus=1,
         memory_mib=192,
@@ -61,6 +65,12 @@ def helper_order(plan: LaunchPlan, run_dir: str) -> Order:
     )
 
 
-def probe_order(run_dir: str) -> Order:
+def probe_id(exec_root: str) -> str:
+    """Of the accelerator's probe: one per daemon, and several may run on a host."""
+    return "accel-probe-" + hashlib.sha256(exec_root.encode()).hexdigest()[:8]
+
+
+def probe_order(exec_root: str) -> Order:
     """A VM without anything, to see whether an accelerator boots the guest at all."""
-    return Order(id="accel-probe", run_dir=run_dir, vcpus=1, memory_mib=192, limits=Limits())
+    run_dir = os.path.join(exec_root, "accel-probe")
+    return Order(id=probe_id(exec_root), run_dir=run_dir, vcpus=1, memory_mib=192, limits=Limits())

@@ -11,6 +11,7 @@ from insula.errors import InsulaError
 from insula.isolation.backend import Liveness
 from insula.isolation.plan import LaunchPlan
 from insula.isolation.vm.cgroup import Cgroup
+from insula.isolation.vm.order import HELPER_SUFFIX, probe_id
 from insula.isolation.vm.record import (
     VmRecord,
     finalize_status,
@@ -45,10 +46,11 @@ def _watch(pid: int, started: int) -> Watch | None:
 
 async def find_vm(plan: LaunchPlan, vm: Vm, layout: Layout) -> Liveness:
     """Fill `vm` with what runs, or with how it ended."""
+    cgroup = Cgroup(layout, plan.id)
     record = read_record(plan.run_dir)
     if record is None:
+        await end_left(cgroup)  # started, and the daemon died before it could write that down
         return Liveness.GONE
-    cgroup = Cgroup(layout, plan.id)
     same_boot = record.boot_id == host_boot_id()
     watch = _watch(record.pid, record.started) if same_boot else None
     if watch is None:
@@ -98,9 +100,20 @@ async def end_left(cgroup: Cgroup) -> None:
     cgroup.remove()
 
 
+async def end_helpers(exec_root: str, layout: Layout) -> None:
+    """Helper VMs (and the accelerator's probe) of an earlier daemon here: nobody uses them any more."""
+    base = os.path.join(exec_root, "instances")
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(base):
+            if os.path.exists(os.path.join(base, name, "files")):
+                await end_left(Cgroup(layout, name + HELPER_SUFFIX))
+                remove_tree(os.path.join(base, name, "files"))
+    await end_left(Cgroup(layout, probe_id(exec_root)))
+
+
 async def forget(plan: LaunchPlan, layout: Layout) -> None:
     """End what is left of the instance and remove its files in the run directory; idempotent."""
-    for name in (plan.id, f"{plan.id}.files"):
+    for name in (plan.id, plan.id + HELPER_SUFFIX):
         await end_left(Cgroup(layout, name))
     for name in _OURS:
         with contextlib.suppress(FileNotFoundError):

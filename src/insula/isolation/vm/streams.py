@@ -13,29 +13,52 @@ _LOST = 137  # as if killed: the VM ended under an exec
 
 
 class VmStream:
-    """Stdio of the main process, or of an exec, for one client."""
+    """Stdio of the main process for one client.
 
-    def __init__(self, stream: AgentStream) -> None:
+    `stdin_once`: the agent ends stdin when a client goes; one that never sent anything (it may have attached
+    without stdin) stays, unheard, so that it does not.
+    """
+
+    def __init__(self, stream: AgentStream, *, stdin_once: bool = False) -> None:
         self._stream = stream
+        self._silent = stdin_once
 
     async def read(self) -> Chunk | None:
         return await self._stream.read()
 
     async def write(self, data: bytes) -> None:
+        self._silent = False
         await self._stream.write(data)
 
     async def close_stdin(self) -> None:
+        self._silent = False
         await self._stream.close_stdin()
 
     async def close(self) -> None:
-        self._stream.let_go()
+        if self._silent:
+            self._stream.discard()
+        else:
+            self._stream.let_go()
+
+
+class ExecStream(VmStream):
+    """Stdio of an exec.  Its client may go, the exit code still comes; without a tty, input ends with it."""
+
+    def __init__(self, stream: AgentStream, *, tty: bool) -> None:
+        super().__init__(stream)
+        self._tty = tty
+
+    async def close(self) -> None:
+        if not self._tty:
+            await self._stream.close_stdin()
+        self._stream.discard()
 
 
 class VmExec:
     """`pid` is the guest's."""
 
-    def __init__(self, channel: Channel, stream: AgentStream, pid: int) -> None:
-        self.stream = VmStream(stream)
+    def __init__(self, channel: Channel, stream: AgentStream, pid: int, *, tty: bool) -> None:
+        self.stream = ExecStream(stream, tty=tty)
         self.pid = pid
         self._channel = channel
         self._stream = stream

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from insula.errors import GuestFailed
+from insula.errors import GuestFailed, InvalidRequest
 
 SYNC = bytes.fromhex("f10d9a6e53796e432d696e73756c610a")
 NONCE_BYTES = 16
@@ -77,12 +77,15 @@ Fields = dict[str, list[str]]
 
 
 def encode_fields(pairs: Iterable[tuple[str, str]]) -> bytes:
-    """`key NUL value NUL …`.  Raises ValueError for a NUL in a value; the planner has seen to that."""
+    """`key NUL value NUL …`.  Raises InvalidRequest for text that cannot be sent."""
     out = bytearray()
     for key, value in pairs:
-        raw = value.encode("utf-8", "surrogateescape")
+        try:
+            raw = value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"{key}: {value!r} is not text") from None
         if b"\0" in raw:
-            raise ValueError(f"{key}: a NUL byte cannot be sent to the guest")
+            raise InvalidRequest(f"{key}: {value!r} has a NUL byte in it")
         out += key.encode("ascii") + b"\0" + raw + b"\0"
     return bytes(out)
 
