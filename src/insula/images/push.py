@@ -117,7 +117,7 @@ class Pusher:
                 continue
             location = await repository.start_upload(blob.digest, source)
             if location is None:
-                progress(f"Mounted from {_familiar(repository.reference, source)}", id=about)
+                progress(f"Mounted from {source}", id=about)
                 return
             break  # the registry opened an upload instead
         if not location:
@@ -146,7 +146,3 @@ class Pusher:
                 yield piece
         finally:
             file.close()
-
-
-def _familiar(reference: Reference, path: str) -> str:
-    return Reference(reference.domain, path).familiar_name

@@ -391,7 +391,7 @@ async def test_not_an_image(images: Images, source: FakeRegistry) -> None:
 
 
 async def test_nobody_listens(images: Images) -> None:
-    with pytest.raises(RegistryFailed, match=r"127\.0\.0\.1:1/v2/: Connect"):
+    with pytest.raises(RegistryFailed, match=r"127\.0\.0\.1:1/v2/: Connection refused"):
         await images.pull("127.0.0.1:1/a/b")
 
 

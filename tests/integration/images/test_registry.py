@@ -175,7 +175,7 @@ async def test_layer_is_mounted_from_a_repository_that_has_it(
     await images.tag("busybox", f"{plain}/second/one")
     log = Log()
     await images.push(f"{plain}/second/one", progress=log)
-    assert f"Mounted from {plain}/first/one" in log.statuses()
+    assert "Mounted from first/one" in log.statuses()
     assert "Pushing" not in log.statuses()
     await images.remove(busybox.id, force=True, in_use=_free)
     assert (await images.pull(f"{plain}/second/one")).id == busybox.id

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -187,7 +188,10 @@ async def _network_errors(what: str, url: URL) -> AsyncIterator[None]:
         reason = getattr(error, "certificate_error", error)
         raise NotTls(f"{what} {show(url)}: TLS failed: {reason}") from error
     except aiohttp.ClientConnectorError as error:
-        raise Interrupted(f"{what} {show(url)}: {error.os_error.strerror or error}") from error
+        cause = error.os_error
+        number = cause.errno or 0  # the resolver's are negative, several addresses at once have none
+        why = os.strerror(number) if number > 0 else cause.strerror or error
+        raise Interrupted(f"{what} {show(url)}: {why}") from error
     except TimeoutError as error:
         raise Interrupted(f"{what} {show(url)}: the server stopped answering") from error
     except aiohttp.ClientPayloadError as error:
