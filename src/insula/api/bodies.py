@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 from aiohttp import web
 
 from insula.api.call import Call, streaming
+from insula.errors import CorruptData, InvalidRequest
 
 log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def archive_of_client() -> Iterator[None]:
+    """What is corrupt here came with the request: the client's mistake, not ours."""
+    try:
+        yield
+    except CorruptData as error:
+        raise InvalidRequest(error.message, hint=error.hint) from error
 
 
 async def stream_bytes(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from insula.api.bodies import stream_bytes
+from insula.api.bodies import archive_of_client, stream_bytes
 from insula.api.call import Call, answer, empty
 from insula.api.inflate import plain_tar
 from insula.api.routing import Route
@@ -53,13 +53,14 @@ async def get(call: Call) -> web.StreamResponse:
 
 
 async def put(call: Call) -> web.StreamResponse:
-    await call.engine.put_archive(
-        call.names["id"],
-        _path(call),
-        plain_tar(call.pieces()),
-        no_overwrite_dir=call.flag("noOverwriteDirNonDir"),
-        copy_owner=call.flag("copyUIDGID"),
-    )
+    with archive_of_client():
+        await call.engine.put_archive(
+            call.names["id"],
+            _path(call),
+            plain_tar(call.pieces()),
+            no_overwrite_dir=call.flag("noOverwriteDirNonDir"),
+            copy_owner=call.flag("copyUIDGID"),
+        )
     return empty(200)
 
 

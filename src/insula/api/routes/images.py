@@ -7,7 +7,7 @@ import time
 from aiohttp import web
 
 from insula.api.auth import credentials_of, parse_auth_header
-from insula.api.bodies import stream_bytes
+from insula.api.bodies import archive_of_client, stream_bytes
 from insula.api.call import Call, answer, empty
 from insula.api.progress import Teller, stream_progress
 from insula.api.routing import Route
@@ -75,7 +75,10 @@ async def create(call: Call) -> web.StreamResponse:
 
     async def import_(tell: Teller) -> None:
         message = call.text("message")
-        image = await images.import_(call.pieces(), ref=ref, message=message, changes=changes, progress=tell)
+        with archive_of_client():
+            image = await images.import_(
+                call.pieces(), ref=ref, message=message, changes=changes, progress=tell
+            )
         tell(image.id)
 
     return await stream_progress(call, import_)
@@ -135,7 +138,9 @@ async def save(call: Call) -> web.StreamResponse:
 
 async def load(call: Call) -> web.StreamResponse:
     async def work(tell: Teller) -> None:
-        for image in await call.engine.images.load(call.pieces(), tell):
+        with archive_of_client():
+            loaded = await call.engine.images.load(call.pieces(), tell)
+        for image in loaded:
             named = f"Loaded image: {image.tags[0]}" if image.tags else f"Loaded image ID: {image.id}"
             for text in [f"Loaded image: {t}" for t in image.tags] or [named]:
                 tell.line({"stream": text + "\n"})
