@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import AsyncIterator
+
+import pytest
+
+from insula.engine.engine import Engine
+from insula.errors import Conflict, InvalidRequest, NoSuchPath
+from insula.model.image import ImageConfig
+from insula.model.instance import RestartPolicy, State
+from insula.model.instructions import apply_changes
+from insula.model.isolation import Isolation
+from insula.model.limits import Limits
+from insula.model.mounts import MountKind, MountSpec
+from insula.model.reports import PruneFilters
+
+from .rooms import IMAGE, World, spec
+
+
+async def tar_of(name: str, data: bytes) -> AsyncIterator[bytes]:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    yield buffer.getvalue()
+
+
+async def names_in(pieces: AsyncIterator[bytes]) -> list[str]:
+    raw = b"".join([piece async for piece in pieces])
+    with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+        return [name.lstrip("./") for name in tar.getnames()]
+
+
+@pytest.mark.parametrize("isolation", list(Isolation))
+async def test_copies_before_during_and_after_a_run(
+    world: World, engine: Engine, isolation: Isolation
+) -> None:
+    made = await engine.create(spec("sleep", "infinity", isolation=isolation), None)
+    await engine.put_archive(made.id, "/tmp", tar_of("one", b"1"))
+    await engine.start_instance(made.id)
+    assert (await engine.stat_path(made.id, "tmp/one")).size == 1
+    await engine.kill(made.id)
+    archive = await engine.get_archive(made.id, "/tmp/one")
+    assert archive.stat.name == "one"
+    assert await names_in(archive.pieces) == ["one"]
+    assert "/tmp/one" in {change.path for change in await engine.changes(made.id)}
+    assert "tmp/one" in await names_in(await engine.export(made.id))
+    with pytest.raises(NoSuchPath):
+        await engine.get_archive(made.id, "/nothing")
+    assert world.roots.mounted == set()
+    await engine.start_instance(made.id)
+    await engine.remove(made.id, force=True)
+
+
+async def test_a_copy_that_is_let_go_gives_everything_back(world: World, engine: Engine) -> None:
+    made = await engine.create(spec("true", isolation=Isolation.VM), None)
+    await engine.put_archive(made.id, "/tmp", tar_of("one", b"1" * 3_000_000))
+    archive = await engine.get_archive(made.id, "/tmp/one")
+    await archive.pieces.aclose()  # type: ignore[attr-defined]
+    await engine.start_instance(made.id)  # it would wait for ever if the copy still held it
+    await engine.wait(made.id)
+    await engine.remove(made.id)
+    assert world.roots.mounted == set()
+
+
+async def test_volumes_of_an_instance(engine: Engine) -> None:
+    mounts = (
+        MountSpec(kind=MountKind.VOLUME, target="/anonymous", no_copy=True),
+        MountSpec(kind=MountKind.VOLUME, target="/named", source="data", no_copy=True, read_only=True),
+        MountSpec(kind=MountKind.TMPFS, target="/scratch", options=("size=1m",)),
+    )
+    made = await engine.create(spec("true", mounts=mounts), None)
+    views = {view.target: view for view in engine.describe(made.id).mounts}
+    assert views["/named"].name == "data"
+    assert views["/named"].source.endswith("/volumes/data/_data")
+    assert not views["/named"].writable
+    assert len(views["/anonymous"].name) == 64
+    assert views["/scratch"].source == ""
+    with pytest.raises(Conflict, match="volume is in use"):
+        await engine.remove_volume("data")
+    assert (await engine.prune_volumes(PruneFilters(), all=True)).deleted == ()
+    usage = await engine.disk_usage()
+    assert [volume.references for volume in usage.volumes] == [1, 1]
+    await engine.remove(made.id, volumes=True)
+    assert [volume.name for volume in engine.volumes.list()] == ["data"]
+
+
+async def test_an_image_in_use(engine: Engine) -> None:
+    made = await engine.create(spec("true"), None)
+    with pytest.raises(Conflict, match="is using its referenced image"):
+        await engine.remove_image(IMAGE)
+    await engine.remove(made.id)
+    await engine.remove_image(IMAGE)
+
+
+async def test_prune_takes_what_does_not_run(engine: Engine) -> None:
+    running = await engine.create(spec("sleep", "infinity"), None)
+    await engine.start_instance(running.id)
+    kept = await engine.create(spec("true", labels={"keep": "yes"}), None)
+    gone = await engine.create(spec("true"), None)
+    report = await engine.prune_instances(PruneFilters(not_labels=("keep",)))
+    assert report.deleted == (gone.id,)
+    assert {record.id for record in engine.list(all=True)} == {running.id, kept.id}
+    info = engine.info()
+    assert (info.running, info.paused, info.stopped, info.images) == (1, 0, 1, 1)
+    assert info.id == engine.info().id
+
+
+async def test_update(engine: Engine) -> None:
+    made = await engine.create(spec("sleep", "infinity"), None)
+    await engine.start_instance(made.id)
+    limits = Limits(memory_bytes=64 * 1024 * 1024)
+    await engine.update(made.id, limits=limits, restart=RestartPolicy(name="always"))
+    record = engine.find(made.id)
+    assert (record.spec.limits, record.spec.restart.name, record.state) == (limits, "always", State.RUNNING)
+    assert (await engine.sample(made.id)).memory_limit_bytes == limits.memory_bytes
+    with pytest.raises(InvalidRequest):
+        await engine.update(made.id, limits=Limits(memory_bytes=1))
+
+
+def test_changes_of_a_commit() -> None:
+    base = ImageConfig(command=("old",), env=("A=1",), labels={"k": "v"})
+    changed = apply_changes(
+        base,
+        [
+            'CMD ["serve", "now"]',
+            'ENV A=2 B="two words"',
+            "LABEL k=w\nUSER ann",
+            "EXPOSE 80 53/udp",
+            "VOLUME /data",
+            "WORKDIR srv",
+            "WORKDIR app",
+            "STOPSIGNAL SIGINT",
+        ],
+    )
+    assert changed.command == ("serve", "now")
+    assert changed.env == ("A=2", "B=two words")
+    assert changed.labels == {"k": "w"}
+    assert (changed.user, changed.working_dir, changed.stop_signal) == ("ann", "/srv/app", "SIGINT")
+    assert changed.exposed_ports == ("80/tcp", "53/udp")
+    assert changed.volumes == ("/data",)
+    assert apply_changes(base, ["ENTRYPOINT top -b"]).entrypoint == ("/bin/sh", "-c", "top -b")
+    for wrong in ("RUN make", "ENV", "ENV A", "LABEL =x"):
+        with pytest.raises(InvalidRequest):
+            apply_changes(base, [wrong])
