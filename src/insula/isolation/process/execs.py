@@ -81,7 +81,8 @@ class ProcessExec:
         problem = _read_problem(self._stem, self._plan)
         _remove_files(self._stem)
         words = None
-        if isinstance(problem, RuntimeFailed) and not self._place.lives():
+        unlucky = isinstance(problem, RuntimeFailed) or code == 255
+        if unlucky and not self._place.lives():
             code = 128 + signal.SIGKILL  # the instance ended while the runtime was entering it
         elif problem is not None:
             code = problem.exit_code
