@@ -18,11 +18,11 @@ from insula.engine.mounting import Mounting
 from insula.engine.operations import exclusive
 from insula.engine.types import Archive, CommitSpec, InstanceSizes
 from insula.errors import Failure
+from insula.images.changes import apply_changes
 from insula.isolation.backend import Files
 from insula.model.files import Change, PathStat
 from insula.model.image import Image, ImageConfig
 from insula.model.instance import State
-from insula.model.instructions import apply_changes
 from insula.volumes.volumes import tree_size
 
 if TYPE_CHECKING:

@@ -8,9 +8,7 @@ import pytest
 
 from insula.engine.engine import Engine
 from insula.errors import Conflict, InvalidRequest, NoSuchPath
-from insula.model.image import ImageConfig
 from insula.model.instance import RestartPolicy, State
-from insula.model.instructions import apply_changes
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.mounts import MountKind, MountSpec
@@ -119,30 +117,3 @@ async def test_update(engine: Engine) -> None:
     assert (await engine.sample(made.id)).memory_limit_bytes == limits.memory_bytes
     with pytest.raises(InvalidRequest):
         await engine.update(made.id, limits=Limits(memory_bytes=1))
-
-
-def test_changes_of_a_commit() -> None:
-    base = ImageConfig(command=("old",), env=("A=1",), labels={"k": "v"})
-    changed = apply_changes(
-        base,
-        [
-            'CMD ["serve", "now"]',
-            'ENV A=2 B="two words"',
-            "LABEL k=w\nUSER ann",
-            "EXPOSE 80 53/udp",
-            "VOLUME /data",
-            "WORKDIR srv",
-            "WORKDIR app",
-            "STOPSIGNAL SIGINT",
-        ],
-    )
-    assert changed.command == ("serve", "now")
-    assert changed.env == ("A=2", "B=two words")
-    assert changed.labels == {"k": "w"}
-    assert (changed.user, changed.working_dir, changed.stop_signal) == ("ann", "/srv/app", "SIGINT")
-    assert changed.exposed_ports == ("80/tcp", "53/udp")
-    assert changed.volumes == ("/data",)
-    assert apply_changes(base, ["ENTRYPOINT top -b"]).entrypoint == ("/bin/sh", "-c", "top -b")
-    for wrong in ("RUN make", "ENV", "ENV A", "LABEL =x"):
-        with pytest.raises(InvalidRequest):
-            apply_changes(base, [wrong])
