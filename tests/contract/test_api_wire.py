@@ -375,3 +375,12 @@ async def test_pages_of_our_own(house: House) -> None:
     status, _, body = await ask(house, "POST", "/insula/v1/guest/make")
     assert (status, json.loads(body)) == (503, {"message": "no isolation of this daemon boots a guest"})
     assert (await ask(house, "POST", "/insula/v1/images/bootstrap"))[0] == 400
+
+
+async def test_a_malformed_body_is_the_client_s_mistake(house: House) -> None:
+    async with dial(house) as wire:
+        wire.writer.write(
+            b"POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n"
+        )
+        assert (await wire.head())[0] == 400

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
 
 from insula.api.call import COMMON_HEADERS, Call
 from insula.api.hijack import Hijacked
@@ -39,8 +39,11 @@ class Application:
             response = await self._answer(request)
         except InsulaError as error:
             response = error_response(error.status, str(error))
-        except (ConnectionError, asyncio.CancelledError, HttpProcessingError):
+        except (ConnectionError, asyncio.CancelledError):
             raise
+        except (HttpProcessingError, web.RequestPayloadError, PayloadEncodingError) as error:
+            response = error_response(400, f"the request's body is malformed: {error}")
+            response.force_close()
         except web.HTTPException as error:
             response = error_response(error.status, error.reason)
         except Exception as error:
