@@ -384,3 +384,20 @@ async def test_a_malformed_body_is_the_client_s_mistake(house: House) -> None:
             b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n"
         )
         assert (await wire.head())[0] == 400
+
+
+async def test_the_server_stops_while_clients_hold_on(house: House) -> None:
+    ident = await create(house, "cat", OpenStdin=True)
+    await act(house, f"/containers/{ident}/start")
+    async with dial(house) as attached, dial(house) as following, dial(house) as idle:
+        await attach_raw(attached, ident)
+        following.writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await attached.head())[0] == 101
+        assert (await following.head())[0] == 200
+        async with asyncio.timeout(6):
+            await house.server.stop()
+        for wire in (attached, following, idle):
+            with contextlib.suppress(ConnectionResetError, asyncio.IncompleteReadError):
+                assert await wire.reader.read() == b""
+    assert house.engine.find(ident).state == "running"
+    assert not Path(house.socket).exists()

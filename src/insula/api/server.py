@@ -21,7 +21,7 @@ from insula.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
-_GRACE_S = 2.0
+_GRACE_S = 0.2  # for answers; operations under way are waited for by `Application.finish`
 
 
 class Server:
