@@ -42,7 +42,10 @@ async def with_stream(data: AsyncIterator[bytes], work: Callable[[_SocketSource]
     async def pump() -> None:
         loop = asyncio.get_running_loop()
         async for piece in data:
-            await loop.sock_sendall(ours, piece)
+            try:
+                await loop.sock_sendall(ours, piece)
+            except (BrokenPipeError, ConnectionResetError):
+                return  # `work` has ended without reading all; what it says of that is what counts
         ours.shutdown(socket.SHUT_WR)
 
     working = asyncio.create_task(asyncio.to_thread(run))
