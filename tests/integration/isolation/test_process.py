@@ -202,7 +202,8 @@ async def test_mounts(bench: ProcessBench, make: Make, tmp_path: Path) -> None:
     (tmp_path / "given/file").write_text("given\n")
     (tmp_path / "hosts").write_text("127.0.0.1 localhost\n")
     script = (
-        "exec 2>/dev/null; cat /given/file /etc/hosts; touch /given/x || echo read-only bind; touch /x || echo read-only root;"
+        "exec 2>/dev/null; cat /given/file /etc/hosts;"
+        "touch /given/x || echo read-only bind; touch /x || echo read-only root;"
         "touch /scratch/x && echo scratch; cat /proc/1/comm"
     )
     plan = make(

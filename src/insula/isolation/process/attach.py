@@ -143,6 +143,7 @@ class DescriptorStream:
         self._closed = False
         self._last_words: Chunk | None = None
         self._wake: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
         for fd in {stdin, *self._sources} - {-1}:
             os.set_blocking(fd, False)
 
@@ -175,6 +176,8 @@ class DescriptorStream:
         del self._sources[fd]
         if self._tty and fd == self._stdin:
             self._stdin = -1
+            self._loop.remove_writer(fd)
+            self._stop_writing()
         os.close(fd)
 
     async def _readable(self) -> None:
@@ -197,6 +200,7 @@ class DescriptorStream:
         self._finished = True
         self._last_words = last_words
         self._woken()
+        self._stop_writing()
         if self._closed:
             self._release()
 
@@ -211,12 +215,18 @@ class DescriptorStream:
                 await self.close_stdin()
 
     async def _writable(self, fd: int) -> None:
-        ready: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_writer(fd, settle, ready)
+        self._room = self._loop.create_future()
+        self._loop.add_writer(fd, settle, self._room)
         try:
-            await ready
+            await self._room
         finally:
-            self._loop.remove_writer(fd)
+            if self._stdin == fd:
+                self._loop.remove_writer(fd)
+            self._room = None
+
+    def _stop_writing(self) -> None:
+        if self._room is not None:
+            settle(self._room)
 
     async def close_stdin(self) -> None:
         """A terminal has no half; there the end of input is a ^D that somebody types."""
@@ -224,6 +234,7 @@ class DescriptorStream:
             fd, self._stdin = self._stdin, -1
             self._loop.remove_writer(fd)
             os.close(fd)
+            self._stop_writing()
 
     def resize(self, rows: int, cols: int) -> None:
         if self._tty and self._sources:
