@@ -1,7 +1,7 @@
-"""Build the guest agent: a static binary, made by the C compiler that the `ziglang` package carries.
+"""Build the guest agent and the probe of `insula compare`: static binaries, made by `ziglang`'s C compiler.
 
 For the Makefile (`python guest/build.py`) and, through build_hook.py, for the wheel.  Writes
-src/insula/_guest/agent-<arch> and does nothing when that is newer than every source.  Sync.
+src/insula/_guest/<program>-<arch> and does nothing when that is newer than every source.  Sync.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 GUEST = Path(__file__).resolve().parent
-SOURCES = GUEST / "agent"
+PROGRAMS = ("agent", "probe")  # each a folder of C files
 DEFAULT_OUTPUT = GUEST.parent / "src" / "insula" / "_guest"
 
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
@@ -46,31 +46,31 @@ def find_architecture(name: str | None = None) -> str:
         ) from None
 
 
-def is_current(output: Path) -> bool:
-    inputs = [Path(__file__), *SOURCES.glob("*.[ch]")]
+def is_current(output: Path, sources: Path) -> bool:
+    inputs = [Path(__file__), *sources.glob("*.[ch]")]
     return output.exists() and all(path.stat().st_mtime <= output.stat().st_mtime for path in inputs)
 
 
-def finalize_command(architecture: str, output: Path, compiler: str = sys.executable) -> list[str]:
+def finalize_command(architecture: str, sources: Path, output: Path, compiler: str = sys.executable) -> list[str]:
     return [
         compiler, "-m", "ziglang", "cc",
         "-target", f"{architecture}-linux-musl",
         *FLAGS,
         *WARNINGS,
-        *(str(path) for path in sorted(SOURCES.glob("*.c"))),
+        *(str(path) for path in sorted(sources.glob("*.c"))),
         "-o", str(output),
     ]  # fmt: skip
 
 
-def build_agent(architecture: str, directory: Path = DEFAULT_OUTPUT, *, force: bool = False) -> Path:
+def build_program(program: str, architecture: str, directory: Path, *, force: bool = False) -> Path:
     """The binary's path.  Built under another name and renamed, so that a half-built one is never used."""
-    output = directory / f"agent-{architecture}"
-    if is_current(output) and not force:
+    sources, output = GUEST / program, directory / f"{program}-{architecture}"
+    if is_current(output, sources) and not force:
         return output
     directory.mkdir(parents=True, exist_ok=True)
-    fresh = directory / f".agent-{architecture}.{os.getpid()}"
+    fresh = directory / f".{program}-{architecture}.{os.getpid()}"
     try:
-        subprocess.run(finalize_command(architecture, fresh), check=True)
+        subprocess.run(finalize_command(architecture, sources, fresh), check=True)
         fresh.chmod(0o755)
         fresh.rename(output)
     finally:
@@ -78,10 +78,14 @@ def build_agent(architecture: str, directory: Path = DEFAULT_OUTPUT, *, force: b
     return output
 
 
+def build_programs(architecture: str, directory: Path = DEFAULT_OUTPUT, *, force: bool = False) -> list[Path]:
+    return [build_program(program, architecture, directory, force=force) for program in PROGRAMS]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build the guest agent.")
+    parser = argparse.ArgumentParser(description="Build the guest agent and the probe.")
     parser.add_argument("--arch", help="x86_64 or aarch64 (this machine's by default)")
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory for agent-<arch>")
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory for <program>-<arch>")
     parser.add_argument("--force", action="store_true", help="build even when up to date")
     args = parser.parse_args()
     sys.stdout.write(f"{build_agent(find_architecture(args.arch), args.output, force=args.force)}\n")

@@ -1,4 +1,4 @@
-"""Hatchling's build hook: a wheel carries the guest agent of its architecture, and its tag says so.  Sync."""
+"""Hatchling's build hook: a wheel carries the programs of its architecture, and its tag says so.  Sync."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from build import build_agent, find_architecture
+from build import build_programs, find_architecture
 
 
 class GuestHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -18,8 +18,8 @@ class GuestHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         architecture = find_architecture()
-        agent = build_agent(architecture)
-        build_data["force_include"][str(agent)] = f"insula/_guest/{agent.name}"
+        for path in build_programs(architecture):
+            build_data["force_include"][str(path)] = f"insula/_guest/{path.name}"
         if version == "standard":
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-linux_{architecture}"
