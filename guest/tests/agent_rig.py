@@ -151,8 +151,8 @@ class Guest:
     def connect(self, timeout: float = 60) -> dict[str, str]:
         """Synchronise; the fields of HELLO."""
         deadline = time.monotonic() + timeout
-        self.socket.close()
         while True:
+            self.socket.close()
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(timeout)
             try:
@@ -207,6 +207,8 @@ class Guest:
 
     def answer(self, stream: int) -> Fields:
         kind, payload = self.next(stream)
+        while kind == "CREDIT":
+            kind, payload = self.next(stream)
         if kind == "ERROR":
             raise Refused(decode(payload))
         assert kind == "OK", (kind, payload)
