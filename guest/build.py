@@ -51,7 +51,9 @@ def is_current(output: Path, sources: Path) -> bool:
     return output.exists() and all(path.stat().st_mtime <= output.stat().st_mtime for path in inputs)
 
 
-def finalize_command(architecture: str, sources: Path, output: Path, compiler: str = sys.executable) -> list[str]:
+def finalize_command(
+    architecture: str, sources: Path, output: Path, compiler: str = sys.executable
+) -> list[str]:
     return [
         compiler, "-m", "ziglang", "cc",
         "-target", f"{architecture}-linux-musl",
@@ -88,7 +90,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory for <program>-<arch>")
     parser.add_argument("--force", action="store_true", help="build even when up to date")
     args = parser.parse_args()
-    sys.stdout.write(f"{build_agent(find_architecture(args.arch), args.output, force=args.force)}\n")
+    for path in build_programs(find_architecture(args.arch), args.output, force=args.force):
+        print(path)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "guest"))
 sys.path.insert(0, str(ROOT / "guest" / "tests"))
 
 import agent_rig as rig  # noqa: E402
-from build import build_agent, find_architecture  # noqa: E402
+from build import DEFAULT_OUTPUT, build_program, find_architecture  # noqa: E402
 
 pytestmark = [
     pytest.mark.integration,
@@ -35,7 +35,7 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
     guests: list[rig.Guest] = []
 
     def start() -> rig.Guest:
-        agent = build_agent(find_architecture())
+        agent = build_program("agent", find_architecture(), DEFAULT_OUTPUT)
         guests.append(rig.Guest(agent, tmp_path))
         assert guests[-1].connect()["state"] == "idle"
         return guests[-1]
