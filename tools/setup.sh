@@ -71,5 +71,5 @@ if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi
 echo "setup: installing the Python packages"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --root-user-action=ignore ziglang hatchling
+"$venv/bin/pip" install --quiet --disable-pip-version-check --root-user-action=ignore editables hatchling ziglang
 "$venv/bin/pip" install --quiet --disable-pip-version-check --root-user-action=ignore --no-build-isolation --editable '.[dev]' 
