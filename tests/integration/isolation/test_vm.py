@@ -287,12 +287,26 @@ async def test_a_signal_reaches_the_workload(backend: VmBackend, workshop: Works
         assert 5 == (await backend.wait(plan.id)).code
 
 
-async def test_kill_ends_the_vm_at_once(backend: VmBackend, workshop: Workshop) -> None:
-    plan = workshop.plan("sleep", "1000")
-    async with started(backend, plan):
+async def test_a_killed_vm_ends_with_137_and_keeps_what_it_wrote(
+    backend: VmBackend, workshop: Workshop
+) -> None:
+    plan = workshop.plan("sh", "-c", "echo kept > /root/note; echo up; sleep 1000")
+    async with started(backend, plan) as stream:
+        await until(stream, b"up")
         await backend.signal(plan.id, signal.SIGKILL)
         status = await backend.wait(plan.id)
     assert (137, "") == (status.code, status.error)
+    again = dataclasses.replace(plan.process, args=("cat", "/root/note"))
+    async with started(backend, dataclasses.replace(plan, process=again)) as stream:
+        assert (b"kept\n", b"") == await drain(stream)
+
+
+async def test_a_paused_vm_can_be_killed(backend: VmBackend, workshop: Workshop) -> None:
+    plan = workshop.plan("sleep", "1000")
+    async with started(backend, plan):
+        await backend.freeze(plan.id, True)
+        await backend.signal(plan.id, signal.SIGKILL)
+        assert 137 == (await backend.wait(plan.id)).code
 
 
 async def test_a_command_that_is_not_there_fails_the_start(backend: VmBackend, workshop: Workshop) -> None:

@@ -76,7 +76,7 @@ PLAN = LaunchPlan(
     ),
     etc_files=(EtcFile(target="/etc/hosts", text="127.0.0.1\tlocalhost\n", host_path="/h"),),
     endpoints=(
-        Endpoint(network_id="n", network_name="bridge", kind=LinkKind.TAP, link="iv0123456789", interface="eth0",
+        Endpoint(network_id="n", network_name="bridge", kind=LinkKind.TAP, link="iv0123456789", interface="eth0",  # noqa: E501
                  mac="02:42:ac:1d:00:02", address="172.29.0.2", prefix_len=16, gateway="172.29.0.1"),
     ),
     init=True,

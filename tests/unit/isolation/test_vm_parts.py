@@ -101,14 +101,14 @@ def test_the_golden_plan_is_honoured() -> None:
         ({"limits": Limits(cpuset_cpus="9999")}, "HostConfig.CpusetCpus"),
         ({"limits": Limits(cpuset_cpus="a;b")}, "HostConfig.CpusetCpus"),
         (
-            {"security": dataclasses.replace(PLAN.security, devices=(Device(host_path="/dev/x", path="/x", rules="r"),))},
+            {"security": dataclasses.replace(PLAN.security, devices=(Device(host_path="/dev/x", path="/x", rules="r"),))},  # noqa: E501
             "HostConfig.Devices",
         ),
         (
-            {"mounts": (Mount(kind=MountKind.BIND, target="/a", source="/", tag="a", propagation="rshared"),)},
+            {"mounts": (Mount(kind=MountKind.BIND, target="/a", source="/", tag="a", propagation="rshared"),)},  # noqa: E501
             "HostConfig.Mounts",
         ),
-        ({"mounts": (Mount(kind=MountKind.BIND, target="/a", source="/dev/null", tag="a"),)}, "HostConfig.Binds"),
+        ({"mounts": (Mount(kind=MountKind.BIND, target="/a", source="/dev/null", tag="a"),)}, "HostConfig.Binds"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_refused_by_name(change: dict[str, object], field: str) -> None:

@@ -1,4 +1,4 @@
-"""A fake agent: speaks docs/agent-protocol.md over a socket, in Python, and shares no code with the host's side.
+"""A fake agent: speaks docs/agent-protocol.md over a socket, and shares no code with the host's side.
 
 It also speaks wrongly, on request.  Async.
 """

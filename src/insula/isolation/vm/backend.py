@@ -257,7 +257,7 @@ class VmBackend:
     async def signal(self, instance_id: str, signum: int) -> None:
         vm = self._vm(instance_id)
         if signum == _SIGKILL:
-            vm.kill()
+            vm.kill_workload()
             return
         channel = await vm.channel()
         try:

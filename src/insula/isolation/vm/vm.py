@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Callable
 
-from insula.errors import Conflict, GuestFailed
+from insula.errors import Conflict, GuestFailed, InsulaError
 from insula.isolation.plan import LaunchPlan
 from insula.isolation.vm import boot
 from insula.isolation.vm.boot import stop_helpers
@@ -21,11 +22,14 @@ from insula.isolation.vm.channel import Channel, State
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.record import VmRecord, finalize_status
 from insula.isolation.vm.stats import host_oom_kills
-from insula.isolation.vm.wire import Fields, ProtocolViolation
+from insula.isolation.vm.wire import Fields, ProtocolViolation, Type
 from insula.model.instance import ExitStatus
 from insula.system.pidfd import Watch
 
+log = logging.getLogger(__name__)
+
 _POWER_OFF_S = 30.0  # from the end of the workload to the end of QEMU
+_KILL_S = 10.0
 _SYNC_S = 30.0
 _MOST_CONSOLE = 4 * 1024 * 1024
 _MOST_EXIT = 65_536
@@ -46,6 +50,7 @@ class Vm:
         self._channel: Channel | None = None
         self._channel_lock = asyncio.Lock()
         self._killed = False
+        self._killing: asyncio.Task[None] | None = None
         self._violation = ""
         self._supervisor: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -105,9 +110,28 @@ class Vm:
             self._watch.signal(signal.SIGKILL)
 
     def kill(self) -> None:
-        """At once, as pulling the plug; the exit code is 137."""
+        """Pull the plug; the exit code is 137."""
         self._killed = True
         self._end()
+
+    def kill_workload(self) -> None:
+        """SIGKILL to the workload.  The guest still writes its disk back, as a host does for a killed
+        container; one that does not end within 10 s has its plug pulled."""
+        self._killed = True
+        if self._killing is None:
+            self._killing = asyncio.create_task(self._kill_workload())
+
+    async def _kill_workload(self) -> None:
+        try:
+            async with asyncio.timeout(_KILL_S):
+                if self.paused:
+                    await self.freeze(False)
+                channel = await self.channel()
+                await channel.request(Type.SIGNAL, ("signal", str(int(signal.SIGKILL))))
+                await asyncio.shield(self.status)
+        except (InsulaError, TimeoutError) as error:
+            log.info("pulling the plug of %s: %s", self.plan.id[:12], error or "it did not end in time")
+            self._end()
 
     async def kill_and_wait(self) -> None:
         self.kill()
@@ -125,10 +149,11 @@ class Vm:
 
     async def let_go(self) -> None:
         """This process ends, the VM goes on."""
-        if self._supervisor is not None and not self._supervisor.done():
-            self._supervisor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervisor
+        for task in (self._killing, self._supervisor):
+            if task is not None and not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         if self._deadline:
             self._deadline.cancel()
         await self._close_connections()
