@@ -15,8 +15,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import click
 
@@ -38,6 +38,8 @@ from insula.store.store import Store
 from insula.volumes.volumes import Volumes
 
 log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def raise_descriptor_limit() -> None:
@@ -62,7 +64,7 @@ def make_directories(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def start_lock(settings: Settings) -> Any:
+def start_lock(settings: Settings) -> Iterator[None]:
     """One daemon per data root.  Raises Conflict when another has it."""
     path = os.path.join(settings.data_root, "lock")
     with open(path, "a+", encoding="ascii") as file:
@@ -147,7 +149,7 @@ def notify_systemd(state: str) -> None:
         sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
-def _option(name: str, **arguments: Any) -> Any:
+def _option(name: str, **arguments: Any) -> Callable[[F], F]:
     return click.option(f"--{name.replace('_', '-')}", name, default=None, **arguments)
 
 

@@ -17,7 +17,7 @@ _QUEUE = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """`kind` is container, image, network, volume or daemon; `action` is Docker's word (`start`, `die`, …)."""
+    """`kind` is container, image, network, volume or daemon; `action` is Docker's word (`start`, `die`)."""
 
     kind: str
     action: str

@@ -75,9 +75,7 @@ def compare(
         print(json.dumps(document(image, runs, results), indent=2))
         return 0
     print_table(table(results))
-    print(
-        f"\nmedian (fastest–slowest) of {runs} runs; memory is what the host gives up, of {instances} instances"
-    )
+    print(f"\nmedian (fastest–slowest) of {runs} runs; memory: mean PSS of {instances} instances")
     return 0
 
 

@@ -41,7 +41,7 @@ class Liveness(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendInfo:
-    """For `docker info`: the programs that stand behind a backend.  `problem` says why it cannot run, if so."""
+    """For `docker info`: the programs behind a backend.  `problem` says why it cannot run, if so."""
 
     isolation: Isolation
     runtime: str
@@ -59,7 +59,8 @@ class ProcessTable:
 class Exec(Protocol):
     """A running exec."""
 
-    stream: Stream
+    @property
+    def stream(self) -> Stream: ...
 
     @property
     def pid(self) -> int: ...

@@ -46,7 +46,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
-    """What the workload may do.  `capabilities` are CAP_ names, sorted; bounding, permitted and effective alike
+    """What the workload may do.  `capabilities` are CAP_ names, sorted: bounding, permitted and effective
     (ambient and inheritable stay empty, so a non-root user starts with none, as in Docker).
 
     `seccomp` is the profile as JSON text in the containers-common format, "" for unconfined.

@@ -77,7 +77,7 @@ class InstanceSpec:
     attach_stdout: bool = True
     attach_stderr: bool = True
 
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     mounts: tuple[MountSpec, ...] = ()
 
     privileged: bool = False

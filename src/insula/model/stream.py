@@ -1,4 +1,4 @@
-"""Byte streams between a client and a workload, and what an instance is using.  Pure (Protocols and values)."""
+"""Byte streams between a client and a workload, and what an instance is using.  Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Stream(Protocol):
         ...
 
     async def write(self, data: bytes) -> None:
-        """Send to the workload's stdin.  Dropped silently once the workload has closed it (as a pipe's EPIPE)."""
+        """Send to the workload's stdin.  Dropped once the workload has closed it (as a pipe's EPIPE)."""
         ...
 
     async def close_stdin(self) -> None:

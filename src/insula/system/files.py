@@ -27,7 +27,7 @@ def disk_errors(what: str) -> Iterator[None]:
 
 
 def write_atomic(path: str, data: bytes | str, mode: int = 0o600) -> None:
-    """Replace `path` by `data`, synced, so that a reader sees the old file or the new one.  Raises DiskFull."""
+    """Replace `path` by `data`, synced: a reader sees the old file or the new one.  Raises DiskFull."""
     raw = data.encode() if isinstance(data, str) else data
     fresh = f"{path}.{secrets.token_hex(4)}.new"
     with disk_errors(f"writing {path}"):

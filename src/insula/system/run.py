@@ -64,7 +64,7 @@ def run(
     timeout_s: float | None = None,
     check: bool = True,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run to the end and return its output.  Raises ProgramMissing, and ProgramFailed unless `check` is false."""
+    """Run to the end and return its output.  Raises ProgramMissing; ProgramFailed if `check`."""
     log.debug("run: %s", shlex.join(argv))
     try:
         done = subprocess.run(
@@ -75,6 +75,7 @@ def run(
             env=fixed_environment(env),
             cwd=cwd,
             timeout=timeout_s,
+            check=False,
         )
     except FileNotFoundError:
         raise ProgramMissing(argv[0], package=PACKAGES.get(argv[0].rpartition("/")[2])) from None
