@@ -1,12 +1,11 @@
 """A test rig of the agent alone: boots it in QEMU (TCG) and speaks its protocol, without the rest of insula.
 
-Needs a kernel with modules unpacked (INSULA_TEST_KERNEL, default /tmp/w/k), busybox, mkfs.erofs, mke2fs.
-Synchronous; used by tests/integration/guest and by hand.
+The kernel and the initramfs come from the caller.  Needs busybox, mkfs.erofs, mke2fs.  Synchronous; used by
+tests/integration/guest.
 """
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
 import socket
@@ -18,7 +17,6 @@ import uuid
 from collections import defaultdict, deque
 from pathlib import Path
 
-KERNEL = Path(os.environ.get("INSULA_TEST_KERNEL", "/tmp/w/k"))
 SYNC = bytes.fromhex("f10d9a6e53796e432d696e73756c610a")
 _NAMES = """
     HELLO OK ERROR PING IDENTITY CONFIGURE WORKLOAD SECCOMP START SIGNAL EXITED ATTACH EXEC STDIN STDIN_END
@@ -26,10 +24,6 @@ _NAMES = """
 """
 TYPES = {name: number for number, name in enumerate(_NAMES.split(), 1)}
 NAMES = {number: name for name, number in TYPES.items()}
-_MODULES = """
-    virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_console virtio_blk
-    libcrc32c erofs overlay failover net_failover virtio_net
-"""
 _CAPS = """
     CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT
     KILL AUDIT_WRITE
@@ -54,29 +48,6 @@ def encode(fields: Fields) -> bytes:
 def decode(payload: bytes) -> Fields:
     parts = payload.decode(errors="surrogateescape").split("\0")[:-1]
     return list(zip(parts[::2], parts[1::2], strict=True))
-
-
-def cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
-    out = bytearray()
-    for inode, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
-        head = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
-        out += b"070701" + b"".join(b"%08x" % value for value in head) + name.encode() + b"\0"
-        out += b"\0" * (-len(out) % 4) + data
-        out += b"\0" * (-len(out) % 4)
-    return bytes(out)
-
-
-def make_initramfs(agent: Path, target: Path) -> None:
-    entries = [("init", 0o100755, agent.read_bytes()), ("dev", 0o40755, b""), ("modules", 0o40755, b"")]
-    listed = []
-    for name in _MODULES.split():
-        found = list(KERNEL.glob(f"lib/modules/*/kernel/**/{name}.ko"))
-        if not found:
-            continue
-        listed.append(f"modules/{name}.ko")
-        entries.append((listed[-1], 0o100644, found[0].read_bytes()))
-    entries.append(("modules.load", 0o100644, "".join(f"{line}\n" for line in listed).encode()))
-    target.write_bytes(gzip.compress(cpio(entries), 1))
 
 
 def make_image(target: Path) -> None:
@@ -107,29 +78,28 @@ def make_image(target: Path) -> None:
 class Guest:
     """One booted agent."""
 
-    def __init__(self, agent: Path, directory: Path, *, accel: str = "tcg", memory: int = 256) -> None:
+    def __init__(
+        self, kernel: str, initramfs: str, directory: Path, *, accel: str = "tcg", memory: int = 256
+    ) -> None:
         self.directory = directory
         self.stash: dict[int, deque[tuple[str, bytes]]] = defaultdict(deque)
         self.seq = 0
         self.buffer = b""
         self.stream = 0
-        initramfs, image, upper = directory / "initramfs", directory / "image.erofs", directory / "upper.ext4"
-        if not initramfs.exists():
-            make_initramfs(agent, initramfs)
+        image, upper = directory / "image.erofs", directory / "upper.ext4"
         if not image.exists():
             make_image(image)
         if not upper.exists():
             with upper.open("wb") as file:
                 file.truncate(1 << 28)
             subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", str(upper)], check=True)
-        kernel = next(KERNEL.glob("boot/vmlinuz-*"))
         self.socket_path = directory / "control.sock"
         self.started = time.monotonic()
         self.qemu = subprocess.Popen(
             [
                 "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
                 "-machine", "q35,usb=off,vmport=off", "-accel", accel, "-m", str(memory), "-smp", "1",
-                "-kernel", str(kernel), "-initrd", str(initramfs),
+                "-kernel", kernel, "-initrd", initramfs,
                 "-append", _CMDLINE,
                 "-serial", f"file:{directory}/console",
                 "-device", "virtio-serial-pci,id=serial",

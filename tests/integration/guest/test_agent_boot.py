@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import sys
@@ -16,27 +17,25 @@ sys.path.insert(0, str(ROOT / "guest"))
 sys.path.insert(0, str(ROOT / "guest" / "tests"))
 
 import agent_rig as rig  # noqa: E402
-from build import DEFAULT_OUTPUT, build_program, find_architecture  # noqa: E402
+
+from insula.isolation.vm.guest import make_guest  # noqa: E402
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.vm,
     pytest.mark.skipif(os.geteuid() != 0, reason="root makes the image's files"),
-    pytest.mark.skipif(
-        not list(rig.KERNEL.glob("boot/vmlinuz-*")), reason="INSULA_TEST_KERNEL has no kernel"
-    ),
 ]
 
 Boot = Callable[[], rig.Guest]
 
 
 @pytest.fixture
-def boot(tmp_path: Path) -> Iterator[Boot]:
+def boot(tmp_path: Path, guest_cache: Path) -> Iterator[Boot]:
     guests: list[rig.Guest] = []
 
     def start() -> rig.Guest:
-        agent = build_program("agent", find_architecture(), DEFAULT_OUTPUT)
-        guests.append(rig.Guest(agent, tmp_path))
+        made = asyncio.run(make_guest(str(guest_cache.parent)))
+        guests.append(rig.Guest(made.vmlinuz, made.initramfs, tmp_path))
         assert guests[-1].connect()["state"] == "idle"
         return guests[-1]
 
