@@ -97,7 +97,7 @@ class Execs:
         spec = made.spec
         if tty and not spec.tty:
             spec = dataclasses.replace(spec, tty=True)
-        plan = self._plan(made, spec, rows=console_rows, cols=console_cols)
+        plan = self._plan(made, spec, detach=detach, rows=console_rows, cols=console_cols)
         self._instances.event(entry, f"exec_start: {_shown(spec)}", execID=made.id)
         try:
             with still_running(entry):
@@ -145,7 +145,7 @@ class Execs:
             if made.watcher is not None:
                 made.watcher.cancel()
 
-    def _plan(self, made: ExecEntry, spec: ExecSpec, *, rows: int, cols: int) -> ExecPlan:
+    def _plan(self, made: ExecEntry, spec: ExecSpec, *, detach: bool, rows: int, cols: int) -> ExecPlan:
         entry = made.owner
         config = entry.config
         env = process_env(config.env, config.hostname, tty=spec.tty)
@@ -163,6 +163,7 @@ class Execs:
             ),
             privileged=spec.privileged,
             open_stdin=spec.open_stdin or spec.attach_stdin,
+            detach=detach,
         )
 
     async def _watch(self, made: ExecEntry, running: Exec) -> None:
