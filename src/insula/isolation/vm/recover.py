@@ -27,6 +27,8 @@ from insula.system.files import remove_tree
 from insula.system.pidfd import Watch, is_alive
 
 _ANSWER_S = 20.0
+_REAP_TRIES = 50
+_REAP_PAUSE_S = 0.02
 _OURS = ("vm.json", "control.sock", "qmp.sock", "share.sock", "console.log", "exit", "qemu.log")
 _OUR_DIRECTORIES = ("root", "shares", "files")
 
@@ -97,7 +99,10 @@ async def end_left(cgroup: Cgroup) -> None:
         watch.signal(signal.SIGKILL)
         await watch.wait()
         watch.close()
-    cgroup.remove()
+    for _ in range(_REAP_TRIES):  # a zombie keeps its cgroup until its parent, which may be init, has reaped it
+        if cgroup.remove():
+            return
+        await asyncio.sleep(_REAP_PAUSE_S)
 
 
 async def end_helpers(exec_root: str, layout: Layout) -> None:
