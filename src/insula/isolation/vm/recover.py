@@ -99,7 +99,7 @@ async def end_left(cgroup: Cgroup) -> None:
         watch.signal(signal.SIGKILL)
         await watch.wait()
         watch.close()
-    for _ in range(_REAP_TRIES):  # a zombie keeps its cgroup until its parent, which may be init, has reaped it
+    for _ in range(_REAP_TRIES):  # a zombie keeps its cgroup until its parent, perhaps init, reaps it
         if cgroup.remove():
             return
         await asyncio.sleep(_REAP_PAUSE_S)
