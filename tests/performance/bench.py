@@ -75,8 +75,8 @@ def pss_kib(pid: int) -> int:
     return 0
 
 
-def all_pss_kib() -> int:
-    return sum(pss_kib(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+def all_pids() -> set[int]:
+    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
 
 
 def rss_mib(pid: int) -> float:
@@ -127,10 +127,10 @@ def at_once(peer: Peer, count: int) -> float:
 
 
 def memory_kib(peer: Peer, count: int) -> float:
-    before = all_pss_kib()
+    """PSS of the processes that came with an idle instance."""
+    before = all_pids()
     idents = [start_idle(peer, n) for n in range(count)]
-    time.sleep(1.0)
-    each = (all_pss_kib() - before) / count
+    each = sum(map(pss_kib, all_pids() - before)) / count
     for ident in idents:
         peer.client.delete(f"/containers/{ident}", force=True)
     return each
@@ -177,6 +177,9 @@ def measure(peers: list[Peer], samples: int, vm_samples: int) -> dict[str, dict[
     def note(peer: Peer, key: str, value: float) -> None:
         figures[peer.title].setdefault(key, []).append(value)
 
+    for peer in peers:
+        if peer.daemon_pid:
+            note(peer, "idle daemon, RSS MiB", rss_mib(peer.daemon_pid))
     running = {peer.title: start_idle(peer, 999) for peer in peers}
     for number in range(samples):
         print(f"\rround {number + 1}/{samples} ", end="", file=sys.stderr, flush=True)
@@ -198,8 +201,6 @@ def measure(peers: list[Peer], samples: int, vm_samples: int) -> dict[str, dict[
         print(f"\r{peer.title}: {count} at once  ", end="", file=sys.stderr, flush=True)
         note(peer, f"{count} at once", at_once(peer, count))
         note(peer, "memory per idle instance, KiB", memory_kib(peer, 10 if peer.isolation != "vm" else 2))
-        if peer.daemon_pid:
-            note(peer, "daemon, RSS MiB", rss_mib(peer.daemon_pid))
     print("\r\033[K", end="", file=sys.stderr)
     return {t: {k: statistics.median(v) for k, v in f.items()} for t, f in figures.items()}
 
