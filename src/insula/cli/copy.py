@@ -27,6 +27,8 @@ def _split(word: str) -> tuple[str | None, str]:
     if word == "-" or word.startswith(("/", ".")) or ":" not in word:
         return None, word
     ref, _, path = word.partition(":")
+    if not path:
+        raise InvalidRequest(f"cp: {word}: no path is named after the colon")
     return ref, path
 
 
@@ -40,8 +42,10 @@ def _split(word: str) -> tuple[str | None, str]:
 def cp(ctx: click.Context, source: str, target: str, archive: bool, follow_link: bool, quiet: bool) -> None:
     """Copy files between here and an instance: INSTANCE:PATH on one side, `-` is a tar stream."""
     (from_ref, from_path), (to_ref, to_path) = _split(source), _split(target)
-    if (from_ref is None) == (to_ref is None):
-        raise InvalidRequest("cp: exactly one of SOURCE and TARGET is INSTANCE:PATH")
+    if from_ref is not None and to_ref is not None:
+        raise InvalidRequest("copying between containers is not supported", hint="copy out, then in")
+    if from_ref is None and to_ref is None:
+        raise InvalidRequest("must specify at least one container source", hint="INSTANCE:PATH")
     client = pass_client(ctx)
     if from_ref is not None:
         _copy_out(client, from_ref, from_path, to_path, follow_link)
@@ -110,7 +114,8 @@ def _copy_out(client: Client, ref: str, path: str, target: str, follow_link: boo
         raise InvalidRequest(f"cp: {into}: no such directory")
     with tarfile.open(fileobj=_Reader(answer.pieces()), mode="r|") as tar:  # type: ignore[call-overload]
         for member in tar:
-            _, _, rest = member.name.removeprefix("./").partition("/")
+            # below its first part, which is the name of what is copied; `.` for contents only
+            _, _, rest = member.name.partition("/")
             if rename is not None:
                 member.name = f"{rename}/{rest}" if rest else rename
             elif contents_only:

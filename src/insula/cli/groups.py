@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from insula.cli import copy, images, lifecycle, run, show
 from insula.cli import system as engine
 from insula.cli.connect import pass_client
+from insula.cli.flags import spelled_out
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import show_progress
 from insula.cli.show import filters_of
@@ -24,7 +24,17 @@ _YES = click.option("--force", "-f", is_flag=True, help="Do not ask.")
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Names or ids only.")
 
 
-@click.group()
+class Group(click.Group):
+    """Commands under a noun; their switches in docker's spelling."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, spelled_out(command, rest)
+
+
+@click.group(cls=Group)
 def container() -> None:
     """Instances, of either isolation."""
 
@@ -41,7 +51,7 @@ container.add_command(show.ps, "ls")
 container.add_command(show.ps, "list")
 
 
-@click.group()
+@click.group(cls=Group)
 def image() -> None:
     """Images."""
 
@@ -67,9 +77,12 @@ def _prune(client: Client, what: str, filters: dict[str, list[str]]) -> None:
     ).json()
     for key, value in report.items():
         if key != "SpaceReclaimed" and value:
-            print(f"{key}:")
+            print(f"Deleted {key.removesuffix('Deleted')}:")
             for item in value:
-                print(" " + (item if isinstance(item, str) else " ".join(map(str, item.values()))))
+                print(
+                    item if isinstance(item, str) else "\n".join(f"{k.lower()}: {v}" for k, v in item.items())
+                )
+            print()
     if "SpaceReclaimed" in report:
         print(f"Total reclaimed space: {human_size(report['SpaceReclaimed'])}")
 
@@ -102,7 +115,7 @@ def prune_images(ctx: click.Context, everything: bool, force: bool, filters: tup
     _prune(pass_client(ctx), "images", wanted)
 
 
-@click.group()
+@click.group(cls=Group)
 def network() -> None:
     """Networks."""
 
@@ -127,15 +140,15 @@ def list_networks(ctx: click.Context, filters: tuple[str, ...], quiet: bool, tem
 
 
 @network.command(name="inspect")
+@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
 @click.argument("name", nargs=-1, required=True)
 @click.pass_context
-def inspect_network(ctx: click.Context, name: tuple[str, ...]) -> None:
+def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | None) -> int:
     """Everything about networks, as JSON."""
-    client = pass_client(ctx)
-    print(json.dumps([client.get(f"/networks/{ref}") for ref in name], indent=4))
+    return show.inspect_all(pass_client(ctx), name, template, kind="network")
 
 
-@click.group()
+@click.group(cls=Group)
 def volume() -> None:
     """Volumes."""
 
@@ -175,12 +188,12 @@ def create_volume(
 
 
 @volume.command(name="inspect")
+@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
 @click.argument("name", nargs=-1, required=True)
 @click.pass_context
-def inspect_volume(ctx: click.Context, name: tuple[str, ...]) -> None:
+def inspect_volume(ctx: click.Context, name: tuple[str, ...], template: str | None) -> int:
     """Everything about volumes, as JSON."""
-    client = pass_client(ctx)
-    print(json.dumps([client.get(f"/volumes/{ref}") for ref in name], indent=4))
+    return show.inspect_all(pass_client(ctx), name, template, kind="volume")
 
 
 @volume.command(name="rm")
@@ -203,7 +216,7 @@ def prune_volumes(ctx: click.Context, everything: bool, force: bool) -> None:
     _prune(pass_client(ctx), "volumes", {"all": ["true"]} if everything else {})
 
 
-@click.group()
+@click.group(cls=Group)
 def system() -> None:
     """The engine."""
 
@@ -228,7 +241,7 @@ def prune_system(ctx: click.Context, everything: bool, force: bool, volumes: boo
     _prune(client, "images", {"dangling": ["false" if everything else "true"]})
 
 
-@click.group()
+@click.group(cls=Group)
 def guest() -> None:
     """The kernel and the agent that virtual machines boot."""
 

@@ -15,7 +15,7 @@ from insula.cli.connect import pass_client
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import auth_of, pull_image, show_progress, split_reference
 from insula.cli.show import filters_of
-from insula.cli.table import age_of, human_size, print_rows
+from insula.cli.table import age_of, human_size, print_rows, utc_text
 from insula.errors import InvalidRequest
 
 _PIECE = 256 * 1024
@@ -37,6 +37,8 @@ def start_output(path: str | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         return
     fresh = f"{path}.{os.getpid()}.new"
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise InvalidRequest(f"invalid output path: directory {os.path.dirname(path)!r} does not exist")
     try:
         with open(fresh, "wb") as file:
             yield file
@@ -85,12 +87,16 @@ def images(
                     "Digest": digest,
                     "ID": ident,
                     "CreatedSince": age_of(image["Created"]),
+                    "CreatedAt": utc_text(image["Created"]),
+                    "Containers": "N/A",
+                    "SharedSize": "N/A",
+                    "UniqueSize": "N/A",
                     "Size": human_size(image["Size"]),
                 }
             )
     if quiet:
-        for ident in dict.fromkeys(str(row["ID"]) for row in rows):
-            print(ident)
+        for row in rows:
+            print(row["ID"])
         return
     columns = {
         "Repository": "REPOSITORY",
@@ -111,7 +117,10 @@ def images(
 @click.pass_context
 def pull(ctx: click.Context, name: str, quiet: bool, platform: str | None) -> None:
     """Get an image from a registry."""
-    pull_image(pass_client(ctx), name, platform=platform, quiet=quiet)
+    client = pass_client(ctx)
+    if not quiet and "@" not in name and split_reference(name)[0] == name:
+        print("Using default tag: latest", file=sys.stderr)
+    pull_image(client, name, platform=platform, quiet=quiet)
     print(name if "@" in name else ":".join(split_reference(name)))
 
 
@@ -153,7 +162,7 @@ def rmi(ctx: click.Context, image: tuple[str, ...], force: bool, no_prune: bool)
             for verb, what in removed.items():
                 print(f"{verb}: {what}")
 
-    return for_each(image, act, echo=False)
+    return for_each(image, act, echo=False, may_be_missing=force)
 
 
 @click.command()
@@ -241,7 +250,7 @@ def open_input(path: str | None) -> Iterator[BinaryIO]:
         return
     assert path is not None
     if not os.access(path, os.R_OK):
-        raise InvalidRequest(f"{path}: cannot be read", hint="does it exist?")
+        raise InvalidRequest(f"open {path}: no such file or directory, or no permission to read it")
     with open(path, "rb") as file:
         yield file
 
@@ -263,6 +272,8 @@ def import_(
 ) -> None:
     """An image from a tar of a root file system (`-` is standard input)."""
     repository, tag = split_reference(name) if name else ("", "")
+    if not message:
+        message = f"Imported from {file}"
     query = [("fromSrc", "-"), ("repo", repository), ("tag", tag), *(("changes", text) for text in change)]
     query += [(key, value) for key, value in (("message", message), ("platform", platform)) if value]
     with open_input(file) as source:

@@ -50,7 +50,7 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--expose",), {"multiple": True, "metavar": "PORT", "help": "Say that a port is served."}),
     (("--dns",), {"multiple": True, "metavar": "ADDRESS", "help": "Name server."}),
     (("--dns-search",), {"multiple": True, "metavar": "DOMAIN", "help": "Search domain."}),
-    (("--dns-option",), {"multiple": True, "metavar": "OPTION", "help": "Resolver option."}),
+    (("--dns-option", "--dns-opt", "dns_option"), {"multiple": True, "metavar": "OPTION", "help": "Resolver option."}),
     (("--add-host",), {"multiple": True, "metavar": "NAME:ADDRESS", "help": "Line for /etc/hosts."}),
     (("--mac-address",), {"metavar": "MAC", "help": "Hardware address."}),
     (("--ip",), {"metavar": "ADDRESS", "help": "IPv4 address."}),
@@ -81,6 +81,31 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--log-driver",), {"metavar": "NAME", "help": "json-file, local or none."}),
     (("--log-opt",), {"multiple": True, "metavar": "KEY=VALUE", "help": "Option of the log driver."}),
     (("--cidfile",), {"metavar": "FILE", "help": "Write the id to a file."}),
+    (("--label-file",), {"multiple": True, "metavar": "FILE", "help": "Read labels from a file."}),
+    (("--runtime",), {"metavar": "NAME", "help": "Docker's word for what runs it; --isolation chooses here."}),
+    (("--userns",), {"metavar": "MODE", "help": "User namespace: host."}),
+    (("--cgroupns",), {"metavar": "MODE", "help": "Cgroup namespace: private."}),
+    (("--volume-driver",), {"metavar": "NAME", "help": "Driver of new volumes: local."}),
+    (("--no-healthcheck",), {"is_flag": True, "help": "No health check of the image's."}),
+    (("--disable-content-trust",), {"is_flag": True, "hidden": True}),
+    # the daemon refuses these by name; here so that it, and not the parser, says why
+    (("--ip6",), {"hidden": True}),
+    (("--link",), {"multiple": True, "hidden": True}),
+    (("--network-alias", "--net-alias", "network_alias"), {"multiple": True, "hidden": True}),
+    (("--volumes-from",), {"multiple": True, "hidden": True}),
+    (("--memory-swappiness",), {"type": int, "hidden": True}),
+    (("--kernel-memory",), {"hidden": True}),
+    (("--blkio-weight",), {"type": int, "hidden": True}),
+    (("--cpu-rt-period",), {"type": int, "hidden": True}),
+    (("--cpu-rt-runtime",), {"type": int, "hidden": True}),
+    (("--gpus",), {"hidden": True}),
+    (("--device-cgroup-rule",), {"multiple": True, "hidden": True}),
+    (("--storage-opt",), {"multiple": True, "hidden": True}),
+    (("--health-cmd",), {"hidden": True}),
+    (("--health-interval",), {"hidden": True}),
+    (("--health-timeout",), {"hidden": True}),
+    (("--health-start-period",), {"hidden": True}),
+    (("--health-retries",), {"type": int, "hidden": True}),
 ]  # fmt: skip
 
 
@@ -171,6 +196,7 @@ def finalize_create(
         "LogConfig": {"Type": o["log_driver"] or "", "Config": values.parse_pairs(o["log_opt"], "--log-opt")},
         "Init": True if o["init"] else None,
     }
+    host_config.update(_rarely_asked(o))
     body: dict[str, Any] = {
         "Image": image,
         "Cmd": list(command) or None,
@@ -179,7 +205,9 @@ def finalize_create(
         "User": o["user"] or "",
         "Hostname": o["hostname"] or "",
         "Domainname": o["domainname"] or "",
-        "Labels": values.parse_pairs(o["label"], "--label"),
+        "Labels": values.parse_pairs(
+            (*values.read_lines(o["label_file"], "--label-file"), *o["label"]), "--label"
+        ),
         "Tty": o["tty"],
         "OpenStdin": interactive,
         "StdinOnce": interactive and not detach,
@@ -199,11 +227,40 @@ def finalize_create(
     endpoint: dict[str, Any] = {}
     if o["mac_address"]:
         endpoint["MacAddress"] = o["mac_address"]
-    if o["ip"]:
-        endpoint["IPAMConfig"] = {"IPv4Address": o["ip"]}
+    addresses = {"IPv4Address": o["ip"], "IPv6Address": o["ip6"]}
+    if any(addresses.values()):
+        endpoint["IPAMConfig"] = {key: value for key, value in addresses.items() if value}
+    if o["network_alias"]:
+        endpoint["Aliases"] = list(o["network_alias"])
+    health = ("health_cmd", "health_interval", "health_timeout", "health_start_period", "health_retries")
+    if o["no_healthcheck"] or any(o[name] for name in health):
+        body["Healthcheck"] = {"Test": ["NONE"] if o["no_healthcheck"] else ["CMD-SHELL", o["health_cmd"]]}
     if endpoint:
         body["NetworkingConfig"] = {"EndpointsConfig": {o["network"]: endpoint}}
     return body
+
+
+def _rarely_asked(o: dict[str, Any]) -> dict[str, Any]:
+    """Fields that are sent only when their flag was given."""
+    found = {
+        "Runtime": o["runtime"],
+        "UsernsMode": o["userns"],
+        "CgroupnsMode": o["cgroupns"],
+        "VolumeDriver": o["volume_driver"],
+        "Links": list(o["link"]),
+        "VolumesFrom": list(o["volumes_from"]),
+        "MemorySwappiness": o["memory_swappiness"],
+        "KernelMemory": values.parse_bytes(o["kernel_memory"], "--kernel-memory")
+        if o["kernel_memory"]
+        else 0,
+        "BlkioWeight": o["blkio_weight"],
+        "CpuRealtimePeriod": o["cpu_rt_period"],
+        "CpuRealtimeRuntime": o["cpu_rt_runtime"],
+        "DeviceRequests": [{"Count": -1, "Capabilities": [["gpu"]]}] if o["gpus"] else [],
+        "DeviceCgroupRules": list(o["device_cgroup_rule"]),
+        "StorageOpt": values.parse_pairs(o["storage_opt"], "--storage-opt"),
+    }
+    return {key: value for key, value in found.items() if value not in (None, "", 0, [], {})}
 
 
 def _swap(word: str | None) -> int:

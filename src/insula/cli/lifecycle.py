@@ -12,15 +12,20 @@ from insula.cli.connect import pass_client
 from insula.errors import DaemonRefused, InvalidRequest
 
 
-def for_each(names: Iterable[str], act: Callable[[str], object], *, echo: bool = True) -> int:
-    """Do it to each, print the names that worked, go on after errors; 1 when any failed."""
+def for_each(
+    names: Iterable[str], act: Callable[[str], object], *, echo: bool = True, may_be_missing: bool = False
+) -> int:
+    """Do it to each, print the names that worked, go on after errors; 1 when any failed.
+
+    `may_be_missing`: what does not exist is said and is no failure (`rm -f`).
+    """
     status = 0
     for name in names:
         try:
             act(name)
         except DaemonRefused as error:
             print(f"insula: {error}", file=sys.stderr)
-            status = 1
+            status = status if may_be_missing and error.http_status == 404 else 1
         else:
             if echo:
                 print(name)
@@ -76,7 +81,11 @@ def kill(ctx: click.Context, instance: tuple[str, ...], signal: str) -> int:
 def rm(ctx: click.Context, instance: tuple[str, ...], force: bool, volumes: bool) -> int:
     """Remove instances."""
     client = pass_client(ctx)
-    return for_each(instance, lambda ref: client.delete(f"/containers/{ref}", force=force, v=volumes))
+    return for_each(
+        instance,
+        lambda ref: client.delete(f"/containers/{ref}", force=force, v=volumes),
+        may_be_missing=force,
+    )
 
 
 @click.command()

@@ -14,6 +14,7 @@ import click
 
 from insula import __version__
 from insula.cli.connect import Connection
+from insula.cli.flags import spelled_out
 from insula.errors import InsulaError
 
 # command: (module:object, section of --help)
@@ -96,7 +97,8 @@ class Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
-            return super().resolve_command(ctx, args)
+            name, command, rest = super().resolve_command(ctx, args)
+            return name, command, spelled_out(command, rest)
         except click.UsageError as error:
             import difflib
 
@@ -112,7 +114,7 @@ class Lazy(click.Group):
     "          insula run --rm --isolation vm debian:12 uname -r      in a VM (its own kernel)",
 )
 @click.option("-H", "--host", metavar="ADDRESS", help="Daemon to talk to: unix:///path or tcp://host:port.")
-@click.version_option(__version__, prog_name="insula", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-v", "--version", prog_name="insula", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, host: str | None) -> None:
     """Run an OCI image as a container, or as a virtual machine: the same image, command and API."""
@@ -131,16 +133,21 @@ def main() -> None:
         sys.exit(130)
     except click.UsageError as error:
         error.show()
-        sys.exit(125 if error.ctx is not None and error.ctx.info_name in ("run", "create", "exec") else 1)
+        # docker's: a wrong flag is 125, a missing or superfluous word is 1
+        sys.exit(125 if isinstance(error, (click.NoSuchOption, click.BadOptionUsage)) else 1)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except InsulaError as error:
         print(f"insula: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        # 125 tells apart our failures from the workload's exit code; other commands have no workload
+        sys.exit(error.exit_code if {"run", "exec"} & set(sys.argv[1:]) else min(error.exit_code, 1))
     except BrokenPipeError:
         # whoever read our output has gone (`insula ps | head -1`); don't complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        print(f"insula: {error.filename or error}: {error.strerror or ''}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -15,7 +15,7 @@ import click
 from insula.cli import values
 from insula.cli.connect import pass_client
 from insula.cli.launch_options import finalize_create, launch_options
-from insula.cli.progress import pull_image
+from insula.cli.progress import pull_image, split_reference
 from insula.cli.terminal import DEFAULT_DETACH_KEYS, pump, start_raw_mode, start_resizing, terminal_size
 from insula.client import Client
 from insula.errors import DaemonRefused, InsulaError, InvalidRequest
@@ -50,7 +50,8 @@ def _create(
     except DaemonRefused as error:
         if error.http_status != 404 or options["pull"] != "missing" or "image" not in error.message.lower():
             raise
-        print(f"Unable to find image '{image}' locally", file=sys.stderr)
+        named = image if "@" in image else ":".join(split_reference(image))
+        print(f"Unable to find image '{named}' locally", file=sys.stderr)
         pull_image(client, image, platform=options["platform"], quiet=options["quiet"])
         created = client.request("POST", "/containers/create", query=query, body=body).json()
     for warning in created.get("Warnings") or ():

@@ -13,7 +13,8 @@ import click
 
 from insula.cli import values
 from insula.cli.connect import pass_client
-from insula.cli.table import age_of, human_binary, human_size, print_rows, render
+from insula.cli.table import age_of, human_binary, human_size, print_rows, utc_text
+from insula.cli.template import render
 from insula.client import Client
 from insula.errors import DaemonRefused, InvalidRequest
 
@@ -102,7 +103,7 @@ def _row(entry: dict[str, Any], no_trunc: bool) -> dict[str, Any]:
         "Command": f'"{command}"',
         "CreatedAgo": age_of(entry["Created"]),
         "RunningFor": age_of(entry["Created"]),
-        "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(entry["Created"])),
+        "CreatedAt": utc_text(entry["Created"]),
         "Status": entry["Status"],
         "State": entry["State"],
         "Isolation": entry["HostConfig"].get("Isolation", ""),
@@ -111,7 +112,9 @@ def _row(entry: dict[str, Any], no_trunc: bool) -> dict[str, Any]:
         "Labels": ",".join(f"{k}={v}" for k, v in (entry.get("Labels") or {}).items()),
         "Networks": ",".join((entry.get("NetworkSettings") or {}).get("Networks") or {}),
         "Mounts": ",".join(m.get("Name") or m.get("Source", "") for m in entry.get("Mounts") or []),
-        "Size": human_size(entry.get("SizeRw") or 0),
+        "LocalVolumes": str(sum(m.get("Driver") == "local" for m in entry.get("Mounts") or [])),
+        "Size": f"{human_size(entry.get('SizeRw') or 0)} "
+        f"(virtual {human_size(entry.get('SizeRootFs') or 0)})",
     }
 
 
@@ -127,20 +130,30 @@ def inspect(
     ctx: click.Context, name: tuple[str, ...], template: str | None, size: bool, kind: str | None
 ) -> int:
     """Everything about instances, images, networks or volumes, as JSON."""
-    client, status, found = pass_client(ctx), 0, []
-    for ref in name:
+    under = ctx.parent.info_name if ctx.parent is not None else None
+    if kind is None and under in ("container", "image"):
+        kind = under
+    return inspect_all(pass_client(ctx), name, template, kind=kind, size=size)
+
+
+def inspect_all(
+    client: Client, names: tuple[str, ...], template: str | None, *, kind: str | None, size: bool = False
+) -> int:
+    """Print what was found, then say what was not; 1 if anything was not."""
+    found, missing = [], []
+    for ref in names:
         value = _look_up(client, ref, kind, size)
-        if value is None:
-            print(f"insula: No such object: {ref}", file=sys.stderr)
-            status = 1
-        else:
-            found.append(value)
+        found += [] if value is None else [value]
+        missing += [ref] if value is None else []
     if template and template != "json":
         for value in found:
             print(render(template, value))
     else:
         print(json.dumps(found, indent=None if template else 4, ensure_ascii=False))
-    return status
+    sys.stdout.flush()
+    for ref in missing:
+        print(f"insula: No such {kind or 'object'}: {ref}", file=sys.stderr)
+    return 1 if missing else 0
 
 
 def _look_up(client: Client, ref: str, kind: str | None, size: bool) -> Any:
@@ -253,6 +266,7 @@ def _usage(sample: dict[str, Any], name: str) -> dict[str, Any]:
     rx, tx = sum(n["rx_bytes"] for n in networks), sum(n["tx_bytes"] for n in networks)
     return {
         "ID": sample["id"][:12],
+        "Container": name,
         "Name": name,
         "CPUPerc": f"{percent:.2f}%",
         "MemUsage": f"{human_binary(usage)} / {human_binary(limit)}",
@@ -266,11 +280,17 @@ def _usage(sample: dict[str, Any], name: str) -> dict[str, Any]:
 @click.command()
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those that do not run.")
 @click.option("--no-stream", is_flag=True, help="Once, then end.")
+@click.option("--no-trunc", is_flag=True, help="Do not shorten ids.")
 @click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
 @click.argument("instance", nargs=-1)
 @click.pass_context
 def stats(
-    ctx: click.Context, instance: tuple[str, ...], everything: bool, no_stream: bool, template: str | None
+    ctx: click.Context,
+    instance: tuple[str, ...],
+    everything: bool,
+    no_stream: bool,
+    no_trunc: bool,
+    template: str | None,
 ) -> None:
     """What instances use of the machine, renewed every second."""
     from concurrent.futures import ThreadPoolExecutor
@@ -289,7 +309,9 @@ def stats(
 
     def take(ref: str) -> dict[str, Any]:
         sample = client.get(f"/containers/{ref}/stats", stream=False)
-        return _usage(sample, sample["name"].removeprefix("/"))
+        row = _usage(sample, sample["name"].removeprefix("/"))
+        row["Container"] = ref if ref in instance else row["ID"]
+        return {**row, "ID": sample["id"]} if no_trunc else row
 
     with ThreadPoolExecutor(16) as pool:
         while True:
@@ -314,7 +336,7 @@ def port(ctx: click.Context, instance: str, private_port: str | None) -> int:
     if private_port:
         key = private_port if "/" in private_port else f"{private_port}/tcp"
         if not published.get(key):
-            raise InvalidRequest(f"No public port '{key}' published for {instance}")
+            raise InvalidRequest(f"No public port '{private_port}' published for {instance}")
         published = {key: published[key]}
     for key, bindings in published.items():
         for binding in bindings or ():

@@ -12,7 +12,8 @@ import click
 from insula import __version__
 from insula.cli.connect import pass_client
 from insula.cli.show import filters_of, moment
-from insula.cli.table import human_binary, human_size, print_rows, render
+from insula.cli.table import human_binary, human_size, print_rows
+from insula.cli.template import render
 from insula.client import API_VERSION
 from insula.errors import DaemonUnreachable
 

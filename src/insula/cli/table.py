@@ -1,4 +1,4 @@
-"""Tables, ages and sizes as docker prints them, and `--format`.  Pure but for `print_rows`."""
+"""Tables, ages and sizes as docker prints them.  Pure but for `print_rows`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from insula.errors import InvalidRequest
+from insula.cli.template import render
 
 
 def human_size(size: float) -> str:
@@ -57,40 +57,17 @@ def age_of(created: float) -> str:
     return human_age(datetime.datetime.now(datetime.UTC).timestamp() - created) + " ago"
 
 
+def utc_text(created: float) -> str:
+    """`2026-01-31 12:00:00 +0000 UTC`, as Go prints a time."""
+    return datetime.datetime.fromtimestamp(created, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
+
+
 def parse_time(text: str) -> float:
     """RFC 3339 with nanoseconds to seconds since 1970; 0.0 for none."""
     if not text or text.startswith("0001-"):
         return 0.0
     trimmed = re.sub(r"(\.\d{6})\d+", r"\1", text)
     return datetime.datetime.fromisoformat(trimmed.replace("Z", "+00:00")).timestamp()
-
-
-_FIELD = re.compile(r"\{\{\s*(json\s+)?\.([A-Za-z0-9_.]*)\s*\}\}")
-
-
-def render(template: str, value: Any) -> str:
-    """The part of Go's templates that people type: `{{.Name}}`, `{{.State.Status}}`, `{{json .}}`.
-
-    Raises InvalidRequest for what is not in the value, and for other template actions.
-    """
-
-    def replace(match: re.Match[str]) -> str:
-        found = value
-        for part in filter(None, match[2].split(".")):
-            if not isinstance(found, Mapping) or part not in found:
-                raise InvalidRequest(f"--format: there is no .{match[2]}", hint="see it all with {{json .}}")
-            found = found[part]
-        if match[1] or isinstance(found, (dict, list)):
-            return json.dumps(found, ensure_ascii=False)
-        return str(found).lower() if isinstance(found, bool) else "" if found is None else str(found)
-
-    text = _FIELD.sub(replace, template)
-    if "{{" in text:
-        raise InvalidRequest(
-            f"--format: {template!r} uses a template action that insula's CLI does not have",
-            hint="{{.Field}} and {{json .Field}} work; docker -H … --format has them all",
-        )
-    return text.replace("\\t", "\t").replace("\\n", "\n")
 
 
 def print_rows(
@@ -103,18 +80,30 @@ def print_rows(
     """A table of `columns` (key to heading), or each row through `template`."""
     if template == "json":
         for row in rows:
-            write(json.dumps(row, ensure_ascii=False))
+            write(json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
         return
     if template and not template.startswith("table "):
         for row in rows:
             write(render(template, row))
         return
     if template:
-        keys = [m[2] for m in _FIELD.finditer(template)]
-        columns = {key: columns.get(key, key.upper()) for key in keys}
-    lines = [list(columns.values())]
-    for row in rows:
-        lines.append([str(row.get(key, "")) for key in columns])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+        form = template.removeprefix("table ")
+        lines = [render(form, _Headings(columns)).split("\t")]
+        lines += [render(form, row).split("\t") for row in rows]
+    else:
+        lines = [list(columns.values())]
+        lines += [[str(row.get(key, "")) for key in columns] for row in rows]
+    # docker's columns: three spaces between, and none narrower than ten
+    widths = [max(10, 3 + max(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
     for line in lines:
-        write("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        write("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+class _Headings(dict[str, str]):
+    """The heading of every field: of one without a column, its name in capitals."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: str) -> str:
+        return key.upper()

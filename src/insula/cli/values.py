@@ -41,8 +41,8 @@ def parse_pairs(words: tuple[str, ...], flag: str) -> dict[str, str]:
     return pairs
 
 
-def read_env(words: tuple[str, ...], files: tuple[str, ...]) -> list[str]:
-    """`--env` and `--env-file`: `NAME` alone takes the value from our own environment, if it has one."""
+def read_lines(files: tuple[str, ...], flag: str) -> list[str]:
+    """What files say, line by line, without comments and empty lines.  Raises InvalidRequest."""
     lines: list[str] = []
     for path in files:
         try:
@@ -51,7 +51,13 @@ def read_env(words: tuple[str, ...], files: tuple[str, ...]) -> list[str]:
                     line.strip("\n") for line in file if line.strip() and not line.lstrip().startswith("#")
                 ]
         except OSError as error:
-            raise InvalidRequest(f"--env-file: {path}: {error.strerror}") from None
+            raise InvalidRequest(f"{flag}: {path}: {error.strerror}") from None
+    return lines
+
+
+def read_env(words: tuple[str, ...], files: tuple[str, ...]) -> list[str]:
+    """`--env` and `--env-file`: `NAME` alone takes the value from our own environment, if it has one."""
+    lines = read_lines(files, "--env-file")
     env = []
     for line in (*lines, *words):
         name, equals, _ = line.partition("=")

@@ -1,0 +1,44 @@
+"""`--flag=true` and `--flag=false`, which docker takes for every switch and click for none.  Pure."""
+
+from __future__ import annotations
+
+import click
+
+_TRUE = ("true", "1", "t")
+_FALSE = ("false", "0", "f")
+
+
+def spelled_out(command: click.Command | None, words: list[str]) -> list[str]:
+    """The same words, switches in click's form; what follows the first argument of `run` stays as it is."""
+    if command is None or isinstance(command, click.Group):
+        return words
+    options: dict[str, click.Option] = {}
+    for param in command.params:
+        if isinstance(param, click.Option):
+            options.update(dict.fromkeys((*param.opts, *param.secondary_opts), param))
+    result: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        option = options.get(name)
+        if word == "--" or (not word.startswith("-") and not command.allow_interspersed_args):
+            return [*result, word, *rest]
+        if option is not None and option.is_flag and equals and value.lower() in (*_TRUE, *_FALSE):
+            result += [name] if value.lower() in _TRUE else []
+            continue
+        result.append(word)
+        last = option if option is not None else _last_short(options, word)
+        if last is not None and not last.is_flag and not equals:
+            result += [following] if (following := next(rest, None)) is not None else []
+    return result
+
+
+def _last_short(options: dict[str, click.Option], word: str) -> click.Option | None:
+    """Of `-itu`: the option that takes the next word, if one does."""
+    if not word.startswith("-") or word.startswith("--"):
+        return None
+    for index, letter in enumerate(word[1:], 1):
+        option = options.get(f"-{letter}")
+        if option is None or not option.is_flag:
+            return option if index == len(word) - 1 else None
+    return None
