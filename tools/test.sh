@@ -14,6 +14,7 @@ trap 'rm -f "$before"' EXIT
 "$bin/python" tools/leftovers.py --write "$before"
 
 status=0
+make -s check || status=1
 "$bin/python" -m pytest -q tests/unit tests/contract || status=1
 "$bin/python" -m pytest -q tests/integration tests/security || status=1
 "$bin/python" tools/leftovers.py --compare "$before" || status=1
