@@ -80,12 +80,17 @@ def test_volumes_are_binds_or_anonymous(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_mount_words() -> None:
-    assert values.parse_mount(
-        "type=bind,src=/a,dst=/b,readonly"
-    ) == {"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": True}
-    assert (
-        values.parse_mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777")
-    ) == {"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 1 << 20, "Mode": 0o1777}}
+    assert values.parse_mount("type=bind,src=/a,dst=/b,readonly") == {
+        "Type": "bind",
+        "Source": "/a",
+        "Target": "/b",
+        "ReadOnly": True,
+    }
+    assert (values.parse_mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777")) == {
+        "Type": "tmpfs",
+        "Target": "/t",
+        "TmpfsOptions": {"SizeBytes": 1 << 20, "Mode": 0o1777},
+    }
 
 
 @pytest.mark.parametrize(
@@ -108,9 +113,11 @@ def test_environment_comes_from_files_words_and_our_own(
 def test_ulimit_device_and_restart_words() -> None:
     assert {"Name": "nofile", "Soft": 1, "Hard": 2} == values.parse_ulimit("nofile=1:2")
     assert {"Name": "nproc", "Soft": 5, "Hard": 5} == values.parse_ulimit("nproc=5")
-    assert (
-        values.parse_device("/dev/a:/dev/b:r")
-    ) == {"PathOnHost": "/dev/a", "PathInContainer": "/dev/b", "CgroupPermissions": "r"}
+    assert (values.parse_device("/dev/a:/dev/b:r")) == {
+        "PathOnHost": "/dev/a",
+        "PathInContainer": "/dev/b",
+        "CgroupPermissions": "r",
+    }
     assert {"Name": "on-failure", "MaximumRetryCount": 3} == values.parse_restart("on-failure:3")
     with pytest.raises(InvalidRequest, match="--restart"):
         values.parse_restart("on-failure:x")
