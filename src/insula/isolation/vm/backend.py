@@ -24,7 +24,7 @@ from insula.isolation.vm.channel import AgentError, Channel, translate
 from insula.isolation.vm.check import check_plan, check_update, parse_cpus
 from insula.isolation.vm.confine import pick_uid
 from insula.isolation.vm.files import AgentFiles
-from insula.isolation.vm.guest import Guest, make_guest
+from insula.isolation.vm.guest import Guest, find_guest, make_guest
 from insula.isolation.vm.helper import Helpers
 from insula.isolation.vm.machine import Accelerator
 from insula.isolation.vm.order import (
@@ -97,7 +97,8 @@ class VmBackend:
         await end_helpers(self._settings.exec_root, self._host.layout)
         self._uids = _uids_in_use(self._settings.exec_root)
         self._choice = accel.find_choice(self._settings.data_root, self._settings.accel, self._version)
-        if self._choice is None:
+        if self._choice is None and _guest_is_here(self._settings):
+            # ahead of need; without a guest it waits for the first VM, since a kernel is fetched for it
             self._choosing = asyncio.create_task(self._probe())
         self._trimmer = asyncio.create_task(self._trim_consoles())
 
@@ -114,9 +115,16 @@ class VmBackend:
 
     def info(self) -> BackendInfo:
         virtiofsd = self._host.virtiofsd if self._host else None
+        probing = self._choosing is not None and not self._choosing.done()
+        unknown = (
+            ("being probed", "booting a guest with KVM to see")
+            if probing
+            else ("not chosen yet", "the first VM boots a guest with KVM to see")
+        )
+        accelerator, why = (self._choice.accelerator.value, self._choice.why) if self._choice else unknown
         details = [
-            ("accelerator", self._choice.accelerator.value if self._choice else "being probed"),
-            ("accelerator reason", self._choice.why if self._choice else "booting a guest with KVM to see"),
+            ("accelerator", accelerator),
+            ("accelerator reason", why),
             ("guest kernel", self._guest.release if self._guest else "not prepared yet"),
             ("virtiofsd", virtiofsd.program if virtiofsd else "missing: no bind mounts into VMs"),
         ]
@@ -129,6 +137,14 @@ class VmBackend:
         )
 
     async def make_guest(self, progress: Progress = no_progress) -> Guest:
+        """Ahead of need: what the first VM would wait for, a guest and the choice of an accelerator."""
+        guest = await self._need_guest(progress)
+        if self._choice is None:
+            progress("Trying KVM with the guest (at most 10 seconds)")
+        progress(f"VMs run with accelerator {(await self._accelerator()).value}")
+        return guest
+
+    async def _need_guest(self, progress: Progress = no_progress) -> Guest:
         """The guest's kernel and initramfs, fetched and built when they are not there yet."""
         async with self._guest_lock:
             if self._guest is None:
@@ -147,16 +163,16 @@ class VmBackend:
         return self._host
 
     async def _accelerator(self) -> Accelerator:
-        if self._choice is None:
-            assert self._choosing is not None
-            await asyncio.shield(self._choosing)
-        assert self._choice is not None
-        return self._choice.accelerator
+        if self._choice is not None:
+            return self._choice.accelerator
+        if self._choosing is None or (self._choosing.done() and self._choosing.exception() is not None):
+            self._choosing = asyncio.create_task(self._probe())
+        return (await asyncio.shield(self._choosing)).accelerator
 
     async def _probe(self) -> Choice:
         async def boot_with_kvm(limit_s: float) -> None:
             order = probe_order(self._settings.exec_root)
-            guest = await self.make_guest(self._progress)
+            guest = await self._need_guest(self._progress)
             uid = self._take_uid(order.id)
             try:
                 booted = await boot.boot(
@@ -168,7 +184,7 @@ class VmBackend:
                 self._uids.pop(order.id, None)
                 remove_tree(order.run_dir)
 
-        await self.make_guest(self._progress)  # a failure here says nothing about KVM
+        await self._need_guest(self._progress)  # a failure here says nothing about KVM
         self._choice = await accel.probe(self._settings.data_root, self._version, boot_with_kvm)
         return self._choice
 
@@ -193,7 +209,7 @@ class VmBackend:
     ) -> Booted:
         host = self._need_host()
         accelerator = await self._accelerator()
-        guest = await self.make_guest(self._progress)
+        guest = await self._need_guest(self._progress)
         uid = self._take_uid(owner)
         try:
             async with self._boots:
@@ -378,6 +394,13 @@ class VmBackend:
     def _helper_gone(self, plan: LaunchPlan, _: Booted) -> None:
         self._uids.pop(plan.id + HELPER_SUFFIX, None)
         remove_tree(os.path.join(plan.run_dir, "files"))
+
+
+def _guest_is_here(settings: Settings) -> bool:
+    try:
+        return find_guest(settings.data_root, settings.vm_kernel) is not None
+    except InsulaError:
+        return False
 
 
 def _uids_in_use(exec_root: str) -> dict[str, int]:
