@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
@@ -107,7 +107,3 @@ def error_response(status: int, message: str) -> web.Response:
     if status == 304:
         return web.Response(status=304)
     return web.Response(status=status, body=json_bytes({"message": message}), content_type="application/json")
-
-
-def make_app(engine: Engine) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-    return Application(engine)

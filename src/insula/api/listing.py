@@ -27,6 +27,9 @@ def select(
     for status in filters.get("status"):
         if status not in State._value2member_map_:
             raise InvalidRequest(f"invalid filter 'status={status}'")
+    for health in filters.get("health"):
+        if health not in ("starting", "healthy", "unhealthy", "none"):
+            raise InvalidRequest(f"unrecognized filter value for health: {health[:64]}")
     exited = filters.number("exited")
     floor = _created(engine, (*filters.get("since"), since))
     ceiling = _created(engine, (*filters.get("before"), before))

@@ -56,10 +56,11 @@ class Teller:
 
 
 async def stream_progress(
-    call: Call, work: Callable[[Teller], Awaitable[object]], *, held_lines: int = 0
+    call: Call, work: Callable[[Teller], Awaitable[object]], *, held_lines: int = 0, at_once: bool = False
 ) -> web.StreamResponse:
     """Run `work` and send what it tells.  An error before the first line is an ordinary error answer; the
-    first `held_lines` lines do not count for that.  The work is cancelled when the client goes away."""
+    first `held_lines` lines do not count for that; with `at_once` no error is.  The work is
+    cancelled when the client goes away."""
     teller = Teller(held_lines)
     task = asyncio.ensure_future(work(teller))
     task.add_done_callback(lambda _: teller.ready.set())
@@ -68,7 +69,7 @@ async def stream_progress(
         while True:
             await teller.ready.wait()
             done = task.done()
-            if done and response is None:
+            if done and response is None and not at_once:
                 task.result()  # raises what went wrong, while a status can still say so
             if response is None:
                 response = streaming("application/json")

@@ -77,7 +77,7 @@ def parse_port(text: str) -> tuple[int, str]:
         raise InvalidRequest(f"invalid proto: {protocol}")
     if protocol == "sctp":
         raise UnsupportedField(f"port {text}", "SCTP is not supported")
-    return _number(number, f"invalid port specification: {text!r}", least=1), protocol
+    return _number(number, f'invalid port specification: "{text}"', least=1), protocol
 
 
 def parse_exposed(given: Iterable[str]) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ def parse_exposed(given: Iterable[str]) -> tuple[str, ...]:
         low = parse_port(f"{first}/{protocol or 'tcp'}")[0]
         high = parse_port(f"{last}/{protocol or 'tcp'}")[0] if dash else low
         if high < low or high - low > 65535:
-            raise InvalidRequest(f"invalid port specification: {text!r}")
+            raise InvalidRequest(f'invalid port specification: "{text}"')
         found += [f"{port}/{(protocol or 'tcp').lower()}" for port in range(low, high + 1)]
     return tuple(found)
 
@@ -107,7 +107,7 @@ def parse_bindings(given: Mapping[str, Sequence[WireBinding]]) -> tuple[PortBind
                 )
             host_port = 0
             if binding.HostPort:
-                host_port = _number(binding.HostPort, f"invalid port specification: {binding.HostPort!r}")
+                host_port = _number(binding.HostPort, f'invalid port specification: "{binding.HostPort}"')
             host_ip = binding.HostIp.strip("[]")
             if host_ip:
                 host_ip = _address(host_ip, f"HostConfig.PortBindings.{port}.HostIp")

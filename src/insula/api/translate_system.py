@@ -185,8 +185,9 @@ def event_matches(event: Event, filters: Filters) -> bool:
 
 
 def _names(event: Event, wanted: tuple[str, ...]) -> bool:
+    """moby's FuzzyMatch: the beginning of a name or an id is enough."""
     name = event.attributes.get("name", "")
-    return any(w == name or event.actor_id.startswith(w) for w in wanted if w)
+    return any(name.startswith(w) or event.actor_id.startswith(w) for w in wanted if w)
 
 
 def render_disk_usage(usage: DiskUsage, kinds: tuple[str, ...]) -> dict[str, Any]:

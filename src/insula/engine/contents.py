@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from insula.engine.instances import Entry, Instances
@@ -45,10 +46,12 @@ class Contents:
         try:
             files = await self._open(ref, stack)
             stat = await files.stat(absolute(path))
-            return Archive(stat, await _Pieces.open(files.get(absolute(path)), stack))
+            archive = Archive(stat, await _Pieces.open(files.get(absolute(path)), stack))
         except BaseException:
             await stack.aclose()
             raise
+        self._instances.event(self._instances.find(ref), "archive-path")
+        return archive
 
     async def put(
         self, ref: str, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool, copy_owner: bool
@@ -56,7 +59,7 @@ class Contents:
         async with AsyncExitStack() as stack:
             files = await self._open(ref, stack)
             await files.put(absolute(path), archive, no_overwrite_dir=no_overwrite_dir, copy_owner=copy_owner)
-        self._instances.event(self._instances.find(ref), "extract-to-dir", path=path)
+        self._instances.event(self._instances.find(ref), "extract-to-dir")
 
     async def changes(self, ref: str) -> tuple[Change, ...]:
         async with AsyncExitStack() as stack:
@@ -77,7 +80,8 @@ class Contents:
         """A new image from the instance's changes.  Paused meanwhile if it runs and `spec.pause`."""
         entry = self._instances.find(ref)
         base = self._kit.images.find(entry.record.image_id)
-        config = apply_changes(spec.config or committed_config(entry), spec.changes)
+        config = committed_config(entry)
+        config = apply_changes(_filled(spec.config, config) if spec.config else config, spec.changes)
         async with AsyncExitStack() as stack:
             files = await self._open(ref, stack)
             if spec.pause and entry.record.state is State.RUNNING:
@@ -88,9 +92,12 @@ class Contents:
                 config=config,
                 author=spec.author,
                 message=spec.comment,
+                created_by=" ".join(entry.config.args),
                 ref=spec.ref,
             )
-        self._instances.event(entry, "commit", imageID=image.id, imageRef=spec.ref or "")
+        self._instances.event(
+            entry, "commit", comment=spec.comment, imageID=image.id, imageRef=spec.ref or ""
+        )
         return image
 
     async def sizes(self, entry: Entry) -> InstanceSizes:
@@ -186,6 +193,24 @@ def committed_config(entry: Entry) -> ImageConfig:
         exposed_ports=config.exposed_ports,
         volumes=config.volumes,
         stop_signal=config.stop_signal,
+    )
+
+
+def _filled(given: ImageConfig, own: ImageConfig) -> ImageConfig:
+    """moby's merge: what was left empty is the instance's; ports, volumes, labels, env come together."""
+    env = {e.partition("=")[0]: e for e in (*own.env, *given.env)}
+    whole = bool(given.entrypoint)
+    return replace(
+        given,
+        command=given.command or (() if whole else own.command),
+        entrypoint=given.entrypoint or own.entrypoint,
+        env=tuple(env.values()),
+        user=given.user or own.user,
+        working_dir=given.working_dir or own.working_dir,
+        labels={**own.labels, **given.labels},
+        exposed_ports=tuple(sorted({*own.exposed_ports, *given.exposed_ports})),
+        volumes=tuple(sorted({*own.volumes, *given.volumes})),
+        stop_signal=given.stop_signal or own.stop_signal,
     )
 
 

@@ -255,10 +255,17 @@ class Images:
         author: str = "",
         message: str = "",
         ref: str | None = None,
+        created_by: str = "",
     ) -> Image:
         """`base` with one more layer and a configuration of its own."""
         return await self._local.commit(
-            layer, base=base, config=config, author=author, message=message, ref=ref
+            layer,
+            base=base,
+            config=config,
+            author=author,
+            message=message,
+            ref=ref,
+            created_by=created_by,
         )
 
     async def bootstrap(self, name: str, progress: Progress = no_progress) -> Image:

@@ -129,6 +129,7 @@ class LocalImages:
         author: str,
         message: str,
         ref: str | None,
+        created_by: str = "",
         progress: Progress = no_progress,
     ) -> Image:
         """`base` with one more layer, a plain tar of an instance's changes."""
@@ -139,7 +140,13 @@ class LocalImages:
                 await in_thread(self._content.read, base.id), f"configuration of image {base.id}"
             )
             made = make_committed(
-                document, layer, config=config, author=author, message=message, created=_now()
+                document,
+                layer,
+                config=config,
+                author=author,
+                message=message,
+                created=_now(),
+                created_by=created_by,
             )
             below = tuple(
                 StoredLayer(blob=blob, diff_id=diff_id)

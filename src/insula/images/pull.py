@@ -33,7 +33,7 @@ from insula.images.registry.manifests import (
     platform_rank,
     show_platform,
 )
-from insula.images.registry.transport import Interrupted
+from insula.images.registry.transport import Interrupted, Unreachable
 from insula.images.transfers import SharedWork
 from insula.images.unpacking import Unpacking, run_all
 from insula.model.credentials import Credentials
@@ -138,8 +138,8 @@ class Puller:
             try:
                 fetched = await repository.manifest(identifier)
                 break
-            except Interrupted:
-                if attempt == _ATTEMPTS - 1:
+            except Interrupted as error:
+                if attempt == _ATTEMPTS - 1 or isinstance(error, Unreachable):
                     raise
                 await asyncio.sleep(self._retry_s * 2**attempt)
         expected = identifier if ":" in identifier else fetched.digest

@@ -17,7 +17,7 @@ from insula.images.registry.blobs import in_thread
 from insula.images.registry.client import Registries, Repository
 from insula.images.registry.endpoints import find_endpoints
 from insula.images.registry.manifests import distinct, make_manifest, parse_manifest
-from insula.images.registry.transport import Interrupted
+from insula.images.registry.transport import Interrupted, Unreachable
 from insula.images.unpacking import run_all
 from insula.model.credentials import Credentials
 from insula.model.ids import short_id
@@ -99,7 +99,7 @@ class Pusher:
                     await self._try_blob(repository, blob, about, progress)
                     return
                 except Interrupted as error:
-                    if attempt == _ATTEMPTS - 1:
+                    if attempt == _ATTEMPTS - 1 or isinstance(error, Unreachable):
                         raise
                     _log.info("push of %s: %s; trying again", blob.digest, error)
                     await asyncio.sleep(self._retry_s * 2**attempt)

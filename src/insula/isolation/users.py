@@ -15,7 +15,7 @@ _MAX_ID = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`groups` are the supplementary ones, sorted; `home` from passwd, else `/`."""
+    """`groups` are the supplementary ones, sorted, with `gid` among them; `home` from passwd, else `/`."""
 
     uid: int
     gid: int
@@ -43,6 +43,8 @@ def find_identity(user: str, groups: Sequence[str], passwd: str, group: str) -> 
     elif name:
         further = {g for _, g, members in _groups(group) if name in members}
     further |= {_find_group(each, group) for each in groups}
+    # without its own group among them, a file that denies it something would not (CVE-2022-36109)
+    further.add(gid)
     return Identity(uid, gid, tuple(sorted(further)), (entry.home if entry else "") or "/")
 
 

@@ -26,6 +26,7 @@ from insula.errors import NotFound
 from insula.model.files import Change, ChangeKind, PathStat
 from insula.system.child import run_child, start_child
 from insula.system.openat import open_in_root
+from insula.system.scaffold import is_scaffold
 
 log = logging.getLogger(__name__)
 
@@ -207,13 +208,10 @@ def _names(lowers: Sequence[str]) -> set[str]:
     return {name for name in seen if _below(lowers, name)[0] is not None}
 
 
-def _same_directory(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_mode, one.st_uid, one.st_gid, one.st_mtime_ns) == (
-        other.st_mode,
-        other.st_uid,
-        other.st_gid,
-        other.st_mtime_ns,
-    )
+def _same_directory(path: str, one: os.stat_result, other: os.stat_result) -> bool:
+    # the engine's own files in /etc change its time
+    times = path == "/etc" or one.st_mtime_ns == other.st_mtime_ns
+    return times and (one.st_mode, one.st_uid, one.st_gid) == (other.st_mode, other.st_uid, other.st_gid)
 
 
 def changes(upper: str, lowers: Sequence[str]) -> tuple[Change, ...]:
@@ -237,10 +235,12 @@ def changes(upper: str, lowers: Sequence[str]) -> tuple[Change, ...]:
                         kinds[path] = ChangeKind.DELETED
                         kinds.setdefault(shown, ChangeKind.MODIFIED)
                     continue
+                if before is None and is_scaffold(path, entry.path, now):
+                    continue
                 if before is None:
                     kinds[path] = ChangeKind.ADDED
                     kinds.setdefault(shown, ChangeKind.MODIFIED)
-                elif not (st.S_ISDIR(now.st_mode) and below and _same_directory(now, before)):
+                elif not (st.S_ISDIR(now.st_mode) and below and _same_directory(path, now, before)):
                     kinds[path] = ChangeKind.MODIFIED
                 if not st.S_ISDIR(now.st_mode):
                     continue

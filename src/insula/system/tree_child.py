@@ -19,6 +19,7 @@ from insula.system.child import Reply
 from insula.system.confine import CAP_DAC_OVERRIDE, confine, die_with_parent, own_namespaces
 from insula.system.decompress import PIECE, decompressed, preload
 from insula.system.extract import Extractor, Limits
+from insula.system.scaffold import is_scaffold
 
 _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN = 2, 21  # the second only to read trusted.overlay.opaque
 _KEPT_XATTRS = ("user.", "security.capability", "system.posix_acl_")
@@ -77,6 +78,8 @@ class _Packer:
             try:
                 found = os.lstat(there)
             except FileNotFoundError:  # removed meanwhile, or a whiteout that overlayfs lists and denies
+                continue
+            if self._layer and is_scaffold("/" + os.fsdecode(called), there, found):
                 continue
             self._entry(there, called, found)
             if stat.S_ISDIR(found.st_mode) and (found.st_dev == top.st_dev or self._enters(there)):

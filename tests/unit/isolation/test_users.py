@@ -16,16 +16,16 @@ GROUP = "root:x:0:\nbob:x:1001:\ndev:x:50:bob,alice\nops:x:51:alice, bob\n"
 @pytest.mark.parametrize(
     ("user", "expected"),
     [
-        ("", Identity(0, 0, (), "/root")),
-        ("root", Identity(0, 0, (), "/root")),
-        ("bob", Identity(1000, 1001, (50, 51), "/home/bob")),
-        ("1000", Identity(1000, 1001, (50, 51), "/home/bob")),
-        ("bob:dev", Identity(1000, 50, (), "/home/bob")),
-        ("bob:7", Identity(1000, 7, (), "/home/bob")),
-        ("5000", Identity(5000, 0, (), "/")),
-        ("5000:5001", Identity(5000, 5001, (), "/")),
-        ("42", Identity(7, 7, (), "/seven")),
-        (":dev", Identity(0, 50, (), "/root")),
+        ("", Identity(0, 0, (0,), "/root")),
+        ("root", Identity(0, 0, (0,), "/root")),
+        ("bob", Identity(1000, 1001, (50, 51, 1001), "/home/bob")),
+        ("1000", Identity(1000, 1001, (50, 51, 1001), "/home/bob")),
+        ("bob:dev", Identity(1000, 50, (50,), "/home/bob")),
+        ("bob:7", Identity(1000, 7, (7,), "/home/bob")),
+        ("5000", Identity(5000, 0, (0,), "/")),
+        ("5000:5001", Identity(5000, 5001, (5001,), "/")),
+        ("42", Identity(7, 7, (7,), "/seven")),
+        (":dev", Identity(0, 50, (50,), "/root")),
     ],
 )
 def test_users(user: str, expected: Identity) -> None:
@@ -33,12 +33,12 @@ def test_users(user: str, expected: Identity) -> None:
 
 
 def test_further_groups_by_name_and_number() -> None:
-    assert find_identity("bob", ("dev", "99"), PASSWD, GROUP).groups == (50, 51, 99)
+    assert find_identity("bob", ("dev", "99"), PASSWD, GROUP).groups == (50, 51, 99, 1001)
 
 
 def test_an_image_without_files_has_numbers_only() -> None:
-    assert find_identity("", (), "", "") == Identity(0, 0, (), "/")
-    assert find_identity("12:34", (), "", "") == Identity(12, 34, (), "/")
+    assert find_identity("", (), "", "") == Identity(0, 0, (0,), "/")
+    assert find_identity("12:34", (), "", "") == Identity(12, 34, (34,), "/")
     with pytest.raises(InvalidRequest, match="unable to find user bob: no matching entries in passwd file"):
         find_identity("bob", (), "", "")
 

@@ -105,7 +105,7 @@ async def inspect(call: Call) -> web.StreamResponse:
             "OpenStdin": spec.open_stdin,
             "OpenStderr": spec.attach_stderr,
             "OpenStdout": spec.attach_stdout,
-            "CanRemove": view.exit_code is not None,
+            "CanRemove": False,
             "ContainerID": view.instance_id,
             "DetachKeys": spec.detach_keys,
             "Pid": view.pid,

@@ -22,6 +22,8 @@ from insula.api.translate_image import (
 from insula.api.wire.image import ImageDeleteResponseItem, ImagePruneResponse
 from insula.api.wire.registry import AuthConfig
 from insula.errors import InvalidRequest, NotImplementedYet
+from insula.images.changes import apply_changes
+from insula.model.image import ImageConfig
 
 
 async def list_(call: Call) -> web.StreamResponse:
@@ -73,8 +75,10 @@ async def create(call: Call) -> web.StreamResponse:
     ref = repository_tag(call.text("repo"), tag)
     changes = tuple(line for text in call.texts("changes") for line in text.splitlines() if line.strip())
 
+    apply_changes(ImageConfig(), changes)  # what is wrong in them is said before anything is read
+
     async def import_(tell: Teller) -> None:
-        message = call.text("message")
+        message = call.text("message") or "Imported from -"
         with archive_of_client():
             image = await images.import_(
                 call.pieces(), ref=ref, message=message, changes=changes, progress=tell
@@ -145,7 +149,8 @@ async def load(call: Call) -> web.StreamResponse:
             for text in [f"Loaded image: {t}" for t in image.tags] or [named]:
                 tell.line({"stream": text + "\n"})
 
-    return await stream_progress(call, work)
+    # moby answers 200 whatever comes, and clients look for the error in the stream
+    return await stream_progress(call, work, at_once=True)
 
 
 async def search(call: Call) -> web.StreamResponse:

@@ -33,6 +33,10 @@ class Interrupted(RegistryFailed):
     """The network or the server failed in a way that another try may mend."""
 
 
+class Unreachable(Interrupted):
+    """No such host, or nobody listens there: the next try would say the same."""
+
+
 class NotTls(RegistryFailed):
     """The server does not speak TLS, or its certificate does not verify."""
 
@@ -191,6 +195,10 @@ async def _network_errors(what: str, url: URL) -> AsyncIterator[None]:
         cause = error.os_error
         number = cause.errno or 0  # the resolver's are negative, several addresses at once have none
         why = os.strerror(number) if number > 0 else cause.strerror or error
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            raise Unreachable(f"{what} {show(url)}: lookup {url.host}: {why}") from error
+        if isinstance(cause, ConnectionRefusedError):
+            raise Unreachable(f"{what} {show(url)}: {why}") from error
         raise Interrupted(f"{what} {show(url)}: {why}") from error
     except TimeoutError as error:
         raise Interrupted(f"{what} {show(url)}: the server stopped answering") from error

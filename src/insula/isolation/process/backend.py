@@ -196,7 +196,7 @@ class ProcessBackend:
         root = os.open(plan.directory.merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             identity = prepare.identify(root, plan.process)
-            prepare.make_cwd(root, plan.process, identity)
+            prepare.make_cwd(root, plan.process)
         finally:
             os.close(root)
         config = make_config(plan, identity, self._facts, prepare.find_devices(plan))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from insula.errors import CommandNotExecutable, CommandNotFound, InsulaError, InvalidRequest, RuntimeFailed
+from insula.errors import CommandNotExecutable, CommandNotFound, InsulaError, RuntimeFailed
 
 _QUOTED = r'[`"\\]*(?P<what>[^`"\\]+)[`"\\]*'
 # crun's words and runc's; the first match decides
@@ -46,8 +46,8 @@ def translate(said: str, program: str, *, doing: str = "create the container") -
         return CommandNotFound(program, "no such file or directory")
     if "exec format error" in text.lower():
         return CommandNotExecutable(program, "exec format error")
-    if "chdir" in text and "cwd" in text.lower():
-        return InvalidRequest(f"the working directory cannot be entered: {text}")
+    if "chdir" in text:
+        return CommandNotExecutable(program, f"the working directory cannot be entered: {text}")
     return RuntimeFailed(f"the OCI runtime could not {doing}: {text or 'it said nothing'}")
 
 

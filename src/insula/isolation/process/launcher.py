@@ -27,10 +27,6 @@ class Launcher:
         self._exec_root = exec_root
         self._thread: MountThread | None = None
 
-    @property
-    def in_namespace(self) -> bool:
-        return bool(self._hidden)
-
     def prepare(self) -> None:
         """Before the first mount below exec_root."""
         if self._hidden:

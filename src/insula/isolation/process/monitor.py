@@ -184,24 +184,6 @@ def resize(directory: str, rows: int, cols: int) -> None:
         raise RuntimeFailed(f"cannot resize the terminal: {error.strerror}") from error
 
 
-def init_pid_of(directory: str) -> int:
-    """From conmon's pid file; 0 if there is none."""
-    try:
-        with open(f"{directory}/pid", encoding="ascii") as file:
-            return int(file.read().strip() or 0)
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-def parent_of(pid: int) -> int:
-    """0 when there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b") ")[2].split()[1])
-    except (OSError, IndexError):
-        return 0
-
-
 def remove_files(directory: str, instance_id: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         ours = {*_FILES, f"{_RECORD}.new", instance_id}

@@ -31,12 +31,12 @@ def identify(root: int, process: Process) -> Identity:
     return find_identity(user, process.groups, passwd, group)
 
 
-def make_cwd(root: int, process: Process, identity: Identity) -> None:
-    """Raises InvalidRequest when something else is in its place."""
+def make_cwd(root: int, process: Process) -> None:
+    """As Docker does, root's.  Raises InvalidRequest when something else is in its place."""
     if process.cwd in ("", "/"):
         return
     try:
-        make_directory_in_root(root, process.cwd, identity.uid, identity.gid)
+        make_directory_in_root(root, process.cwd, 0, 0)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
             raise InvalidRequest(f"the working directory {process.cwd} is not a directory") from error

@@ -133,9 +133,13 @@ async def list_processes(pids: set[int], ps_args: Sequence[str]) -> ProcessTable
     """As moby's daemon/top_unix.go: the host's ps, and of its rows those with our pids."""
     arguments = list(ps_args) or ["-ef"]
     try:
-        done = await arun(["ps", *arguments], timeout_s=20)
-    except ProgramFailed as error:
-        raise InvalidRequest(f"ps: {error.stderr.strip() or error}") from error
+        # -q shows them whatever terminal or user they have; some options do not go with it
+        done = await arun(["ps", *arguments, f"-q{','.join(map(str, sorted(pids)))}"], timeout_s=20)
+    except ProgramFailed:
+        try:
+            done = await arun(["ps", *arguments], timeout_s=20)
+        except ProgramFailed as error:
+            raise InvalidRequest(f"ps: {error.stderr.strip() or error}") from error
     return parse_ps(done.stdout.decode(errors="replace"), pids)
 
 
