@@ -135,8 +135,8 @@ def _probe(runtime: Runtime) -> bool:
     bundle = tempfile.mkdtemp(prefix="probe-", dir=runtime.state_root)
     name = f"insula-probe-{os.path.basename(bundle)[6:]}"
     try:
-        for name in ("proc", "dev"):
-            os.makedirs(f"{bundle}/rootfs/{name}")
+        for directory in ("proc", "dev"):
+            os.makedirs(f"{bundle}/rootfs/{directory}")
         with open(f"{bundle}/rootfs/program", "wb") as file:
             os.fchmod(file.fileno(), 0o755)
         with open(f"{bundle}/config.json", "w", encoding="utf-8") as file:
