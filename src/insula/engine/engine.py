@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 class Engine:
     """The rooms come built; whoever built them starts them before and stops them after."""
 
-    def __init__(  # noqa: PLR0917  (the founder's contract)
+    def __init__(  # noqa: PLR0917  (one place builds it: daemon.py)
         self,
         settings: Settings,
         store: Store,

@@ -8,7 +8,7 @@ and `exec`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import dataclasses
 import re
 import shlex
 import signal
@@ -272,32 +272,9 @@ async def _run_simple(c: Context, raw: list[str], last: int) -> int:
         else:
             await c.write(channel if to is Channel.STDOUT else to, data)
 
-    if words[0] in ("exit", "trap"):
-        return await _PROGRAMS[words[0]](
-            Context(
-                args=words,
-                env=c.env,
-                cwd=c.cwd,
-                user=c.user,
-                hostname=c.hostname,
-                stdin=c.stdin,
-                write=write,
-                tree=c.tree,
-                size=c.size,
-                traps=c.traps,
-            )
-        )
-    inner = Context(
-        args=words,
-        env=c.env,
-        cwd=c.cwd,
-        user=c.user,
-        hostname=c.hostname,
-        stdin=c.stdin,
-        write=write,
-        tree=c.tree,
-        size=c.size,
-    )
+    if words[0] in ("exit", "trap"):  # the shell's own: its traps are the shell's
+        return await _PROGRAMS[words[0]](dataclasses.replace(c, args=words, write=write))
+    inner = dataclasses.replace(c, args=words, write=write, traps={}, pending=[], current=None)
     c.current = asyncio.create_task(_child(inner))
     code = 0
     try:
@@ -306,8 +283,9 @@ async def _run_simple(c: Context, raw: list[str], last: int) -> int:
         if not c.pending:
             c.current.cancel()
             raise
-        with contextlib.suppress(AttributeError):
-            asyncio.current_task().uncancel()  # type: ignore[union-attr]
+        this = asyncio.current_task()
+        assert this is not None
+        this.uncancel()
     finally:
         c.current = None
     if target:

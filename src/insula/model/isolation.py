@@ -33,11 +33,6 @@ def parse_isolation(text: str | None, default: Isolation) -> Isolation:
         ) from None
 
 
-def names_a_domain(isolation: Isolation, instance_id: str) -> str:
-    """The kernel domain of an instance: all instances of one domain fall with one kernel."""
-    return f"vm:{instance_id}" if isolation is Isolation.VM else "host"
-
-
 def link_kind(isolation: Isolation) -> LinkKind:
     """What the network has to make for an instance to be plugged in."""
     return LinkKind.TAP if isolation is Isolation.VM else LinkKind.VETH

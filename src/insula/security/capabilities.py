@@ -105,11 +105,6 @@ def finalize_capabilities(
     return tuple(sorted(base | set(added)))
 
 
-def known_to_kernel(last_cap: int) -> frozenset[str]:
-    """Names that a kernel with this /proc/sys/kernel/cap_last_cap knows."""
-    return frozenset(ALL[: last_cap + 1])
-
-
 def from_mask(mask: int) -> frozenset[str]:
     """Names in a mask such as CapBnd of /proc/self/status."""
     return frozenset(name for number, name in enumerate(ALL) if mask >> number & 1)

@@ -115,9 +115,6 @@ class Store:
         row = self._db.row("SELECT record FROM plans WHERE instance_id = ?", (instance_id,))
         return row[0] if row else None
 
-    def delete_plan(self, instance_id: str) -> None:
-        self._db.execute("DELETE FROM plans WHERE instance_id = ?", (instance_id,))
-
     # images
 
     def put_image(self, image: Image) -> None:
@@ -148,19 +145,9 @@ class Store:
         with self._db.transaction(durable=True):
             self._db.execute("DELETE FROM images WHERE id = ?", (image_id,))
 
-    def content_users(self, digest: str) -> list[str]:
-        """Ids of the images that need a layer, by the digest of its blob or of its uncompressed form."""
-        rows = self._db.rows("SELECT image_id FROM image_content WHERE digest = ? ORDER BY 1", (digest,))
-        return [row[0] for row in rows]
-
     def content(self) -> set[str]:
         """Every digest that some image needs; whatever else lies in the content store is left over."""
         return {row[0] for row in self._db.rows("SELECT DISTINCT digest FROM image_content")}
-
-    def image_users(self, image_id: str) -> list[str]:
-        """Ids of the instances made from an image."""
-        rows = self._db.rows("SELECT id FROM instances WHERE image_id = ? ORDER BY 1", (image_id,))
-        return [row[0] for row in rows]
 
     def set_tag(self, name: str, image_id: str) -> None:
         """Let `name` mean this image, whatever it meant before.  Raises NoSuchImage."""

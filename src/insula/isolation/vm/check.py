@@ -8,12 +8,12 @@ import stat
 
 from insula.errors import Conflict, UnsupportedField
 from insula.isolation.plan import LaunchPlan
+from insula.isolation.sizing import LEAST_MEMORY_MIB
 from insula.isolation.vm.virtiofs import binds
 from insula.model.limits import Limits
 
 _CPUS = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
 _TAG_BYTES = 36  # of a virtiofs device
-_LEAST_MEMORY_MIB = 64
 
 
 def _namespaces(plan: LaunchPlan) -> None:
@@ -98,8 +98,8 @@ def check_plan(plan: LaunchPlan) -> None:
     _devices(plan)
     _limits(plan.limits)
     _mounts(plan)
-    if plan.machine is not None and plan.machine.memory_mib < _LEAST_MEMORY_MIB:
-        raise UnsupportedField("HostConfig.Memory", f"a guest kernel needs at least {_LEAST_MEMORY_MIB} MiB")
+    if plan.machine is not None and plan.machine.memory_mib < LEAST_MEMORY_MIB:
+        raise UnsupportedField("HostConfig.Memory", f"a guest kernel needs at least {LEAST_MEMORY_MIB} MiB")
 
 
 def check_update(old: Limits, new: Limits) -> None:
