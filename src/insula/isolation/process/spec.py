@@ -210,7 +210,7 @@ def _make_namespaces(plan: LaunchPlan, facts: HostFacts) -> list[dict[str, str]]
     if not plan.host_network:
         path = plan.netns or next((e.netns for e in plan.endpoints if e.netns), "")
         found.append({"type": "network", "path": path} if path else {"type": "network"})
-    if facts.cgroup_version == 2 and not plan.security.privileged:
+    if facts.cgroup_version == 2:  # for privileged ones too, as moby
         found.append({"type": "cgroup"})
     return found
 
