@@ -86,7 +86,7 @@ child_main (const struct launch *launch, int reports)
       if (pid > 0)
         init_run (pid);
     }
-  run_process (launch->process, &fault);
+  run_process (launch->process, true, &fault);
   report_fault (reports, &fault);
 }
 
@@ -162,7 +162,7 @@ child_exec (const struct launch *launch, int main_pidfd, int reports)
   if (read (gate[0], &byte, 1) < 0)
     _exit (127);
   if (take_stdio (launch, &fault) == 0)
-    run_process (launch->process, &fault);
+    run_process (launch->process, false, &fault);
   report_fault (reports, &fault);
 }
 

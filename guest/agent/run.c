@@ -41,17 +41,17 @@ set_oom_score (int score, struct fault *fault)
   return 0;
 }
 
-/* Docker makes a missing working directory. */
+/* Docker makes a missing working directory, root's, for the main process and not for an exec. */
 static int
-enter_cwd (const char *cwd, const struct user *user, struct fault *fault)
+enter_cwd (const char *cwd, bool make, struct fault *fault)
 {
   char part[PATH_MAX];
   size_t len = strlen (cwd);
 
   if (chdir (cwd) == 0)
     return 0;
-  if (errno != ENOENT)
-    return fail (fault, FAULT_FAILED, errno, "chdir to cwd (\"%.200s\")", cwd);
+  if (errno != ENOENT || !make)
+    return fail (fault, FAULT_NOT_EXECUTABLE, errno, "chdir to cwd (\"%.200s\")", cwd);
   if (len >= sizeof part)
     return fail (fault, FAULT_FAILED, ENAMETOOLONG, "cwd");
   for (size_t i = 1; i <= len; i++)
@@ -59,12 +59,7 @@ enter_cwd (const char *cwd, const struct user *user, struct fault *fault)
       {
         memcpy (part, cwd, i);
         part[i] = 0;
-        if (mkdir (part, 0755) == 0)
-          {
-            if (lchown (part, user->uid, user->gid) < 0)
-              return fail (fault, FAULT_FAILED, errno, "give directory \"%.200s\" to its user", part);
-          }
-        else if (errno != EEXIST)
+        if (mkdir (part, 0755) < 0 && errno != EEXIST)
           return fail (fault, FAULT_FAILED, errno, "make directory \"%.200s\"", part);
       }
   if (chdir (cwd) < 0)
@@ -133,7 +128,7 @@ find_program (const struct process *process, char path[PATH_MAX], struct fault *
 }
 
 int
-run_process (struct process *process, struct fault *fault)
+run_process (struct process *process, bool make_cwd, struct fault *fault)
 {
   char path[PATH_MAX], home[600];
   struct user user;
@@ -145,7 +140,7 @@ run_process (struct process *process, struct fault *fault)
     return -1;
   if (rlimits_apply (process->limits, process->limits_set, fault) < 0)
     return -1;
-  if (enter_cwd (process->cwd, &user, fault) < 0)
+  if (enter_cwd (process->cwd, make_cwd, fault) < 0)
     return -1;
   umask (0022);
   if (become (process, &user, fault) < 0)

@@ -4,4 +4,4 @@
 #include "process.h"
 
 /* Does not return when it succeeds. */
-int run_process (struct process *process, struct fault *fault);
+int run_process (struct process *process, bool make_cwd, struct fault *fault);

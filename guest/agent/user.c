@@ -122,13 +122,13 @@ user_find (const char *spec, char *const *more, const char *passwd, const char *
           snprintf (user->home, sizeof user->home, "%s", parts[5]);
       }
   if (!found && !numeric)
-    return fail (fault, FAULT_FAILED, 0, "unable to find user %s: no matching entries in passwd file", want);
+    return fail (fault, FAULT_INVALID, 0, "unable to find user %s: no matching entries in passwd file", want);
   if (!found)
     user->uid = number;
   if (*want_group)
     {
       if (!find_group (group, want_group, &user->gid))
-        return fail (fault, FAULT_FAILED, 0, "unable to find group %.200s: no matching entries in group file",
+        return fail (fault, FAULT_INVALID, 0, "unable to find group %.200s: no matching entries in group file",
                      want_group);
     }
   else if (found)
@@ -137,7 +137,7 @@ user_find (const char *spec, char *const *more, const char *passwd, const char *
     {
       gid_t extra;
       if (!find_group (group, *more, &extra))
-        return fail (fault, FAULT_FAILED, 0, "unable to find group %.200s: no matching entries in group file", *more);
+        return fail (fault, FAULT_INVALID, 0, "unable to find group %.200s: no matching entries in group file", *more);
       add_group (user, extra);
     }
   return 0;
@@ -168,5 +168,8 @@ user_look_up (const char *spec, char *const *more, struct user *user, struct fau
 
   if (!passwd || !group)
     return fail (fault, FAULT_FAILED, ENOMEM, "read /etc/passwd and /etc/group");
-  return user_find (spec, more, passwd, group, user, fault);
+  if (user_find (spec, more, passwd, group, user, fault) < 0)
+    return -1;
+  add_group (user, user->gid); /* or a file that denies this group something would not: CVE-2022-36109 */
+  return 0;
 }

@@ -95,7 +95,8 @@ class LocalImages:
             for loaded in await archive.load(self._content, data, progress):
                 image = read_image(loaded.config, loaded.layers, manifest=loaded.manifest)
                 ready.append((await self._unpacking.unpack_all(image, progress), loaded.tags))
-            images = [self._catalog.add(image, tags=tags) for image, tags in ready]
+            # said with the names that came with them, not with all that they have here
+            images = [replace(self._catalog.add(image, tags=tags), tags=tags) for image, tags in ready]
         for image in images:
             self._events.publish("image", "load", image.id, name=image.id)
         return tuple(images)

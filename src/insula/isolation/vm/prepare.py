@@ -43,6 +43,8 @@ def command_error(error: AgentError, program: str) -> InsulaError:
     if error.kind == "not-found":
         return CommandNotFound(program)
     if error.kind == "not-executable":
+        if error.text.startswith("chdir"):
+            return CommandNotExecutable(program, f"{error.text}: no such file or directory")
         return CommandNotExecutable(program)
     return translate(error)
 

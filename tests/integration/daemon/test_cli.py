@@ -1,0 +1,296 @@
+"""`insula` used as docker is used: flags, exit codes, error text, `--format`, terminals, cp and pipes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from insula.cli.main import COMMANDS
+from rig import ENVIRONMENT, IMAGE, Daemon
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+
+def ok(daemon: Daemon, *words: str, stdin: bytes | None = None) -> str:
+    done = daemon.insula(*words, stdin=stdin)
+    assert done.returncode == 0, f"insula {' '.join(words)}: {done.stderr.decode()}"
+    return done.stdout.decode().removesuffix("\n")
+
+
+@pytest.fixture(scope="module")
+def box(daemon: Daemon) -> Iterator[str]:
+    name = "cli-box"
+    ok(
+        daemon,
+        *("run", "-d", "--name", name, "--label", "a=b", "-p", "127.0.0.1:18097:80", "--stop-signal", "KILL"),
+        *(IMAGE, "sh", "-c", "echo out; echo err >&2; exec sleep 1000"),
+    )
+    yield name
+    ok(daemon, "rm", "-f", name)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(daemon: Daemon, command: str) -> None:
+    text = ok(daemon, command, "--help")
+    assert text.startswith("Usage: insula")
+    assert len(text.splitlines()) > 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("run", "--rm", IMAGE, "no-such"), 127, "executable file not found"),
+        (("run", "--rm", IMAGE, "/etc/plain"), 126, "permission denied"),
+        (("run", "--rm", IMAGE, "sh", "-c", "exit 9"), 9, ""),
+        (("run", "--rm", "--odd", IMAGE), 125, "--odd"),
+        (("run", "--rm", "-m", "1x", IMAGE), 125, "--memory"),
+        (("run", "--rm", "--link", "x", IMAGE), 125, "Links"),
+        (("run", "--rm", "--health-cmd", "x", IMAGE), 125, "Health"),
+        (("run", "--rm", "--isolation", "jail", IMAGE), 125, "isolation"),
+        (("run", "-it", "--rm", IMAGE), 125, "not a terminal"),
+        (("run",), 1, "IMAGE"),
+        (("ps", "--odd"), 125, "--odd"),
+        (("ps", "--filter", "odd=1"), 1, "odd"),
+        (("ps", "--format", "{{.Odd}}"), 1, "no .Odd"),
+        (("inspect", "no-such"), 1, "No such object: no-such"),
+        (("exec", "no-such", "true"), 1, "No such container: no-such"),
+        (("rm", "no-such"), 1, "No such container: no-such"),
+        (("rm", "-f", "no-such"), 0, "No such container: no-such"),
+        (("rmi", "-f", "no-such"), 0, "No such image: no-such:latest"),
+        (("logs", "no-such"), 1, "No such container: no-such"),
+        (("port", "cli-box", "81"), 1, "No public port '81' published for cli-box"),
+        (("cp", "a", "b"), 1, "must specify at least one container source"),
+        (("cp", "x:/a", "y:/b"), 1, "copying between containers is not supported"),
+        (("cp", "cli-box:/no-such", "."), 1, "Could not find the file /no-such"),
+        (("save", "-o", "/no-such/x", IMAGE), 1, "/no-such"),
+        (("load", "-i", "/no-such"), 1, "/no-such"),
+        (("pull", "nohost.invalid/x"), 1, "lookup nohost.invalid"),
+        (("no-such",), 1, "no-such"),
+        (("update", "cli-box"), 1, "one or more flags"),
+    ],
+)
+def test_exit_codes_and_what_is_said(
+    daemon: Daemon, box: str, words: tuple[str, ...], code: int, said: str
+) -> None:
+    done = daemon.insula(*words)
+    assert code == done.returncode, done.stderr.decode()
+    assert said in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (
+            ("ps", "--format", "{{.Names}} {{.Isolation}} {{.Ports}}"),
+            "cli-box process 127.0.0.1:18097->80/tcp",
+        ),
+        (("ps", "--format", 'table {{.Names}}\\t{{.Label "a"}}'), None),
+        (("ps", "-q", "--no-trunc=false"), None),
+        (("inspect", "-f", "{{.State.Status}} {{json .Config.Labels}}", "cli-box"), 'running {"a":"b"}'),
+        (("inspect", "-f", '{{index .Config.Labels "a"}}', "cli-box"), "b"),
+        (("inspect", "-f", "{{range $k, $v := .NetworkSettings.Ports}}{{$k}}{{end}}", "cli-box"), "80/tcp"),
+        (("inspect", "-f", "{{if .State.Running}}yes{{else}}no{{end}}", "cli-box"), "yes"),
+        (("port", "cli-box"), "80/tcp -> 127.0.0.1:18097"),
+        (("logs", "-n", "0", "cli-box"), ""),
+        (("network", "inspect", "-f", "{{.Driver}}", "bridge"), "bridge"),
+        (("version", "-f", "{{.Server.Version}}"), None),
+        (("exec", "-e", "A=1", "-w", "/etc", "cli-box", "sh", "-c", "echo $A; pwd"), "1\n/etc"),
+        (("run", "--rm", "--init=true", "--read-only=false", IMAGE, "echo", "--init=true"), "--init=true"),
+        (("stats", "--no-stream", "--format", "{{.Name}}", "cli-box"), "cli-box"),
+    ],
+)
+def test_what_is_shown(daemon: Daemon, box: str, words: tuple[str, ...], shown: str | None) -> None:
+    text = ok(daemon, *words)
+    assert text == shown if shown is not None else text
+
+
+def test_ps_says_what_isolates(daemon: Daemon, box: str) -> None:
+    heading, row = ok(daemon, "ps", "--filter", f"name={box}").splitlines()
+    assert "ISOLATION" in heading
+    assert row[heading.index("ISOLATION") :].split()[0] == "process"
+    line = json.loads(ok(daemon, "ps", "--format", "json", "--filter", f"name={box}"))
+    assert {"ID", "Image", "Command", "CreatedAt", "Status", "Ports", "Names", "Isolation"} <= set(line)
+
+
+def test_logs_go_where_they_came_from(daemon: Daemon, box: str) -> None:
+    done = daemon.insula("logs", box)
+    assert (b"out\n", b"err\n") == (done.stdout, done.stderr)
+
+
+def test_pipes(daemon: Daemon, isolation: str) -> None:
+    data = os.urandom(1 << 20)
+    done = daemon.insula("run", "--rm", "-i", "--isolation", isolation, IMAGE, "cat", stdin=data)
+    assert (0, data) == (done.returncode, done.stdout)
+
+
+def test_cp_both_ways(daemon: Daemon, box: str, tmp_path: Path) -> None:
+    source = tmp_path / "dir"
+    (source / "sub").mkdir(parents=True)
+    (source / "a").write_text("a\n")
+    (source / "link").symlink_to("a")
+    (tmp_path / "file").write_text("f\n")
+
+    def inside(path: str) -> list[str]:
+        return sorted(ok(daemon, "exec", box, "find", path).splitlines())
+
+    tree = ["", "/a", "/link", "/sub"]
+    ok(daemon, "cp", str(source), f"{box}:/d1")
+    assert [f"/d1{rest}" for rest in tree] == inside("/d1")
+    ok(daemon, "cp", str(source), f"{box}:/d1")
+    assert "/d1/dir/a" in inside("/d1")
+    ok(daemon, "cp", f"{source}/.", f"{box}:/d2")
+    assert [f"/d2{rest}" for rest in tree] == inside("/d2")
+    ok(daemon, "cp", str(tmp_path / "file"), f"{box}:/f1")
+    assert "f" == ok(daemon, "exec", box, "cat", "/f1")
+    for target, path in (("out1", "/d2"), ("out2", "/d2/."), ("existing", "/d2/.")):
+        into = tmp_path / target
+        if target == "existing":
+            into.mkdir()
+        ok(daemon, "cp", f"{box}:{path}", str(into))
+        assert ["a", "link", "sub"] == sorted(p.name for p in into.iterdir()), target
+        assert (into / "link").is_symlink()
+    ok(daemon, "cp", f"{box}:/d2", str(tmp_path / "existing"))
+    assert (tmp_path / "existing" / "d2" / "a").read_text() == "a\n"
+    archive = daemon.insula("cp", f"{box}:/d2", "-").stdout
+    ok(daemon, "exec", box, "mkdir", "/d3")
+    ok(daemon, "cp", "-", f"{box}:/d3", stdin=archive)
+    assert "/d3/d2/a" in inside("/d3")
+    for wrong in (
+        (str(source), f"{box}:/f1"), (str(tmp_path / "file"), f"{box}:/none/"),
+        (str(tmp_path / "none"), f"{box}:/"), (f"{box}:/d2", str(tmp_path / "file")),
+        (f"{box}:/f1", str(tmp_path / "none" / "x")), (f"{box}:/f1", str(tmp_path / "none") + "/"),
+    ):  # fmt: skip
+        assert 1 == daemon.insula("cp", *wrong).returncode, wrong
+
+
+def test_images_out_and_in(daemon: Daemon, box: str, tmp_path: Path) -> None:
+    archive = str(tmp_path / "image.tar")
+    ok(daemon, "tag", IMAGE, "cli/one:1")
+    ok(daemon, "save", "-o", archive, "cli/one:1")
+    assert "untagged: cli/one:1" == ok(daemon, "rmi", "cli/one:1").lower()
+    assert "Loaded image: cli/one:1" == ok(daemon, "load", "-i", archive)
+    try:
+        piped = daemon.insula("save", "cli/one:1").stdout
+        assert "cli/one:1" in ok(daemon, "load", stdin=piped)
+        assert "cli/one:1" == ok(
+            daemon, "images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=cli/*"
+        )
+        ident = ok(daemon, "commit", "-m", "said", "-c", 'CMD ["echo", "made"]', box, "cli/two")
+        assert ident.startswith("sha256:")
+        assert "made" == ok(daemon, "run", "--rm", "cli/two")
+        assert "said" in ok(daemon, "history", "cli/two")
+        exported = daemon.insula("export", box).stdout
+        ok(daemon, "import", "-c", 'CMD ["echo", "whole"]', "-", "cli/three", stdin=exported)
+        assert "whole" == ok(daemon, "run", "--rm", "cli/three")
+    finally:
+        daemon.insula("rmi", "-f", "cli/one:1", "cli/two", "cli/three")
+
+
+def test_a_life(daemon: Daemon, name: str) -> None:
+    began = f"{time.time():.6f}"
+    ident = ok(daemon, "create", "--name", name, "--stop-signal", "KILL", IMAGE, "sleep", "1000")
+    for words in (("start",), ("pause",), ("unpause",), ("restart", "-t", "0"), ("stop", "-t", "0")):
+        assert name == ok(daemon, *words, name)
+    assert "137" == ok(daemon, "wait", name)
+    ok(daemon, "rename", name, f"{name}-new")
+    assert ident == ok(daemon, "ps", "-a", "-q", "--no-trunc", "-f", f"name={name}-new")
+    assert f"{name}-new" == ok(daemon, "rm", f"{name}-new")
+    until = f"{time.time():.6f}"
+    seen = ok(
+        daemon,
+        *("events", "--since", began, "--until", until, "-f", f"container={ident}", "-f", "type=container"),
+        *("--format", "{{.Action}}"),
+    ).split()
+    assert ["create", "start", "pause", "unpause"] == seen[:4]
+    assert ["rename", "destroy"] == seen[-2:]
+
+
+class Terminal:
+    """`insula` on a terminal of its own."""
+
+    def __init__(self, daemon: Daemon, *words: str, rows: int = 31, cols: int = 97) -> None:
+        self.fd, inner = pty.openpty()
+        self.resize(rows, cols)
+        argv = daemon.inside(sys.executable, "-m", "insula.cli", "-H", daemon.host, *words)
+        self.child = subprocess.Popen(
+            argv, stdin=inner, stdout=inner, stderr=inner, env=ENVIRONMENT, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  (no threads here)
+        )  # fmt: skip
+        os.close(inner)
+        self.seen = b""
+
+    def resize(self, rows: int, cols: int) -> None:
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.fd, keys)
+
+    def until(self, text: bytes) -> None:
+        limit = time.monotonic() + 60
+        while text not in self.seen:
+            assert select.select([self.fd], [], [], max(0, limit - time.monotonic()))[0], self.seen
+            self.seen += os.read(self.fd, 4096)
+        self.seen = self.seen.partition(text)[2]
+
+    def end(self) -> int:
+        with contextlib.suppress(OSError):  # the other side of the terminal has gone
+            while select.select([self.fd], [], [], 30)[0] and (piece := os.read(self.fd, 4096)):
+                self.seen += piece
+        os.close(self.fd)
+        return self.child.wait(30)
+
+
+def test_a_terminal(daemon: Daemon, isolation: str, name: str) -> None:
+    words = ("run", "-it", "--rm", "--name", name, "--isolation", isolation, "-e", "PS1=ready>", IMAGE, "sh")
+    terminal = Terminal(daemon, *words)
+    terminal.until(b"ready>")
+    terminal.type(b"stty size\n")
+    terminal.until(b"31 97")
+    terminal.resize(20, 50)
+    terminal.child.send_signal(signal.SIGWINCH)
+    terminal.type(b"until stty size | grep '20 5[0]'; do :; done\n")
+    terminal.until(b"\n20 50")
+    terminal.type(b"sleep 1000\n")
+    terminal.until(b"sleep 1000")
+    terminal.type(b"\x03")
+    terminal.type(b"echo code=$?\n")
+    terminal.until(b"code=130")
+    terminal.type(b"\x10\x11")
+    assert 0 == terminal.end()
+    again = Terminal(daemon, "attach", name)
+    again.type(b"exit 5\n")
+    assert 5 == again.end()
+
+
+def test_exec_on_a_terminal(daemon: Daemon, box: str) -> None:
+    terminal = Terminal(daemon, "exec", "-it", box, "sh", "-c", "stty size; read word; exit $word")
+    terminal.until(b"31 97")
+    terminal.type(b"7\n")
+    assert 7 == terminal.end()
+
+
+def test_signals_are_passed_on(daemon: Daemon) -> None:
+    script = "trap 'echo caught; exit 4' TERM; echo ready; while :; do sleep 0.1; done"
+    argv = daemon.inside(
+        sys.executable, "-m", "insula.cli", "-H", daemon.host, "run", "--rm", IMAGE, "sh", "-c", script
+    )
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=ENVIRONMENT) as child:
+        assert child.stdout is not None
+        assert b"ready\n" == child.stdout.readline()
+        child.terminate()
+        assert b"caught\n" == child.stdout.readline()
+        assert 4 == child.wait(30)
