@@ -76,7 +76,7 @@ class VmBackend:
         self._helpers = Helpers(self._boot_helper, self._helper_gone)
         self._trimmer: asyncio.Task[None] | None = None
 
-    # -- the host -----------------------------------------------------------------------------
+    # the host
 
     async def start(self) -> None:
         program = find_program(_QEMU)
@@ -86,11 +86,9 @@ class VmBackend:
             shown = await arun([program, "--version"])
             found = re.search(r"version (\S+)", shown.stdout.decode(errors="replace"))
             self._version = found[1] if found else "unknown"
-            self._host = Host(
-                qemu=program,
-                virtiofsd=await find_virtiofsd(),
-                layout=cgroups.find_layout(),
-            )
+            layout = cgroups.find_layout()
+            cgroups.make_room(layout)
+            self._host = Host(qemu=program, virtiofsd=await find_virtiofsd(), layout=layout)
         except InsulaError as error:
             self._problem = error
             return
@@ -194,7 +192,7 @@ class VmBackend:
             for vm in list(self._vms.values()):
                 vm.trim()
 
-    # -- life of an instance ------------------------------------------------------------------
+    # life of an instance
 
     def check(self, plan: LaunchPlan) -> None:
         check_plan(plan)
@@ -304,7 +302,7 @@ class VmBackend:
                 self._uids[plan.id] = vm.record.uid
         return liveness
 
-    # -- talking to the workload --------------------------------------------------------------
+    # talking to the workload
 
     async def attach(self, instance_id: str) -> VmStream:
         vm = self._vm(instance_id)
@@ -331,7 +329,7 @@ class VmBackend:
             raise
         return VmExec(channel, stream, number(answer, "pid", 1, 1 << 22), tty=plan.process.tty)
 
-    # -- looking ------------------------------------------------------------------------------
+    # looking
 
     async def sample(self, instance_id: str) -> Sample:
         vm = self._vm(instance_id)
@@ -367,7 +365,7 @@ class VmBackend:
             _set_affinity(vm.cgroup.pids(), parse_cpus(limits.cpuset_cpus))
         vm.limits = limits
 
-    # -- files --------------------------------------------------------------------------------
+    # files
 
     @contextlib.asynccontextmanager
     async def files(self, plan: LaunchPlan) -> AsyncIterator[Files]:

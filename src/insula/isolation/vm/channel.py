@@ -213,7 +213,7 @@ class Channel:
         self._greeted: asyncio.Future[None] | None = None
         self.closed = asyncio.Event()
 
-    # -- life ---------------------------------------------------------------------------------
+    # life
 
     async def open(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float
@@ -274,7 +274,7 @@ class Channel:
         self._streams.clear()
         self.closed.set()
 
-    # -- sending ------------------------------------------------------------------------------
+    # sending
 
     def send(self, kind: Type, stream: int, payload: bytes = b"") -> None:
         """Queue a message; nothing happens when the connection has ended."""
@@ -324,7 +324,7 @@ class Channel:
         self.send(kind, candidate, encode_fields(pairs))
         return stream
 
-    # -- receiving ----------------------------------------------------------------------------
+    # receiving
 
     async def _read_loop(self, reader: asyncio.StreamReader, decoder: Decoder) -> None:
         try:

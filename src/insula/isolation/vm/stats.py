@@ -120,7 +120,7 @@ def host_oom_kills(layout: Layout, group: str) -> int:
     return cgroups.read_table(f"{directory}/{file}").get("oom_kill", 0)
 
 
-# -- docker top -------------------------------------------------------------------------------
+# docker top
 
 _Row = tuple[str, ...]  # pid, ppid, user, tty, start (seconds since 1970), cpu ms, rss KiB, command
 

@@ -55,7 +55,7 @@ class Vm:
         self._supervisor: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
-    # -- life ---------------------------------------------------------------------------------
+    # life
 
     def make_channel(self) -> Channel:
         return Channel(on_exited=self._on_exited, on_violation=self._on_violation)
@@ -162,7 +162,7 @@ class Vm:
                 watch.close()
         self.status.cancel()
 
-    # -- talking ------------------------------------------------------------------------------
+    # talking
 
     async def channel(self) -> Channel:
         """The open channel; connected again when it was cut.  Raises Conflict while the VM is paused."""
