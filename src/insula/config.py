@@ -47,7 +47,7 @@ class Settings:
             raise InvalidRequest(f"accel: {self.accel!r} is none of {', '.join(ACCELERATORS)}")
         if self.runtime not in ("", "crun", "runc"):
             raise InvalidRequest(f"runtime: {self.runtime!r} is neither crun nor runc")
-        for name, least in (("vm_memory_mib", 64), ("vm_vcpus", 1), ("vm_disk_gib", 1), ("max_downloads", 1)):
+        for name, least in (("vm_memory_mib", 80), ("vm_vcpus", 1), ("vm_disk_gib", 1), ("max_downloads", 1)):
             if getattr(self, name) < least:
                 raise InvalidRequest(f"{name.replace('_', '-')}: must be at least {least}")
         for name in ("data_root", "exec_root"):

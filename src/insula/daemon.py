@@ -76,9 +76,9 @@ def start_lock(settings: Settings) -> Iterator[None]:
                 f"another daemon (pid {file.read().strip() or 'unknown'}) uses {settings.data_root}",
                 hint="stop it, or give this one its own --data-root and --exec-root",
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the number
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
         yield
 
 
@@ -180,6 +180,11 @@ def command(config: str | None, **overrides: Any) -> None:
     Every option is also a key of the TOML file (data-root = "/srv/insula").
     """
     settings = read_settings(config, overrides)
+    settings = dataclasses.replace(  # OCI runtimes refuse a path through a symbolic link, such as /var/run
+        settings,
+        data_root=os.path.realpath(settings.data_root),
+        exec_root=os.path.realpath(settings.exec_root),
+    )
     start_logging(settings.log_level)
     if os.geteuid() != 0:
         raise Unavailable("the daemon needs root", hint="sudo insula daemon, or systemctl start insula")

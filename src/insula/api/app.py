@@ -39,7 +39,11 @@ class Application:
             response = await self._answer(request)
         except InsulaError as error:
             response = error_response(error.status, str(error))
-        except (ConnectionError, asyncio.CancelledError):
+        except ConnectionError:
+            if request.transport is not None and not request.transport.is_closing():
+                raise
+            return web.Response(status=499)  # to nobody: the client has left, which is no error of ours
+        except asyncio.CancelledError:
             raise
         except (HttpProcessingError, web.RequestPayloadError, PayloadEncodingError) as error:
             response = error_response(400, f"the request's body is malformed: {error}")

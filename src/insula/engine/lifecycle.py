@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -149,7 +150,7 @@ class Lifecycle:
                 backoff_ms=entry.backoff_ms,
                 restarts=entry.record.restart_count,
             )
-            self._instances.put(
+            self._put_end(
                 entry,
                 state=State.RESTARTING if decision.restart else State.EXITED,
                 pid=0,
@@ -172,6 +173,14 @@ class Lifecycle:
         run.over.set()
         if remove:
             await self._auto_remove(entry)
+
+    def _put_end(self, entry: Entry, **changes: Any) -> None:
+        """It has ended whether or not that can be written down; a later daemon finds no exit code then."""
+        try:
+            self._instances.put(entry, **changes)
+        except InsulaError as error:
+            log.error("instance %s: its end cannot be recorded: %s", entry.id, error)
+            entry.record = dataclasses.replace(entry.record, **changes)
 
     async def _give_back(self, entry: Entry, plan: LaunchPlan | None) -> list[str]:
         """Processes, network and mounts; sentences about what could not be given back."""

@@ -130,10 +130,12 @@ class Recovery:
         """Watch it again, or record its end as if it had been watched."""
         entry.root_users, entry.root_mounted = 1, True  # unmounting is idempotent
         if liveness in (Liveness.RUNNING, Liveness.PAUSED):
-            state = State.RUNNING if liveness is Liveness.RUNNING else State.PAUSED
-            if entry.record.state is not state:
-                self._instances.put(entry, state=state)
+            if entry.record.state is State.PAUSED and liveness is Liveness.RUNNING:
+                self._instances.put(entry, state=State.RUNNING)
             self._lifecycle.watch(entry)
+            if entry.record.state is not State.PAUSED and liveness is Liveness.PAUSED:
+                # not by a user, or not yet: a commit, or a pause that was cut
+                await self._kit.backend(entry.record.spec.isolation).freeze(entry.id, False)
             return
         if liveness is Liveness.EXITED:
             status = await self._kit.backend(entry.record.spec.isolation).wait(entry.id)

@@ -9,18 +9,23 @@ from insula.isolation.plan import GuestMachine
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 
-LEAST_MEMORY_MIB = 64
+LEAST_MEMORY_MIB = 80
+"""With 64 Debian's kernel panics before its first process."""
+KERNEL_MIB = 64
+"""What the guest's kernel, its tables and the agent take before the workload has a page (58 measured)."""
 _MIB = 1024 * 1024
 
 
 def machine_for(isolation: Isolation, limits: Limits, settings: Settings) -> GuestMachine | None:
     """The guest's machine; None for an isolation that shares the host's kernel.
 
-    A memory limit is the guest's memory, rounded up to MiB and never under 64; a CPU limit is rounded
-    up to whole virtual CPUs.  Without limits the settings decide.
+    A memory limit is what the workload may use: the guest's own kernel comes on top of it.  A CPU limit is
+    rounded up to whole virtual CPUs.  Without limits the settings decide.
     """
     if isolation is not Isolation.VM:
         return None
-    memory_mib = math.ceil(limits.memory_bytes / _MIB) if limits.memory_bytes > 0 else settings.vm_memory_mib
+    memory_mib = settings.vm_memory_mib
+    if limits.memory_bytes > 0:
+        memory_mib = math.ceil(limits.memory_bytes / _MIB) + KERNEL_MIB
     vcpus = math.ceil(limits.cpus()) if limits.cpus() > 0 else settings.vm_vcpus
     return GuestMachine(vcpus=max(1, vcpus), memory_mib=max(LEAST_MEMORY_MIB, memory_mib))

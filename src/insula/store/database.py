@@ -9,15 +9,22 @@ everything committed before.  One connection, used from the thread that opened i
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 
 from insula.errors import CorruptData, DiskFull, Failure, InsulaError, Unavailable
 from insula.store.migrations import STEPS
 
+log = logging.getLogger(__name__)
+
 _BUSY_MS = 5000
 # fsync happens at checkpoints: fewer, larger ones (pages of 4 KiB) keep it away from create and start
 _CHECKPOINT_PAGES = 4000
+# kept free inside the file and its log: on a full disk a state can be recorded and an instance removed
+_RESERVE_PAGES = 256
+_SCARCE_BYTES = 32 << 20
 
 
 class Database:
@@ -26,6 +33,7 @@ class Database:
     def __init__(self, path: str) -> None:
         self.path = path
         self._depth = 0
+        self._directory = os.path.dirname(path) or "."
         with self._errors():
             self._connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
             try:
@@ -52,12 +60,44 @@ class Database:
                 for statement in step:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
+        self._reserve()
+
+    def _reserve(self) -> None:
+        """Space on the disk that is this file's own already: pages written and given free again.
+
+        SQLite uses them again before it makes a file longer, in the database and, from its beginning after
+        each checkpoint, in the log.  A disk too full for that must not keep the engine from starting.
+        """
+        connection = self._connection
+        try:
+            (page,) = connection.execute("PRAGMA page_size").fetchone()
+            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            enough = _RESERVE_PAGES // 2
+            if free >= enough and os.path.getsize(f"{self.path}-wal") >= enough * page:
+                return  # of an earlier connection
+            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            with self.transaction():
+                connection.execute("CREATE TABLE reserve (space BLOB)")
+                connection.execute("INSERT INTO reserve VALUES (zeroblob(?))", (_RESERVE_PAGES * page,))
+                connection.execute("DROP TABLE reserve")
+            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        except (sqlite3.Error, InsulaError, OSError) as error:
+            log.warning("%s: no reserve for a full disk: %s", self.path, error)
+
+    def _make_room(self) -> None:
+        """Before a change, when the disk is nearly full: write to the log from its beginning again."""
+        found = os.statvfs(self._directory)
+        if found.f_bavail * found.f_frsize < _SCARCE_BYTES:
+            with contextlib.suppress(sqlite3.Error):  # the change itself says it, if it then fails
+                self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     def close(self) -> None:
         with self._errors():
             self._connection.close()
 
     def execute(self, sql: str, arguments: Iterable[object] = ()) -> sqlite3.Cursor:
+        if not self._depth:
+            self._make_room()
         with self._errors():
             return self._connection.execute(sql, tuple(arguments))
 
