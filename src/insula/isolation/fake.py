@@ -10,226 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import signal
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 from insula.errors import Conflict, NoSuchInstance, UnsupportedField
 from insula.isolation.backend import BackendInfo, Exec, Files, Liveness, ProcessTable
 from insula.isolation.fake_files import FakeTree
-from insula.isolation.fake_programs import Context, check_program, run_program
-from insula.isolation.plan import ExecPlan, LaunchPlan, Process
+from insula.isolation.fake_jobs import KILLED, FakeExec, FakeStream, Job
+from insula.isolation.fake_programs import check_program
+from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
-from insula.model.stream import Channel, Chunk, NetworkSample, Sample, Stream
-
-_ROOM = 256 * 1024
-_KILLED = 128 + signal.SIGKILL
-
-
-class _Stdin:
-    """Bounded bytes from clients to a program."""
-
-    def __init__(self, open_: bool) -> None:
-        self._data = bytearray()
-        self._ended = not open_
-        self._changed = asyncio.Condition()
-
-    async def read(self) -> bytes:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._data or self._ended)
-            data = bytes(self._data[:65536])
-            del self._data[:65536]
-            self._changed.notify_all()
-            return data
-
-    async def write(self, data: bytes) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._ended or len(self._data) < _ROOM)
-            if not self._ended:
-                self._data += data
-                self._changed.notify_all()
-
-    async def end(self) -> None:
-        async with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-
-class FakeStream:
-    """One client of a program's stdio."""
-
-    def __init__(self, job: _Job) -> None:
-        self._job = job
-        self._chunks: deque[Chunk] = deque()
-        self._size = 0
-        self._ended = False
-        self._changed = asyncio.Condition()
-
-    async def read(self) -> Chunk | None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._chunks or self._ended)
-            if not self._chunks:
-                return None
-            chunk = self._chunks.popleft()
-            self._size -= len(chunk.data)
-            self._changed.notify_all()
-            return chunk
-
-    async def put(self, chunk: Chunk) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._ended or self._size < _ROOM)
-            if not self._ended:
-                self._chunks.append(chunk)
-                self._size += len(chunk.data)
-                self._changed.notify_all()
-
-    async def end(self) -> None:
-        async with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    async def write(self, data: bytes) -> None:
-        await self._job.stdin.write(data)
-
-    async def close_stdin(self) -> None:
-        if self._job.stdin_once:
-            await self._job.stdin.end()
-
-    async def close(self) -> None:
-        self._job.clients.discard(self)
-        self._chunks.clear()
-        await self.end()
-        await self.close_stdin()
-
-
-class _Job:
-    """One running program: the main one of an instance, or an exec."""
-
-    def __init__(
-        self,
-        process: Process,
-        hostname: str,
-        tree: FakeTree,
-        *,
-        pid: int,
-        open_stdin: bool,
-        stdin_once: bool,
-        log_path: str,
-    ) -> None:
-        self.process = process
-        self.pid = pid
-        self.stdin = _Stdin(open_stdin)
-        self.stdin_once = stdin_once
-        self.clients: set[FakeStream] = set()
-        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.running = asyncio.Event()
-        self.running.set()
-        self.rows, self.cols = process.console_rows, process.console_cols
-        self.context = Context(
-            args=process.args,
-            env=dict(e.partition("=")[::2] for e in process.env),
-            cwd=process.cwd,
-            user=process.user,
-            hostname=hostname,
-            stdin=self.stdin,
-            write=self._write,
-            tree=tree,
-            size=lambda: (self.rows, self.cols),
-        )
-        self._log_path = log_path
-        self._task: asyncio.Task[None] | None = None
-        if log_path:
-            with open(log_path, "ab"):
-                pass
-
-    def begin(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        # a task that is cancelled before its first step never reaches its `finally`
-        self._task.add_done_callback(self._make_sure)
-
-    def _make_sure(self, _: asyncio.Task[None]) -> None:
-        if not self.ended.done():
-            self._finishing = asyncio.get_running_loop().create_task(self.finish(self._code))
-
-    async def _run(self) -> None:
-        code = _KILLED
-        try:
-            code = await run_program(self.context)
-        except asyncio.CancelledError:
-            code = self._code
-        finally:
-            await self.finish(code)
-
-    _code = _KILLED
-
-    def kill(self, code: int = _KILLED) -> None:
-        self._code = code
-        self.running.set()
-        if self._task is not None:
-            self._task.cancel()
-
-    async def finish(self, code: int) -> None:
-        for client in list(self.clients):
-            await client.end()
-        await self.stdin.end()
-        if not self.ended.done():
-            self.ended.set_result(code)
-
-    async def _write(self, channel: Channel, data: bytes) -> None:
-        await self.running.wait()
-        if not data:
-            return
-        if self.process.tty:
-            channel, data = Channel.STDOUT, data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-        if self._log_path:
-            with open(self._log_path, "ab") as log:
-                log.write(make_log_records(channel, data, time.time_ns()))
-        for client in list(self.clients):
-            await client.put(Chunk(channel, data))
-        await asyncio.sleep(0)
-
-    def attach(self) -> FakeStream:
-        stream = FakeStream(self)
-        self.clients.add(stream)
-        return stream
-
-
-def make_log_records(channel: Channel, data: bytes, time_ns: int) -> bytes:
-    """CRI records, one per line, `P` for what does not end in a newline."""
-    second = datetime.datetime.fromtimestamp(time_ns // 10**9, datetime.UTC)
-    head = f"{second:%Y-%m-%dT%H:%M:%S}.{time_ns % 10**9:09}Z {channel.name.lower()}".encode()
-    return b"".join(
-        head + (b" F " if line.endswith(b"\n") else b" P ") + line.removesuffix(b"\n") + b"\n"
-        for line in data.splitlines(keepends=True)
-    )
+from insula.model.stream import NetworkSample, Sample
 
 
 class _Instance:
-    def __init__(self, plan: LaunchPlan, job: _Job, tree: FakeTree) -> None:
+    def __init__(self, plan: LaunchPlan, job: Job, tree: FakeTree) -> None:
         self.plan = plan
         self.job = job
         self.tree = tree
-        self.execs: list[_Job] = []
+        self.execs: list[Job] = []
         self.frozen = False
         self.status: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self.limits = plan.limits
-
-
-class FakeExec:
-    def __init__(self, job: _Job, stream: FakeStream) -> None:
-        self._job = job
-        self.stream: Stream = stream
-        self.pid = job.pid
-
-    async def wait(self) -> int:
-        return await asyncio.shield(self._job.ended)
-
-    async def resize(self, rows: int, cols: int) -> None:
-        self._job.rows, self._job.cols = rows, cols
 
 
 class FakeBackend:
@@ -269,7 +74,7 @@ class FakeBackend:
         tree = self._trees.setdefault(plan.id, FakeTree(plan.id))
         check_program(plan.process.args, tree)
         console = plan.console
-        job = _Job(
+        job = Job(
             plan.process,
             plan.hostname,
             tree,
@@ -300,9 +105,9 @@ class FakeBackend:
         instance = self._find(instance_id)
         job = instance.job
         if signum == signal.SIGKILL:
-            if job._task is None and not job.ended.done():
-                self._ended(instance, _KILLED)
-                await job.finish(_KILLED)
+            if job.task is None and not job.ended.done():
+                self._ended(instance, KILLED)
+                await job.finish(KILLED)
             job.kill()
         elif not job.context.interrupt(signum) and instance.plan.init and signum != signal.SIGCHLD:
             job.kill(128 + signum)
@@ -332,7 +137,7 @@ class FakeBackend:
         if instance.status.done():
             raise NoSuchInstance(instance_id)
         check_program(plan.process.args, instance.tree)
-        job = _Job(
+        job = Job(
             plan.process,
             instance.plan.hostname,
             instance.tree,
@@ -415,8 +220,8 @@ class FakeBackend:
         if instance is not None:
             for job in (instance.job, *instance.execs):
                 job.kill()
-                if job._task is not None:
-                    await asyncio.wait([job._task])
+                if job.task is not None:
+                    await asyncio.wait([job.task])
 
     def forget(self, instance_id: str) -> None:
         """Drop the files of an instance: what removing its root does in the other backends."""
