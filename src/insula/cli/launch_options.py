@@ -146,8 +146,43 @@ def finalize_create(
     interactive = o["interactive"]
     binds, volumes = values.parse_volumes(o["volume"])
     bindings, published = values.parse_publish(o["publish"])
-    tmpfs = dict(word.partition(":")[::2] for word in o["tmpfs"])
-    limits = {
+    body: dict[str, Any] = {
+        "Image": image,
+        "Cmd": list(command) or None,
+        "Env": values.read_env(o["env"], o["env_file"]),
+        "WorkingDir": o["workdir"] or "",
+        "User": o["user"] or "",
+        "Hostname": o["hostname"] or "",
+        "Domainname": o["domainname"] or "",
+        "Labels": values.parse_pairs(
+            (*values.read_lines(o["label_file"], "--label-file"), *o["label"]), "--label"
+        ),
+        "Tty": o["tty"],
+        "OpenStdin": interactive,
+        "StdinOnce": interactive and not detach,
+        "AttachStdin": "stdin" in streams or (all_streams and interactive),
+        "AttachStdout": "stdout" in streams or all_streams,
+        "AttachStderr": "stderr" in streams or all_streams,
+        "ExposedPorts": {**values.parse_expose(o["expose"]), **published},
+        "Volumes": volumes,
+        "HostConfig": _host_config(o) | {"Binds": binds, "PortBindings": bindings},
+    }
+    if o["entrypoint"] is not None:
+        body["Entrypoint"] = [o["entrypoint"]]
+    if o["stop_signal"]:
+        body["StopSignal"] = o["stop_signal"]
+    if o["stop_timeout"] is not None:
+        body["StopTimeout"] = o["stop_timeout"]
+    health = ("health_cmd", "health_interval", "health_timeout", "health_start_period", "health_retries")
+    if o["no_healthcheck"] or any(o[name] for name in health):
+        body["Healthcheck"] = {"Test": ["NONE"] if o["no_healthcheck"] else ["CMD-SHELL", o["health_cmd"]]}
+    if endpoint := _endpoint(o):
+        body["NetworkingConfig"] = {"EndpointsConfig": {o["network"]: endpoint}}
+    return body
+
+
+def _limits(o: dict[str, Any]) -> dict[str, Any]:
+    return {
         "Memory": values.parse_bytes(o["memory"], "--memory") if o["memory"] else 0,
         "MemoryReservation": values.parse_bytes(o["memory_reservation"], "--memory-reservation")
         if o["memory_reservation"]
@@ -163,14 +198,16 @@ def finalize_create(
         "Ulimits": [values.parse_ulimit(word) for word in o["ulimit"]],
         "OomKillDisable": o["oom_kill_disable"],
     }
-    host_config: dict[str, Any] = {
-        **limits,
+
+
+def _host_config(o: dict[str, Any]) -> dict[str, Any]:
+    """All but binds and ports, which also belong to other parts of the body."""
+    return {
+        **_limits(o),
         "Isolation": o["isolation"] or "",
-        "Binds": binds,
         "Mounts": [values.parse_mount(word) for word in o["mount"]],
-        "Tmpfs": tmpfs,
+        "Tmpfs": dict(word.partition(":")[::2] for word in o["tmpfs"]),
         "NetworkMode": o["network"],
-        "PortBindings": bindings,
         "PublishAllPorts": o["publish_all"],
         "Dns": list(o["dns"]),
         "DnsSearch": list(o["dns_search"]),
@@ -195,35 +232,12 @@ def finalize_create(
         "Annotations": values.parse_pairs(o["annotation"], "--annotation"),
         "LogConfig": {"Type": o["log_driver"] or "", "Config": values.parse_pairs(o["log_opt"], "--log-opt")},
         "Init": True if o["init"] else None,
+        **_rarely_asked(o),
     }
-    host_config.update(_rarely_asked(o))
-    body: dict[str, Any] = {
-        "Image": image,
-        "Cmd": list(command) or None,
-        "Env": values.read_env(o["env"], o["env_file"]),
-        "WorkingDir": o["workdir"] or "",
-        "User": o["user"] or "",
-        "Hostname": o["hostname"] or "",
-        "Domainname": o["domainname"] or "",
-        "Labels": values.parse_pairs(
-            (*values.read_lines(o["label_file"], "--label-file"), *o["label"]), "--label"
-        ),
-        "Tty": o["tty"],
-        "OpenStdin": interactive,
-        "StdinOnce": interactive and not detach,
-        "AttachStdin": "stdin" in streams or (all_streams and interactive),
-        "AttachStdout": "stdout" in streams or all_streams,
-        "AttachStderr": "stderr" in streams or all_streams,
-        "ExposedPorts": {**values.parse_expose(o["expose"]), **published},
-        "Volumes": volumes,
-        "HostConfig": host_config,
-    }
-    if o["entrypoint"] is not None:
-        body["Entrypoint"] = [o["entrypoint"]]
-    if o["stop_signal"]:
-        body["StopSignal"] = o["stop_signal"]
-    if o["stop_timeout"] is not None:
-        body["StopTimeout"] = o["stop_timeout"]
+
+
+def _endpoint(o: dict[str, Any]) -> dict[str, Any]:
+    """Of the one network that it joins; empty when nothing was asked of it."""
     endpoint: dict[str, Any] = {}
     if o["mac_address"]:
         endpoint["MacAddress"] = o["mac_address"]
@@ -232,12 +246,7 @@ def finalize_create(
         endpoint["IPAMConfig"] = {key: value for key, value in addresses.items() if value}
     if o["network_alias"]:
         endpoint["Aliases"] = list(o["network_alias"])
-    health = ("health_cmd", "health_interval", "health_timeout", "health_start_period", "health_retries")
-    if o["no_healthcheck"] or any(o[name] for name in health):
-        body["Healthcheck"] = {"Test": ["NONE"] if o["no_healthcheck"] else ["CMD-SHELL", o["health_cmd"]]}
-    if endpoint:
-        body["NetworkingConfig"] = {"EndpointsConfig": {o["network"]: endpoint}}
-    return body
+    return endpoint
 
 
 def _rarely_asked(o: dict[str, Any]) -> dict[str, Any]:
