@@ -10,8 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import platform
-import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -25,6 +23,7 @@ from insula.isolation.process import complaints, monitor, prepare, usage
 from insula.isolation.process.attach import ConsoleStream
 from insula.isolation.process.checks import check_plan
 from insula.isolation.process.execs import ExecPlace, start_exec
+from insula.isolation.process.facts import conmon_version, find_facts
 from insula.isolation.process.files import open_files
 from insula.isolation.process.launcher import Launcher
 from insula.isolation.process.resources import control_writes
@@ -41,12 +40,11 @@ from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.stream import Sample, Stream
-from insula.security.capabilities import from_mask
 from insula.system import cgroups
 from insula.system.cgroups import Layout
 from insula.system.files import disk_errors, remove_tree
 from insula.system.pidfd import Watch, is_alive, keep_descriptors, start_time
-from insula.system.run import find_program, need_program, run
+from insula.system.run import need_program, run
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +96,7 @@ class ProcessBackend:
                 lambda: choose_runtime(self._settings.runtime, state_root)
             )
             self._facts = find_facts(self._layout, self._runtime)
-            self._versions = (("conmon", await asyncio.to_thread(_conmon_version, self._conmon)),)
+            self._versions = (("conmon", await asyncio.to_thread(conmon_version, self._conmon)),)
             self._problem = ""
         except (InsulaError, OSError) as error:
             self._problem = str(error)
@@ -415,30 +413,3 @@ async def _until(condition: Callable[[], bool], limit_s: float) -> None:
 
 async def _nothing() -> ExitStatus:
     raise RuntimeFailed("nobody waits for it")
-
-
-def find_facts(layout: Layout, runtime: Runtime) -> HostFacts:
-    release = re.match(r"(\d+)\.(\d+)", platform.release())
-    with open("/proc/self/status", encoding="ascii") as file:
-        bounding = re.search(r"^CapBnd:\s*(\w+)$", file.read(), re.M)
-    assert release is not None
-    assert bounding is not None
-    memory = layout.path("memory", "")
-    swap = layout.version == 2 or os.path.exists(f"{memory}/memory.memsw.limit_in_bytes")
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    return HostFacts(
-        cgroup_version=layout.version,
-        kernel=(int(release[1]), int(release[2])),
-        capabilities=from_mask(int(bounding[1], 16)),
-        swap_accounting=swap,
-        init_path=find_program("docker-init", "/usr/libexec/docker/docker-init", "/usr/bin/tini-static")
-        or "",
-        raw_seccomp=runtime.raw_seccomp,
-        arch=machine,
-    )
-
-
-def _conmon_version(path: str) -> str:
-    text = run([path, "--version"], timeout_s=20).stdout.decode(errors="replace")
-    match = re.search(r"version (\S+)", text)
-    return match[1] if match else "unknown"
