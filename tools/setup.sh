@@ -26,6 +26,13 @@ needs='
 /usr/bin/nsenter                      util-linux
 /usr/bin/modinfo                      kmod
 /usr/bin/ps                           procps
+/usr/bin/mount                        mount
+/usr/bin/setpriv                      util-linux
+/usr/bin/openssl                      openssl
+/usr/bin/gcc                          gcc
+/usr/include/stdio.h                  libc6-dev
+/usr/bin/cpio                         cpio
+/usr/bin/lz4                          lz4
 '
 missing=
 while read -r file package; do
@@ -34,11 +41,13 @@ while read -r file package; do
 done <<EOF
 $needs
 EOF
-# Debian 12 has virtiofsd in qemu-system-common, Debian 13 in a package of its own
+# a package of its own since Debian 13; Debian 12 has it in qemu-system-common
 if [ ! -e /usr/lib/qemu/virtiofsd ] && [ ! -e /usr/libexec/virtiofsd ]; then
-    if apt-cache show virtiofsd >/dev/null 2>&1; then missing="$missing virtiofsd"; else missing="$missing qemu-system-common"; fi
+    case $(. /etc/os-release; echo "${VERSION_ID:-}") in
+        12) missing="$missing qemu-system-common" ;;
+        *) missing="$missing virtiofsd" ;;
+    esac
 fi
-# Debian 13 splits the firmware ROMs that -nodefaults machines still load
 "$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 
 if [ -n "$missing" ]; then
