@@ -49,6 +49,8 @@ from insula.system.files import disk_errors
 from insula.system.tap import open_tap
 
 _MIB = 1024 * 1024
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+_FRESH = _APPEND | os.O_TRUNC
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -134,6 +136,43 @@ def _start_share(
     return watch, files.socket(client)
 
 
+def _open_machine(
+    order: Order,
+    guest: Guest,
+    accelerator: Accelerator,
+    *,
+    generation: str,
+    files: _Descriptors,
+    shares: tuple[Share, ...],
+) -> Machine:
+    """Everything that QEMU is to reach, opened for it."""
+    disks = []
+    if order.image_disk:
+        image = files.file(order.image_disk, os.O_RDONLY)
+        disks.append(Disk(serial="image", fd=image, read_only=True))
+    if order.upper_disk:
+        upper = files.file(order.upper_disk, os.O_RDWR)
+        disks.append(Disk(serial="upper", fd=upper, read_only=False))
+    return Machine(
+        name=order.id[:12],
+        accelerator=accelerator,
+        kernel=_inside(guest.kernel_for(accelerator)),
+        initramfs=_inside(guest.initramfs),
+        cpu=cpu_for(accelerator, cpu_word("vendor_id")),
+        vcpus=order.vcpus,
+        memory_mib=order.memory_mib,
+        generation=generation,
+        control_fd=files.socket(sockets.listen(control_path(order.run_dir))),
+        qmp_fd=files.socket(sockets.listen(qmp_path(order.run_dir))),
+        console_fd=files.file(os.path.join(order.run_dir, "console.log"), _FRESH),
+        exit_fd=files.file(os.path.join(order.run_dir, "exit"), _FRESH),
+        log_fd=files.file(order.log_path, _APPEND, 0o640) if order.log_path else -1,
+        disks=tuple(disks),
+        nics=tuple(Nic(fd=files.fd(open_tap(link)), mac=mac) for link, mac in order.taps),
+        shares=shares,
+    )
+
+
 async def stop_helpers(helpers: list[pidfd.Watch]) -> None:
     for helper in helpers:
         helper.signal(9)
@@ -160,8 +199,7 @@ async def boot(
             os.makedirs(order.run_dir, mode=0o700, exist_ok=True)
             jail_root = os.path.join(order.run_dir, "root")
             os.makedirs(jail_root, mode=0o755, exist_ok=True)
-            fresh = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-            output = files.file(os.path.join(order.run_dir, "qemu.log"), fresh)
+            output = files.file(os.path.join(order.run_dir, "qemu.log"), _FRESH)
             cgroup = Cgroup(host.layout, order.id)
             overhead = OVERHEAD_MIB + (TCG_BUFFER_MIB if accelerator is Accelerator.TCG else 0)
             procs = cgroup.make((order.memory_mib + overhead) * _MIB, order.limits)
@@ -173,31 +211,8 @@ async def boot(
                 watch_, fd = _start_share(order, host, spec=spec, procs=procs, files=files, output=output)
                 helpers.append(watch_)
                 shares.append(Share(tag=tag, fd=fd))
-            disks = []
-            if order.image_disk:
-                image = files.file(order.image_disk, os.O_RDONLY)
-                disks.append(Disk(serial="image", fd=image, read_only=True))
-            if order.upper_disk:
-                upper = files.file(order.upper_disk, os.O_RDWR)
-                disks.append(Disk(serial="upper", fd=upper, read_only=False))
-            log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            machine = Machine(
-                name=order.id[:12],
-                accelerator=accelerator,
-                kernel=_inside(guest.kernel_for(accelerator)),
-                initramfs=_inside(guest.initramfs),
-                cpu=cpu_for(accelerator, cpu_word("vendor_id")),
-                vcpus=order.vcpus,
-                memory_mib=order.memory_mib,
-                generation=generation,
-                control_fd=files.socket(sockets.listen(control_path(order.run_dir))),
-                qmp_fd=files.socket(sockets.listen(qmp_path(order.run_dir))),
-                console_fd=files.file(os.path.join(order.run_dir, "console.log"), fresh),
-                exit_fd=files.file(os.path.join(order.run_dir, "exit"), fresh),
-                log_fd=files.file(order.log_path, log_flags, 0o640) if order.log_path else -1,
-                disks=tuple(disks),
-                nics=tuple(Nic(fd=files.fd(open_tap(link)), mac=mac) for link, mac in order.taps),
-                shares=tuple(shares),
+            machine = _open_machine(
+                order, guest, accelerator, generation=generation, files=files, shares=tuple(shares)
             )
             confinement = confine.confine_qemu(
                 uid=uid,
