@@ -26,7 +26,7 @@ from insula.images.layers import Layers
 from insula.images.local import LocalImages
 from insula.images.pull import Puller
 from insula.images.push import Pusher
-from insula.images.records import InUse, Removed, read_json
+from insula.images.records import InUse, Removed
 from insula.images.registry.blobs import in_thread
 from insula.images.registry.client import Registries
 from insula.images.registry.endpoints import find_endpoints
@@ -101,10 +101,6 @@ class Images:
     def list(self) -> tuple[Image, ...]:
         """Newest first."""
         return self._catalog.all()
-
-    def inspect_document(self, image: Image) -> dict[str, object]:
-        """The OCI configuration document as it came.  Raises NotFound, CorruptData."""
-        return read_json(self.content.read(image.id), f"configuration of image {image.id}")
 
     # from and to registries
 
