@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from insula.errors import Conflict, GuestFailed, InsulaError
 from insula.isolation.plan import LaunchPlan
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 _POWER_OFF_S = 30.0  # from the end of the workload to the end of QEMU
 _KILL_S = 10.0
-_SYNC_S = 30.0
+_SYNC_S = 120.0  # software emulation on a busy host, as for a boot
+_HOLD_S = 5.0  # for the agent to freeze the workload; the whole machine is stopped anyway
 _MOST_CONSOLE = 4 * 1024 * 1024
 _MOST_EXIT = 65_536
 
@@ -40,6 +41,7 @@ class Vm:
         self.plan = plan
         self.limits = plan.limits
         self.paused = False
+        self._readers = 0
         self.status: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self.monitor = Monitor(boot.qmp_path(plan.run_dir), plan.id[:12])
         self.record: VmRecord | None = None
@@ -168,6 +170,9 @@ class Vm:
         """The open channel; connected again when it was cut.  Raises Conflict while the VM is paused."""
         if self.paused:
             raise Conflict(f"Container {self.plan.id} is paused, unpause the container before you go on")
+        return await self._connected()
+
+    async def _connected(self) -> Channel:
         async with self._channel_lock:
             if self._channel is None or self._channel.state is not State.OPEN:
                 if self.ended or (self._watch is not None and self._watch.ended):
@@ -181,11 +186,38 @@ class Vm:
             return self._channel
 
     async def freeze(self, frozen: bool) -> None:
+        """The workload is frozen in the guest, and the whole machine stands still but while files are read."""
         if frozen:
-            await self.monitor.pause()
+            await self.hold_workload(True)
+            self.paused = True
+            if not self._readers:
+                await self.monitor.pause()
         else:
             await self.monitor.resume()
-        self.paused = frozen
+            self.paused = False
+            await self.hold_workload(False)
+
+    async def hold_workload(self, held: bool) -> None:
+        """By the guest's own cgroup freezer.  An agent that does not answer is logged: the machine is stopped
+        as a whole too."""
+        try:
+            async with asyncio.timeout(_HOLD_S):
+                await (await self._connected()).request(Type.PAUSE, ("on", str(int(held))))
+        except (InsulaError, TimeoutError) as error:
+            log.warning("the agent of %s does not freeze its workload: %s", self.plan.id[:12], error)
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[Channel]:
+        """The channel for files, of a frozen instance too: its machine runs meanwhile, its workload does not."""
+        self._readers += 1
+        try:
+            if self.paused and self._readers == 1:
+                await self.monitor.resume()
+            yield await self._connected()
+        finally:
+            self._readers -= 1
+            if self.paused and not self._readers and not self.ended:
+                await self.monitor.pause()
 
     def trim(self) -> None:
         """The guest may write to its console and exit port without end; the host's disk is not its."""
