@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from insula.errors import Failure
 
 ROOT = "/sys/fs/cgroup"
+_GIVEN = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,41 @@ def kill(layout: Layout, group: str) -> None:
             break
     if layout.version == 1 and is_frozen(layout, group):
         set_frozen(layout, group, False)
+
+
+def make_room(layout: Layout) -> None:
+    """In a cgroup namespace (we are in a container) what runs in its root goes to a leaf, `init`.
+
+    Version 2 gives controllers to the children only of a group that holds no processes; the host's own root
+    is exempt.  Does nothing where the controllers are given out already.  Raises Failure.
+    """
+    base = layout.path("", "")
+    if layout.version != 2 or base is None or not os.path.exists(f"{base}cgroup.type"):
+        return
+    missing = layout.controllers & _GIVEN - set((read(f"{base}cgroup.subtree_control") or "").split())
+    if not missing:
+        return
+    for _ in range(20):  # what forks meanwhile is found in the next round
+        pids = (read(f"{base}cgroup.procs") or "").split()
+        if not pids:
+            break
+        try:
+            os.makedirs(f"{base}init", exist_ok=True)
+        except OSError as error:
+            raise Failure(f"cannot make the cgroup {base}init: {error.strerror}") from error
+        for pid in pids:
+            if pid == "0":
+                raise Failure(
+                    f"a process of another pid namespace is in {base}, so nothing can be limited below it",
+                    hint="start the container that this is with a cgroup namespace of its own",
+                )
+            try:
+                write(f"{base}init/cgroup.procs", pid)
+            except Failure:
+                if os.path.exists(f"/proc/{pid}"):
+                    raise
+    for controller in sorted(missing):
+        write(f"{base}cgroup.subtree_control", f"+{controller}")
 
 
 def _is_dying(pid: int) -> bool:

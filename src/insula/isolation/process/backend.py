@@ -88,6 +88,7 @@ class ProcessBackend:
             keep_descriptors()
             self._boot_id = monitor.boot_id()
             self._layout = cgroups.find_layout()
+            cgroups.make_room(self._layout)
             self._launcher = Launcher(self._layout, self._settings.exec_root)
             self._launcher.prepare()
             self._conmon = need_program("conmon")

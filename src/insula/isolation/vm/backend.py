@@ -371,7 +371,8 @@ class VmBackend:
     async def files(self, plan: LaunchPlan) -> AsyncIterator[Files]:
         vm = self._vms.get(plan.id)
         if vm is not None and not vm.ended:
-            yield AgentFiles(await vm.channel(), plan.id)
+            async with vm.reading() as channel:
+                yield AgentFiles(channel, plan.id)
             return
         async with self._helpers.use(plan) as booted:
             yield AgentFiles(booted.channel, plan.id)
