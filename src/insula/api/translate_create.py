@@ -53,22 +53,7 @@ class CreateRequest:
 def parse_create(given: ContainerCreateRequest, default: Isolation, version: Version) -> CreateRequest:
     """Raises InvalidRequest, UnsupportedField; nothing has been made then."""
     host = given.HostConfig
-    if not given.Image:
-        raise InvalidRequest("invalid reference format: the request names no Image")
-    refuse_unsupported(given, _CONFIG_NOT_YET, "")
-    refuse_unsupported(host, _HOST_NOT_YET)
-    if host.KernelMemory and version < (1, 42):
-        raise UnsupportedField(
-            "HostConfig.KernelMemory", "kernels since 5.4 do not limit kernel memory by itself"
-        )
-    if given.Healthcheck and given.Healthcheck.Test[:1] not in ([], ["NONE"]):
-        raise UnsupportedField("Healthcheck", "health checks are not supported so far")
-    if host.Runtime not in _RUNTIMES:
-        raise InvalidRequest(
-            f"unknown or invalid runtime name: {host.Runtime}", hint="--isolation process or vm"
-        )
-    if given.StopTimeout is not None and not -1 <= given.StopTimeout < 2**31:
-        raise InvalidRequest(f"invalid StopTimeout: {given.StopTimeout}")
+    _refuse(given, version)
     warnings: list[str] = []
     mac = given.MacAddress
     if mac and version >= (1, 44):
@@ -130,6 +115,27 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         log=_log(host.LogConfig),
     )
     return CreateRequest(spec, tuple(warnings))
+
+
+def _refuse(given: ContainerCreateRequest, version: Version) -> None:
+    """What cannot be honoured, by the field's name."""
+    host = given.HostConfig
+    if not given.Image:
+        raise InvalidRequest("invalid reference format: the request names no Image")
+    refuse_unsupported(given, _CONFIG_NOT_YET, "")
+    refuse_unsupported(host, _HOST_NOT_YET)
+    if host.KernelMemory and version < (1, 42):
+        raise UnsupportedField(
+            "HostConfig.KernelMemory", "kernels since 5.4 do not limit kernel memory by itself"
+        )
+    if given.Healthcheck and given.Healthcheck.Test[:1] not in ([], ["NONE"]):
+        raise UnsupportedField("Healthcheck", "health checks are not supported so far")
+    if host.Runtime not in _RUNTIMES:
+        raise InvalidRequest(
+            f"unknown or invalid runtime name: {host.Runtime}", hint="--isolation process or vm"
+        )
+    if given.StopTimeout is not None and not -1 <= given.StopTimeout < 2**31:
+        raise InvalidRequest(f"invalid StopTimeout: {given.StopTimeout}")
 
 
 def parse_restart(given: wire.RestartPolicy) -> RestartPolicy:
