@@ -21,6 +21,7 @@ from insula.errors import DaemonUnreachable
 
 IMAGE = "busybox:test"
 START_LIMIT_S = 60.0
+POLL_S = 0.02
 # our programs run from this checkout, whether or not it is installed
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(insula.__file__).parents[1])}
 APPLETS = (
@@ -151,7 +152,7 @@ class Daemon:
         while not self.client.reachable():
             assert self.child.poll() is None, f"the daemon ended:\n{self.log[-4000:]}"
             assert time.monotonic() < limit, f"the daemon does not answer:\n{self.log[-4000:]}"
-            time.sleep(0.02)
+            time.sleep(POLL_S)
 
     def kill(self) -> None:
         """As a crash would."""
