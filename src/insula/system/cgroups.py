@@ -206,7 +206,10 @@ def _is_dying(pid: int) -> bool:
 def remove(layout: Layout, group: str) -> bool:
     """Remove the group and those below; False when a process in it still keeps it."""
     gone = True
-    for base in layout.directories(group):
+    bases = list(layout.directories(group))
+    if layout.hybrid:
+        bases.append(f"{layout.unified}/{group.lstrip('/')}")  # runc makes one there, too
+    for base in bases:
         for directory in reversed(list(_tree(base))):
             try:
                 os.rmdir(directory)
