@@ -84,9 +84,7 @@ class Contents:
         config = apply_changes(_filled(spec.config, config) if spec.config else config, spec.changes)
         async with AsyncExitStack() as stack:
             files = await self._open(ref, stack)
-            # a guest that stands still could not send its files: its agent reads them while it runs
-            own_kernel = entry.plan is not None and entry.plan.disk is not None
-            if spec.pause and entry.record.state is State.RUNNING and not own_kernel:
+            if spec.pause and entry.record.state is State.RUNNING:
                 await stack.enter_async_context(self._frozen(entry))
             image = await self._kit.images.commit(
                 files.layer(),

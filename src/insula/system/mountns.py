@@ -51,7 +51,8 @@ class MountThread:
                 raise Unavailable(f"cannot make a mount namespace: {os.strerror(ctypes.get_errno())}")
             if self._hidden:
                 mounts.make_slave("/")
-                mounts.umount(self._hidden, lazy=True)
+                while os.path.ismount(self._hidden):  # stacked ones too; /proc/self is not this thread's
+                    mounts.umount(self._hidden, lazy=True)
         except BaseException as error:  # whoever starts the thread gets it
             ready.set_exception(error)
             return

@@ -258,3 +258,23 @@ def test_what_cannot_be_is_refused_by_name(daemon: Daemon, words: tuple[str, ...
     done = daemon.docker("run", "--rm", *words, IMAGE, "true")
     assert 125 == done.returncode
     assert named.lower() in done.stderr.decode().lower()
+
+
+def test_files_of_a_paused_instance_and_a_consistent_commit(daemon: Daemon, isolation: str, name: str) -> None:
+    """Its workload stands still while they are read, and goes on only when it is told to."""
+    script = "i=0; while true; do i=$((i+1)); echo $i > /n; done"
+    daemon.ok(*isolated(isolation, "run", "-d", "--name", name, IMAGE, "sh", "-c", script))
+    try:
+        daemon.ok("commit", name, f"{name}:made")
+        assert "running" == daemon.ok("inspect", "-f", "{{.State.Status}}", name)
+        daemon.ok("pause", name)
+        before = daemon.ok("cp", f"{name}:/n", "-")
+        assert before == daemon.ok("cp", f"{name}:/n", "-")
+        assert "paused" == daemon.ok("inspect", "-f", "{{.State.Status}}", name)
+        assert 1 == daemon.docker("exec", name, "true").returncode
+        daemon.ok("unpause", name)
+        first = daemon.ok("exec", name, "cat", "/n")
+        assert any(daemon.ok("exec", name, "cat", "/n") != first for _ in range(20))
+    finally:
+        daemon.ok("rm", "-f", name)
+        daemon.docker("rmi", f"{name}:made")

@@ -186,7 +186,7 @@ class Vm:
             return self._channel
 
     async def freeze(self, frozen: bool) -> None:
-        """The workload is frozen in the guest, and the whole machine stands still but while files are read."""
+        """The workload is frozen in the guest; the machine stands still too, but while files are read."""
         if frozen:
             await self.hold_workload(True)
             self.paused = True
@@ -208,7 +208,7 @@ class Vm:
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[Channel]:
-        """The channel for files, of a frozen instance too: its machine runs meanwhile, its workload does not."""
+        """The channel for files, of a frozen instance too: the machine runs then, the workload does not."""
         self._readers += 1
         try:
             if self.paused and self._readers == 1:
