@@ -260,7 +260,7 @@ def test_what_cannot_be_is_refused_by_name(daemon: Daemon, words: tuple[str, ...
     assert named.lower() in done.stderr.decode().lower()
 
 
-def test_files_of_a_paused_instance_and_a_consistent_commit(daemon: Daemon, isolation: str, name: str) -> None:
+def test_files_of_a_paused_instance_and_commit(daemon: Daemon, isolation: str, name: str) -> None:
     """Its workload stands still while they are read, and goes on only when it is told to."""
     script = "i=0; while true; do i=$((i+1)); echo $i > /n; done"
     daemon.ok(*isolated(isolation, "run", "-d", "--name", name, IMAGE, "sh", "-c", script))
