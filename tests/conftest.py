@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import subprocess
@@ -34,6 +35,8 @@ def guest_cache() -> Path:
 def make_daemon(
     tmp_path_factory: pytest.TempPathFactory, netns: str, guest_cache: Path
 ) -> Callable[..., Daemon]:
+    subnets = itertools.count(200)  # they share a network namespace
+
     def make(*options: str) -> Daemon:
         directory = tmp_path_factory.mktemp("insula")
         (directory / "data").mkdir()
@@ -42,6 +45,7 @@ def make_daemon(
             directory=directory,
             netns=netns,
             bridge=f"it{secrets.token_hex(3)}",
+            subnet=f"172.31.{next(subnets)}.0/24",
             options=("--accel", "tcg", *options),
         )
 

@@ -112,6 +112,7 @@ class Daemon:
     directory: Path
     netns: str
     bridge: str
+    subnet: str
     options: tuple[str, ...] = ()
     child: subprocess.Popen[bytes] | None = field(default=None)
 
@@ -141,7 +142,7 @@ class Daemon:
             *self.inside(*program),
             *("--host", self.host),
             *("--data-root", f"{self.directory}/data", "--exec-root", f"{self.directory}/run"),
-            *("--bridge", self.bridge, "--subnet", "172.31.250.0/24", "--log-level", "debug"),
+            *("--bridge", self.bridge, "--subnet", self.subnet, "--log-level", "debug"),
             *self.options,
         ]
         with open(self.directory / "daemon.log", "ab") as log:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from insula.api.filters import Filters
 from insula.api.times import ZERO, parse_time, unix_seconds
@@ -137,9 +138,25 @@ def image_matches(image: Image, filters: Filters, find: Callable[[str], Image], 
     if any(created >= parse_time(text, now_ns, "until filter") for text in filters.get("until")):
         return False
     if "reference" in filters:
-        names = [n for tag in (*image.tags, *image.digests) for n in (tag, _without_tag(tag))]
-        return any(_glob(pattern).fullmatch(name) for pattern in filters.get("reference") for name in names)
+        named = names_that_match(image, filters)
+        return bool(named.tags or named.digests)
     return True
+
+
+def names_that_match(image: Image, filters: Filters) -> Image:
+    """With only those of its names that the `reference` filter lets through; all of them without one."""
+    if "reference" not in filters:
+        return image
+    patterns = [_glob(pattern) for pattern in filters.get("reference")]
+
+    def kept(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name in names
+            if any(p.fullmatch(n) for p in patterns for n in (name, _without_tag(name)))
+        )
+
+    return replace(image, tags=kept(image.tags), digests=kept(image.digests))
 
 
 def _created_ns(image: Image) -> int:

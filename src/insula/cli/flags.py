@@ -16,12 +16,13 @@ def spelled_out(command: click.Command | None, words: list[str]) -> list[str]:
     for param in command.params:
         if isinstance(param, click.Option):
             options.update(dict.fromkeys((*param.opts, *param.secondary_opts), param))
+    interspersed = command.context_settings.get("allow_interspersed_args", True)
     result: list[str] = []
     rest = iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
         option = options.get(name)
-        if word == "--" or (not word.startswith("-") and not command.allow_interspersed_args):
+        if word == "--" or (not word.startswith("-") and not interspersed):
             return [*result, word, *rest]
         if option is not None and option.is_flag and equals and value.lower() in (*_TRUE, *_FALSE):
             result += [name] if value.lower() in _TRUE else []

@@ -14,6 +14,7 @@ from insula.api.routing import Route
 from insula.api.translate_image import (
     LIST_FILTERS,
     image_matches,
+    names_that_match,
     render_history,
     render_inspect,
     render_summary,
@@ -33,7 +34,7 @@ async def list_(call: Call) -> web.StreamResponse:
     if not call.flag("all"):  # what was built upon and has no name of its own
         parents = {i.parent for i in images.list() if i.parent}
         found = [i for i in found if i.tags or i.digests or i.id not in parents]
-    return answer([render_summary(i) for i in found])
+    return answer([render_summary(names_that_match(i, filters)) for i in found])
 
 
 async def inspect(call: Call) -> web.StreamResponse:
