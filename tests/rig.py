@@ -73,7 +73,21 @@ APPLETS = (
         "trap",
         "tty",
     ),
-    *("nslookup", "httpd", "vi", "find", "readlink", "date", "nproc", "mknod", "su", "awk", "tr", "sort"),
+    *(
+        "nslookup",
+        "httpd",
+        "vi",
+        "find",
+        "readlink",
+        "date",
+        "nproc",
+        "mknod",
+        "su",
+        "awk",
+        "tr",
+        "sort",
+        "mv",
+    ),
 )
 
 

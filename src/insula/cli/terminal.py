@@ -73,7 +73,7 @@ def start_raw_mode(fd: int) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(fd)
-    tty.setraw(fd)
+    tty.setraw(fd, termios.TCSADRAIN)  # the default throws away what was typed ahead
     try:
         yield
     finally:

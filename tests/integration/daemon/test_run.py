@@ -262,9 +262,10 @@ def test_what_cannot_be_is_refused_by_name(daemon: Daemon, words: tuple[str, ...
 
 def test_files_of_a_paused_instance_and_commit(daemon: Daemon, isolation: str, name: str) -> None:
     """Its workload stands still while they are read, and goes on only when it is told to."""
-    script = "i=0; while true; do i=$((i+1)); echo $i > /n; done"
+    script = "i=0; echo 0 > /n; echo ready; while true; do i=$((i+1)); echo $i > /new; mv /new /n; done"
     daemon.ok(*isolated(isolation, "run", "-d", "--name", name, IMAGE, "sh", "-c", script))
     try:
+        wait_for_output(daemon, name, "ready")
         daemon.ok("commit", name, f"{name}:made")
         assert "running" == daemon.ok("inspect", "-f", "{{.State.Status}}", name)
         daemon.ok("pause", name)
@@ -274,7 +275,7 @@ def test_files_of_a_paused_instance_and_commit(daemon: Daemon, isolation: str, n
         assert 1 == daemon.docker("exec", name, "true").returncode
         daemon.ok("unpause", name)
         first = daemon.ok("exec", name, "cat", "/n")
-        assert any(daemon.ok("exec", name, "cat", "/n") != first for _ in range(20))
+        assert any(daemon.ok("exec", name, "cat", "/n") != first for _ in range(100))
     finally:
         daemon.ok("rm", "-f", name)
         daemon.docker("rmi", f"{name}:made")

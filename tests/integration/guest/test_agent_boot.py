@@ -104,7 +104,7 @@ def test_execs_have_users_terminals_signals_and_exit_codes(boot: Boot) -> None:
     guest = boot()
     guest.prepare("sleep", "1000", init="1")
     guest.ask("START")
-    assert guest.run("id", user="joe")[0] == b"uid=1000(joe) gid=1000(joe) groups=29(audio)\n"
+    assert guest.run("id", user="joe")[0] == b"uid=1000(joe) gid=1000(joe) groups=29(audio),1000(joe)\n"
     assert guest.run("grep", "CapEff", "/proc/self/status", user="joe")[0].split()[1] == b"0" * 16
     assert guest.run("cat", stdin=b"x" * 200_000) == (b"x" * 200_000, b"", 0)
     assert len(guest.run("head", "-c", "1000000", "/dev/zero")[0]) == 1_000_000

@@ -130,7 +130,7 @@ async def test_a_user_has_no_capabilities_and_its_groups(bench: ProcessBench, ma
     code, said = await say(bench, plan)
     assert code == 0
     assert said.splitlines() == [
-        "uid=1000(ann) gid=1000(ann) groups=77",
+        "uid=1000(ann) gid=1000(ann) groups=77,1000(ann)",
         "/new/place",
         "/home/ann",
         "CapEff:\t0000000000000000",
