@@ -274,6 +274,9 @@ def test_a_life(client: docker.DockerClient, isolation: str, name: str) -> None:
             one.kill("ODD")
         one.update(restart_policy={"Name": "on-failure", "MaximumRetryCount": 2})
         one.update(restart_policy={"Name": "no"})
+        limit = time.monotonic() + 60
+        while one.logs() != b"up\n":
+            assert time.monotonic() < limit
         one.kill()
         assert 137 == one.wait()["StatusCode"]
         one.reload()
