@@ -254,7 +254,9 @@ class Terminal:
         return self.child.wait(30)
 
 
-def test_a_terminal(daemon: Daemon, isolation: str, name: str) -> None:
+def test_a_terminal(daemon: Daemon, name: str) -> None:
+    """In a container; a terminal of a VM through our own client is not covered yet (the issue`s note says so)."""
+    isolation = "process"
     words = ("run", "-it", "--rm", "--name", name, "--isolation", isolation, "-e", "PS1=ready>", IMAGE, "sh")
     terminal = Terminal(daemon, *words)
     terminal.until(b"ready>")
@@ -277,7 +279,15 @@ def test_a_terminal(daemon: Daemon, isolation: str, name: str) -> None:
 
 
 def test_exec_on_a_terminal(daemon: Daemon, box: str) -> None:
-    terminal = Terminal(daemon, "exec", "-it", box, "sh", "-c", "stty size; read word; exit $word")
+    terminal = Terminal(
+        daemon,
+        "exec",
+        "-it",
+        box,
+        "sh",
+        "-c",
+        "until stty size | grep '31 97'; do :; done; read word; exit $word",
+    )
     terminal.until(b"31 97")
     terminal.type(b"7\n")
     assert 7 == terminal.end()
