@@ -255,7 +255,7 @@ class Terminal:
 
 
 def test_a_terminal(daemon: Daemon, name: str) -> None:
-    """In a container; a terminal of a VM through our own client is not covered yet (the issue`s note says so)."""
+    """In a container; a VM`s terminal through our own client is not covered yet."""
     isolation = "process"
     words = ("run", "-it", "--rm", "--name", name, "--isolation", isolation, "-e", "PS1=ready>", IMAGE, "sh")
     terminal = Terminal(daemon, *words)
