@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import secrets
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from insula.isolation.vm.guest import make_guest
 from rig import Daemon
 
 
@@ -25,10 +27,11 @@ def netns() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def guest_cache() -> Path:
-    """Kernel and initramfs are fetched once per machine, not once per test run."""
-    path = Path("/var/cache/insula-tests/guest")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    """Kernel and initramfs are fetched once per machine, not once per test run, and here: the daemons of the
+    tests have no way out of their network namespace."""
+    root = Path("/var/cache/insula-tests")
+    asyncio.run(make_guest(str(root)))
+    return root / "guest"
 
 
 @pytest.fixture(scope="session")

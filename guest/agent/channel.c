@@ -9,10 +9,13 @@
 enum
 {
   OUTPUT_MAX = 256 << 10, /* of the port's queue: beyond it neither output nor requests are taken */
+  OPENING_MS = 5000,      /* for the driver to learn that a host is there which was heard already */
 };
 
 static struct parser parser;
 static bool connected;
+static bool confirmed;     /* by the driver: somebody is there, since the last synchronising */
+static int64_t opening_ms; /* until then the driver may not know yet */
 
 static void
 take_message (void *arg, const struct message *message)
@@ -37,6 +40,8 @@ take_sync (void *arg, const uint8_t nonce[SYNC_LEN])
   (void) arg;
   cut ();
   connected = true;
+  confirmed = false;
+  opening_ms = now_ms () + OPENING_MS;
   queue_put (&ports[PORT_CONTROL].out, sync_bytes, SYNC_LEN);
   queue_put (&ports[PORT_CONTROL].out, nonce, SYNC_LEN);
   on_synchronised ();
@@ -55,6 +60,14 @@ take_nonsense (void *arg, const char *why)
 
 static const struct parser_calls calls = { take_message, take_sync, take_nonsense };
 
+/* The driver gets the bytes of a host by one queue and the news that it has connected by another, so a host
+ * may be heard first.  Until the news is in, a read says that nobody is there, and a write would block. */
+static bool
+opening (void)
+{
+  return connected && !confirmed && now_ms () < opening_ms;
+}
+
 void
 channel_run (void)
 {
@@ -62,6 +75,10 @@ channel_run (void)
   static uint8_t bytes[65536];
 
   port_flush (port);
+  if (opening ())
+    loop_wake_at (opening_ms);
+  else if (connected && !confirmed)
+    port->readable = true; /* look again: if the news never came, that host has gone */
   if (port->fd < 0 || !port->readable || port->out.len > OUTPUT_MAX)
     return;
   ssize_t got = read (port->fd, bytes, sizeof bytes);
@@ -70,7 +87,9 @@ channel_run (void)
   else if (got == 0 || errno != EINTR)
     {
       port->readable = false;
-      if (got == 0) /* no host there */
+      if (got < 0)
+        confirmed = true;
+      else if (!opening ()) /* no host there */
         {
           parser_reset (&parser);
           cut ();

@@ -81,6 +81,15 @@ def test_output_is_logged_and_the_end_recorded_while_no_host_is_there(boot: Boot
     assert len(guest.text("log").splitlines()) == 200_000
 
 
+def test_a_host_that_comes_back_is_always_answered(boot: Boot) -> None:
+    """Bytes and the news of a connection reach the driver by two queues, in either order."""
+    guest = boot()
+    guest.prepare("sh", "-c", "while true; do echo alive; sleep 0.01; done")
+    guest.ask("START")
+    for _ in range(100):
+        assert guest.connect(10)["state"] == "running"
+
+
 def test_command_that_cannot_run_is_an_error_of_start(boot: Boot) -> None:
     guest = boot()
     with pytest.raises(rig.Refused, match="no IDENTITY"):
