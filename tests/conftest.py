@@ -8,6 +8,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def guest_cache() -> Path:
     """Kernel and initramfs are fetched once per machine, not once per test run, and here: the daemons of the
     tests have no way out of their network namespace."""
     root = Path("/var/cache/insula-tests")
-    asyncio.run(make_guest(str(root)))
+    with ThreadPoolExecutor(1) as thread:  # async fixtures ask for it too, where a loop runs already
+        thread.submit(asyncio.run, make_guest(str(root))).result()
     return root / "guest"
 
 
