@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import secrets
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from insula.errors import Unavailable
 from insula.isolation.vm.guest import make_guest
 from rig import Daemon
 
@@ -31,7 +33,9 @@ def guest_cache() -> Path:
     """Kernel and initramfs are fetched once per machine, not once per test run, and here: the daemons of the
     tests have no way out of their network namespace."""
     root = Path("/var/cache/insula-tests")
-    with ThreadPoolExecutor(1) as thread:  # async fixtures ask for it too, where a loop runs already
+    root.mkdir(parents=True, exist_ok=True)
+    # in a thread: async fixtures ask for it too, where a loop runs already
+    with ThreadPoolExecutor(1) as thread, contextlib.suppress(Unavailable):  # what needs a guest will say so
         thread.submit(asyncio.run, make_guest(str(root))).result()
     return root / "guest"
 

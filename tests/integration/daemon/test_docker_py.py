@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import socket
@@ -22,6 +23,13 @@ pytestmark = [
     # docker-py leaves the sockets of its streams to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Here and now, where it is no error, and not in some later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
