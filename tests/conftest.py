@@ -19,6 +19,12 @@ from insula.isolation.vm.guest import make_guest
 from rig import Daemon
 
 
+def link_guest(data_root: Path, guest_cache: Path) -> None:
+    """Guest and templates are the machine's, not the test's."""
+    for name in ("guest", "templates"):
+        (data_root / name).symlink_to(guest_cache.parent / name)
+
+
 @pytest.fixture(scope="session")
 def netns() -> Iterator[str]:
     name = f"insula-test-{os.getpid()}"
@@ -33,7 +39,7 @@ def guest_cache() -> Path:
     """Kernel and initramfs are fetched once per machine, not once per test run, and here: the daemons of the
     tests have no way out of their network namespace."""
     root = Path("/var/cache/insula-tests")
-    root.mkdir(parents=True, exist_ok=True)
+    (root / "templates").mkdir(parents=True, exist_ok=True)
     # in a thread: async fixtures ask for it too, where a loop runs already
     with ThreadPoolExecutor(1) as thread, contextlib.suppress(Unavailable):  # what needs a guest will say so
         thread.submit(asyncio.run, make_guest(str(root))).result()
@@ -49,7 +55,7 @@ def make_daemon(
     def make(*options: str) -> Daemon:
         directory = tmp_path_factory.mktemp("insula")
         (directory / "data").mkdir()
-        (directory / "data" / "guest").symlink_to(guest_cache)
+        link_guest(directory / "data", guest_cache)
         return Daemon(
             directory=directory,
             netns=netns,

@@ -11,7 +11,9 @@
 static const struct field_rule configure_rules[] = {
   { "seq", false },   { "image_serial", false }, { "upper_serial", false }, { "read_only", false },
   { "nic", true },    { "upper_format", false }, { "mount", true },         { "file", true },
-  { "sysctl", true }, { "shm_kib", false },      { "cgroup", true },        { NULL, false },
+  { "sysctl", true }, { "shm_kib", false },      { "cgroup", true },        { "rescan", false },
+  { "rehearsal", false },
+  { NULL, false },
 };
 
 static int
@@ -53,17 +55,24 @@ static int
 put_in_place (struct configuration *configuration, const struct fields *fields, struct fault *fault)
 {
   const char *key, *value, *format = field_text (fields, "upper_format");
-  long long read_only, shm_kib;
+  long long read_only, shm_kib, rescan, rehearsal;
   size_t at = 0, nics = 0;
 
   if (field_number (fields, "read_only", 0, 1, 0, &read_only, fault) < 0
-      || field_number (fields, "shm_kib", 1, 1LL << 40, 65536, &shm_kib, fault) < 0)
+      || field_number (fields, "shm_kib", 1, 1LL << 40, 65536, &shm_kib, fault) < 0
+      || field_number (fields, "rescan", 0, 1, 0, &rescan, fault) < 0
+      || field_number (fields, "rehearsal", 0, 1, 0, &rehearsal, fault) < 0)
     return -1;
+  configuration->rehearsal = rehearsal;
   configuration->read_only = read_only;
   if (format && strcmp (format, "ext4") != 0)
     return fail (fault, FAULT_INVALID, 0, "upper_format \"%.40s\" is not ext4", format);
   if (take_sysctls (configuration, fields, fault) < 0)
     return -1;
+  if (rescan && devices_rescan (fault) < 0)
+    return -1;
+  if (!field_text (fields, "nic"))
+    devices_drop_interfaces ();
   if (root_mount (field_text (fields, "image_serial"), field_text (fields, "upper_serial"), fault) < 0)
     return -1;
   if (devices_make_dev (shm_kib, fault) < 0 || mounts_make_points (fault) < 0)
@@ -100,9 +109,15 @@ configure (struct configuration *configuration, const uint8_t *data, size_t len,
       configuration->done = true;
       return 0;
     }
+  configure_undo (configuration);
+  return -1;
+}
+
+void
+configure_undo (struct configuration *configuration)
+{
   root_unmount ();
   free (configuration->blob);
   free (configuration->sysctls);
   *configuration = (struct configuration){ 0 };
-  return -1;
 }

@@ -13,6 +13,11 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
+enum
+{
+  VIRTIO_DEVICES_MAX = 64
+};
+
 static void
 load_module (const char *path)
 {
@@ -34,6 +39,67 @@ devices_load_modules (void)
       snprintf (path, sizeof path, "/%s", line);
       load_module (path);
     }
+}
+
+/* A clone's own devices are behind the one bridge that its template had, with nothing behind it. */
+int
+devices_rescan (struct fault *fault)
+{
+  char path[300];
+  struct dirent *entry;
+  cleanup_dir DIR *dir = opendir ("/sys/class/pci_bus");
+
+  while (dir && (entry = readdir (dir)))
+    {
+      snprintf (path, sizeof path, "/sys/class/pci_bus/%s/rescan", entry->d_name);
+      if (entry->d_name[0] == '.' || strcmp (entry->d_name, "0000:00") == 0)
+        continue;
+      if (write_text (path, "1", 0) < 0)
+        return fail (fault, FAULT_FAILED, errno, "look for devices behind %.100s", path);
+    }
+  return 0;
+}
+
+#define VIRTIO "/sys/bus/virtio/"
+
+static void
+unbind_all (const char *driver)
+{
+  char path[300];
+  struct dirent *entry;
+
+  snprintf (path, sizeof path, VIRTIO "drivers/%s", driver);
+  cleanup_dir DIR *dir = opendir (path);
+  snprintf (path, sizeof path, VIRTIO "drivers/%s/unbind", driver);
+  while (dir && (entry = readdir (dir)))
+    if (strncmp (entry->d_name, "virtio", strlen ("virtio")) == 0 && write_text (path, entry->d_name, 0) < 0)
+      say ("unbind %s: %s", entry->d_name, strerror (errno));
+}
+
+void
+devices_drop_interfaces (void)
+{
+  unbind_all ("virtio_net");
+}
+
+int
+devices_renew (struct fault *fault)
+{
+  char path[300], name[32];
+
+  unbind_all ("virtio_net");
+  unbind_all ("virtio_blk");
+  for (unsigned i = 0; i < VIRTIO_DEVICES_MAX; i++) /* in order, for the order of their names */
+    {
+      snprintf (name, sizeof name, "virtio%u", i);
+      snprintf (path, sizeof path, VIRTIO "devices/%s/driver", name);
+      if (access (path, F_OK) == 0)
+        continue;
+      snprintf (path, sizeof path, VIRTIO "devices/%s", name);
+      if (access (path, F_OK) == 0 && write_text (VIRTIO "drivers_probe", name, 0) < 0)
+        return fail (fault, FAULT_FAILED, errno, "bind %s again", name);
+    }
+  return 0;
 }
 
 int

@@ -7,6 +7,12 @@
 
 /* Load what /modules.load lists; problems are said and passed over (the module may be built in). */
 void devices_load_modules (void);
+/* Look for devices that were not there when the kernel booted. */
+int devices_rescan (struct fault *fault);
+/* A template's interface, of which a machine without a network makes no use. */
+void devices_drop_interfaces (void);
+/* Let disks and interfaces be found anew, as if nobody had used them. */
+int devices_renew (struct fault *fault);
 /* A socket that becomes readable when the kernel has found or lost a device. */
 int devices_watch (void);
 void devices_drain (int watch);

@@ -45,6 +45,7 @@ enum message_type
   MSG_FREEZE,
   MSG_POWEROFF,
   MSG_PAUSE,
+  MSG_RESET,
 };
 
 extern const uint8_t sync_bytes[SYNC_LEN];

@@ -138,9 +138,26 @@ on_children (void *arg, short events)
   jobs_reap ();
 }
 
-int
-main (void)
+/* The workload of a rehearsal is this very file: it says a word, and ends with its input. */
+static int
+rehearse (void)
 {
+  char bytes[512];
+  ssize_t got;
+
+  if (write_all (1, "here\n", 5) < 0)
+    return 1;
+  while ((got = read (0, bytes, sizeof bytes)) > 0)
+    if (write_all (1, bytes, (size_t) got) < 0)
+      return 1;
+  return got < 0;
+}
+
+int
+main (int argc, char **argv)
+{
+  if (argc > 0 && strcmp (argv[0], "/rehearse") == 0)
+    return rehearse ();
   mount_kernel ();
   open_stdio ();
   catch_signals ();

@@ -220,3 +220,14 @@ mounts_add_machine_id (struct fault *fault)
     return 0; /* the image does not want one */
   return mount_at (fd, FILE_MACHINE_ID, "/etc/machine-id", NULL, MS_BIND, NULL, fault);
 }
+
+void
+mounts_forget_files (void)
+{
+  struct dirent *entry;
+  cleanup_dir DIR *dir = opendir (DIR_FILES);
+
+  while (dir && (entry = readdir (dir)))
+    if (entry->d_name[0] != '.' && unlinkat (dirfd (dir), entry->d_name, 0) < 0)
+      say ("remove %s: %s", entry->d_name, strerror (errno));
+}

@@ -15,3 +15,5 @@ int mounts_add_machine_id (struct fault *fault);
 bool mounts_unescape (char *text);
 /* Words between commas: those that are mount flags set or clear bits, the rest stays in `data`.  Pure. */
 bool mounts_flags (const char *words, unsigned long *flags, char *data, size_t size);
+/* The texts that were mounted over files, the identity's included. */
+void mounts_forget_files (void);

@@ -203,6 +203,14 @@ handle_pause (const struct message *message, const struct fields *fields, long l
 }
 
 static int
+handle_reset (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
+              struct fault *fault)
+{
+  (void) message, (void) fields, (void) seq, (void) answer;
+  return workload_reset (fault);
+}
+
+static int
 handle_poweroff (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
                  struct fault *fault)
 {
@@ -303,6 +311,7 @@ static const struct request requests[] = {
   [MSG_SYNC] = { handle_sync, seq_only, ON_CONNECTION },
   [MSG_FREEZE] = { handle_freeze, on_rules, ON_CONNECTION },
   [MSG_POWEROFF] = { handle_poweroff, seq_only, ON_CONNECTION },
+  [MSG_RESET] = { handle_reset, seq_only, ON_CONNECTION },
   [MSG_PAUSE] = { handle_pause, on_rules, ON_CONNECTION },
 };
 

@@ -1,8 +1,10 @@
 #include "workload.h"
 
 #include "channel.h"
+#include "devices.h"
 #include "logfile.h"
 #include "loop.h"
+#include "mounts.h"
 #include "paths.h"
 #include "ports.h"
 #include "power.h"
@@ -142,17 +144,24 @@ workload_launched (struct job *job)
 }
 
 static void
-tell_end (struct job *job)
+write_record (int code, bool oom, long long time_ns)
 {
   char record[128];
+
+  snprintf (record, sizeof record, "{\"code\":%d,\"oom\":%s,\"time_ns\":%lld}\n", code, oom ? "true" : "false", time_ns);
+  if (port_write_through (&ports[PORT_EXIT], record, strlen (record)) < 0)
+    say ("exit record: %s", strerror (errno));
+}
+
+static void
+tell_end (struct job *job)
+{
   cleanup_answer struct answer answer = { 0 };
   bool oom = count_oom_kills () > oom_kills_before;
   long long time_ns = now_ns ();
 
-  snprintf (record, sizeof record, "{\"code\":%d,\"oom\":%s,\"time_ns\":%lld}\n", job->code, oom ? "true" : "false",
-            time_ns);
-  if (port_write_through (&ports[PORT_EXIT], record, strlen (record)) < 0)
-    say ("exit record: %s", strerror (errno));
+  if (!machine.configuration.rehearsal)
+    write_record (job->code, oom, time_ns);
   for (struct stream *one = NULL; (one = stream_next (job, one));)
     stream_end (one);
   answer_add (&answer, "code", "%d", job->code);
@@ -192,7 +201,27 @@ workload_settle (struct job *job)
     }
   tell_end (job);
   machine.state = STATE_EXITED;
-  power_request ();
+  if (!machine.configuration.rehearsal)
+    power_request ();
+}
+
+int
+workload_reset (struct fault *fault)
+{
+  struct job *job = job_main ();
+
+  if (!machine.configuration.rehearsal || machine.state != STATE_EXITED)
+    return fail (fault, FAULT_CONFLICT, 0, "only a rehearsal that is over can be reset");
+  configure_undo (&machine.configuration);
+  mounts_forget_files ();
+  if (devices_renew (fault) < 0)
+    return -1;
+  if (job)
+    job_free (job);
+  process_close (&process);
+  free (machine.filter);
+  machine = (struct machine){ 0 };
+  return 0;
 }
 
 int

@@ -20,6 +20,9 @@ DEFAULT_SOCKET = "/run/insula/insula.sock"
 ACCELERATORS = ("auto", "kvm", "tcg")
 
 
+_LEAST = (("vm_memory_mib", 80), ("vm_vcpus", 1), ("vm_disk_gib", 1), ("vm_pool", 0), ("max_downloads", 1))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Keys of the TOML file, with `-` for `_`.  Every one is also an option of `insula daemon`."""
@@ -33,6 +36,7 @@ class Settings:
     vm_memory_mib: int = 256
     vm_vcpus: int = 1
     vm_disk_gib: int = 10
+    vm_pool: int = 1
     vm_kernel: str = ""
     bridge: str = "insula0"
     subnet: str = "172.29.0.0/16"
@@ -47,7 +51,7 @@ class Settings:
             raise InvalidRequest(f"accel: {self.accel!r} is none of {', '.join(ACCELERATORS)}")
         if self.runtime not in ("", "crun", "runc"):
             raise InvalidRequest(f"runtime: {self.runtime!r} is neither crun nor runc")
-        for name, least in (("vm_memory_mib", 80), ("vm_vcpus", 1), ("vm_disk_gib", 1), ("max_downloads", 1)):
+        for name, least in _LEAST:
             if getattr(self, name) < least:
                 raise InvalidRequest(f"{name.replace('_', '-')}: must be at least {least}")
         for name in ("data_root", "exec_root"):

@@ -19,6 +19,7 @@ from insula.model.limits import Limits
 from insula.model.root import DirectoryRoot, DiskRoot
 from insula.security.capabilities import finalize_capabilities
 from insula.security.seccomp import read_default_profile
+from insula.system.disk_file import finalize_mke2fs
 
 APPLETS = "sh cat echo ls id uname sleep env hostname touch mkdir rm stty head wc ps true false pwd seq yes"
 FILES = {
@@ -136,7 +137,9 @@ class VmBench:
     isolation = Isolation.VM
 
     def __init__(self, base: str, image_disk: str) -> None:
-        self._settings = Settings(data_root=f"{base}/data", exec_root=f"{base}/run", accel="tcg")
+        self._settings = Settings(
+            data_root=f"{base}/data", exec_root=f"{base}/run", accel="tcg", vm_disk_gib=1, vm_pool=0
+        )
         self._image_disk = image_disk
         self.backend = self.restarted()
 
@@ -145,8 +148,8 @@ class VmBench:
 
         upper = os.path.join(state_dir, "upper.ext4")
         with open(upper, "wb") as file:
-            file.truncate(256 << 20)
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F", upper], check=True, capture_output=True)
+            file.truncate(1 << 30)
+        subprocess.run(finalize_mke2fs(upper), check=True, capture_output=True)
         return {
             "disk": DiskRoot(image_disk=self._image_disk, upper_disk=upper),
             "machine": GuestMachine(vcpus=1, memory_mib=128),

@@ -11,6 +11,7 @@ import pytest
 
 from contract.benches import Bench, FakeBench, ProcessBench, VmBench, make_plan, make_tree
 from insula.isolation.plan import LaunchPlan
+from insula.model.root import IMAGE_DISK_BYTES
 
 BENCHES = [
     "fake",
@@ -28,6 +29,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> str:
 def image_disk(tree: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = str(tmp_path_factory.mktemp("disk") / "image.erofs")
     subprocess.run(["mkfs.erofs", "-zlz4", path, tree], check=True, capture_output=True)
+    os.truncate(path, IMAGE_DISK_BYTES)
     return path
 
 
@@ -45,7 +47,8 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         if kind == "process":
             made = ProcessBench(str(tmp_path), request.getfixturevalue("tree"))
         else:
-            (tmp_path / "data" / "guest").symlink_to(request.getfixturevalue("guest_cache"))
+            for name in ("guest", "templates"):
+                (tmp_path / "data" / name).symlink_to(request.getfixturevalue("guest_cache").parent / name)
             made = VmBench(str(tmp_path), request.getfixturevalue("image_disk"))
     await made.backend.start()
     assert made.backend.info().problem == ""

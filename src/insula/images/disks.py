@@ -11,26 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import secrets
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
-from insula.errors import Failure
 from insula.images.transfers import SharedWork
 from insula.model.progress import Progress, no_progress
+from insula.model.root import IMAGE_DISK_BYTES
 from insula.system.child import run_child
+from insula.system.disk_file import copy_sparse, finalize_mke2fs
 from insula.system.files import disk_errors
 from insula.system.run import arun, need_program
 
 # Part of the names: a change here makes new disks beside the old ones.
 _FORMAT = "1"
 _POLL_S = 0.2
-_FICLONE = 0x40049409
-_COPY = 1 << 24
 
 
 def image_disk_key(diff_ids: Sequence[str]) -> str:
@@ -99,6 +96,8 @@ class Disks:
                 told.cancel()
             with disk_errors("building an image's disk"):
                 await asyncio.to_thread(_sync, fresh)
+                if os.stat(fresh).st_size < IMAGE_DISK_BYTES:
+                    os.truncate(fresh, IMAGE_DISK_BYTES)
             os.chmod(fresh, 0o444)
             os.rename(fresh, path)
         progress("Disk built", id=key[:12], current=size_bytes, total=size_bytes)
@@ -121,19 +120,7 @@ class Disks:
             with disk_errors("building an upper disk"):
                 with open(fresh, "xb") as file:
                     file.truncate(size_gib << 30)
-            # A fresh sparse file is all zeros, so tables need not be written, neither now nor by the guest's
-            # ext4lazyinit; metadata packed at the start keeps the copy short.  No reserved blocks: in there
-            # the user is root.
-            await arun(
-                [
-                    need_program("mke2fs"),
-                    *("-q", "-F", "-t", "ext4", "-m", "0", "-L", "insula-upper"),
-                    *("-b", "4096", "-I", "256", "-i", "32768", "-J", "size=16"),
-                    *("-O", "64bit,metadata_csum,sparse_super2,^resize_inode"),
-                    *("-E", "nodiscard,assume_storage_prezeroed=1,packed_meta_blocks=1,num_backup_sb=0"),
-                    fresh,
-                ]
-            )
+            await arun(finalize_mke2fs(fresh))
             os.rename(fresh, template)
 
     @contextlib.contextmanager
@@ -174,42 +161,3 @@ def _sync(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def copy_sparse(source: str, target: str) -> None:
-    """Copy a file, holes as holes: a clone where the file system can, else its data only.  Synchronous.
-
-    Raises DiskFull; nothing is left then.
-    """
-    with contextlib.ExitStack() as stack, disk_errors("copying a disk"):
-        old = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        stack.callback(os.close, old)
-        new = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, new)
-        try:
-            try:
-                fcntl.ioctl(new, _FICLONE, old)
-            except OSError:
-                _copy_data(old, new)
-        except BaseException:
-            os.unlink(target)
-            raise
-
-
-def _copy_data(old: int, new: int) -> None:
-    size = os.fstat(old).st_size
-    os.ftruncate(new, size)
-    position = 0
-    while position < size:
-        try:
-            start = os.lseek(old, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
-                return
-            raise
-        position = os.lseek(old, start, os.SEEK_HOLE)
-        while start < position:
-            copied = os.copy_file_range(old, new, min(position - start, _COPY), start, start)
-            if copied == 0:
-                raise Failure("a disk changed while it was copied")
-            start += copied

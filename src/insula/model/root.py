@@ -10,6 +10,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+IMAGE_DISK_BYTES = 64 << 30
+"""What every image's disk appears to have, in holes: a guest that was frozen with one goes on with
+another."""
+
 
 class RootKind(enum.StrEnum):
     DIRECTORY = "directory"

@@ -23,10 +23,10 @@ from insula.network.addresses import Addresses, make_mac
 from insula.network.catalog import find_network, make_catalog
 from insula.network.firewall import Firewall, Publication
 from insula.network.plumbing import Plumbing
-from insula.network.pool import Pool
 from insula.network.slots import INTERFACE, LINK_PREFIX, MTU, Slot
 from insula.store.store import Store
 from insula.system.files import disk_errors
+from insula.system.pool import Pool
 
 log = logging.getLogger(__name__)
 

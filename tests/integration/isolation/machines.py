@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from insula.isolation.plan import Console, GuestMachine, LaunchPlan, Process, Security
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
-from insula.model.root import DiskRoot
+from insula.model.root import IMAGE_DISK_BYTES, DiskRoot
 from insula.security import capabilities
 from insula.security.seccomp import read_default_profile
+from insula.system.disk_file import finalize_mke2fs
 
 _APPLETS = (
     *(
@@ -57,6 +58,7 @@ def make_image(directory: str) -> str:
             file.write(text)
     image = os.path.join(directory, "image.erofs")
     subprocess.run(["mkfs.erofs", "-zlz4", image, root], check=True, capture_output=True)
+    os.truncate(image, IMAGE_DISK_BYTES)
     return image
 
 
@@ -85,8 +87,8 @@ class Workshop:
         os.makedirs(run)
         upper = os.path.join(state, "upper.ext4")
         with open(upper, "wb") as file:
-            file.truncate(256 << 20)
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F", upper], check=True, capture_output=True)
+            file.truncate(1 << 30)
+        subprocess.run(finalize_mke2fs(upper), check=True, capture_output=True)
         fields: dict[str, object] = {
             "id": instance,
             "isolation": Isolation.VM,

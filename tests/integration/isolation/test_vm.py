@@ -50,12 +50,15 @@ pytestmark = [
 def workshop(tmp_path_factory: pytest.TempPathFactory, guest_cache: Path) -> Workshop:
     base = tmp_path_factory.mktemp("vm")
     (base / "data").mkdir()
-    (base / "data" / "guest").symlink_to(guest_cache)
+    for name in ("guest", "templates"):
+        (base / "data" / name).symlink_to(guest_cache.parent / name)
     return Workshop(str(base), make_image(str(base)))
 
 
 def settings_of(workshop: Workshop) -> Settings:
-    return Settings(data_root=f"{workshop.base}/data", exec_root=f"{workshop.base}/run", accel="tcg")
+    return Settings(
+        data_root=f"{workshop.base}/data", exec_root=f"{workshop.base}/run", accel="tcg", vm_disk_gib=1
+    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

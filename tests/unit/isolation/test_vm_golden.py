@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -9,7 +10,16 @@ import pytest
 
 from insula.isolation.plan import Console, ExecPlan, GuestMachine, LaunchPlan, Process, Security
 from insula.isolation.vm import confine, messages
-from insula.isolation.vm.machine import Accelerator, Disk, Machine, Nic, Share, cpu_for, finalize_argv
+from insula.isolation.vm.machine import (
+    Accelerator,
+    Disk,
+    Machine,
+    Nic,
+    Share,
+    cpu_for,
+    finalize_argv,
+    late_devices,
+)
 from insula.isolation.vm.virtiofs import Virtiofsd
 from insula.isolation.vm.virtiofs import finalize_argv as share_argv
 from insula.model.isolation import Isolation
@@ -32,8 +42,8 @@ MACHINE = Machine(
     qmp_fd=21,
     console_fd=22,
     exit_fd=23,
-    cpu=cpu_for(Accelerator.TCG, "AuthenticAMD"),
     log_fd=24,
+    cpu=cpu_for(Accelerator.TCG, "AuthenticAMD"),
     disks=(Disk(serial="image", fd=25, read_only=True), Disk(serial="upper", fd=26, read_only=False)),
     nics=(Nic(fd=27, mac="02:42:ac:1d:00:02"),),
 )
@@ -49,9 +59,15 @@ KVM = Machine(
     qmp_fd=21,
     console_fd=22,
     exit_fd=23,
+    log_fd=24,
     cpu=cpu_for(Accelerator.KVM, "AuthenticAMD"),
     disks=(Disk(serial="image", fd=25, read_only=True), Disk(serial="upper", fd=26, read_only=False)),
     shares=(Share(tag="m0", fd=28), Share(tag="m1", fd=29)),
+)
+TEMPLATE = dataclasses.replace(MACHINE, ram_fd=30, ram_shared=True)
+CLONE = dataclasses.replace(MACHINE, ram_fd=31, state_fd=32)
+CLONE_SHARES = dataclasses.replace(
+    KVM, ram_fd=33, ram_shared=True, state_fd=32, nics=(MACHINE.nics[0], Nic(fd=34, mac="02:42:ac:1e:00:02"))
 )
 PLAN = LaunchPlan(
     id="0123456789ab" + "0" * 52,
@@ -101,9 +117,12 @@ def pairs_text(pairs: list[tuple[str, str]]) -> str:
 CASES = {
     "vm-tcg.argv": lay_out(finalize_argv(MACHINE, "/usr/bin/qemu-system-x86_64")),
     "vm-kvm-shares.argv": lay_out(finalize_argv(KVM, "/usr/bin/qemu-system-x86_64")),
+    "vm-template.argv": lay_out(finalize_argv(TEMPLATE, "/usr/bin/qemu-system-x86_64")),
+    "vm-clone.argv": lay_out(finalize_argv(CLONE, "/usr/bin/qemu-system-x86_64")),
+    "vm-clone-kvm-shares.argv": lay_out(finalize_argv(CLONE_SHARES, "/usr/bin/qemu-system-x86_64")),
     "vm-virtiofsd-c.argv": lay_out(share_argv(Virtiofsd("/usr/lib/qemu/virtiofsd", False), "/run/s/m0", 9)),
     "vm-virtiofsd-rust.argv": lay_out(share_argv(Virtiofsd("/usr/libexec/virtiofsd", True), "/run/s/m0", 9)),
-    "vm-configure.fields": pairs_text(messages.configure(PLAN, {"m1": "x.conf"})),
+    "vm-configure.fields": pairs_text(messages.configure(PLAN, {"m1": "x.conf"}, rescan=True)),
     "vm-workload.fields": pairs_text(messages.workload(PLAN)),
     "vm-exec.fields": pairs_text(
         messages.further(PLAN, ExecPlan(id="e", process=Process(args=("id",), env=())), ("CAP_SYS_ADMIN",))
@@ -126,7 +145,32 @@ def test_what_is_decided_is_as_before(name: str) -> None:
 
 def test_qemu_inherits_what_its_command_line_names_and_no_more() -> None:
     assert (20, 21, 22, 23, 24, 25, 26, 27) == MACHINE.fds()
-    assert (20, 21, 22, 23, 25, 26, 28, 29) == KVM.fds()
+    assert (20, 21, 22, 23, 24, 25, 26, 28, 29) == KVM.fds()
+    assert (20, 21, 22, 23, 24, 30, 25, 26, 27) == TEMPLATE.fds()
+    assert (20, 21, 22, 23, 24, 31, 32, 25, 26, 27) == CLONE.fds()
+
+
+def on_the_root_bus(machine: Machine) -> list[str]:
+    argv = finalize_argv(machine, "qemu")
+    devices = [argv[i + 1] for i, word in enumerate(argv) if word == "-device"]
+    return [
+        device.replace(machine.generation, "")
+        for device in devices
+        if ",bus=more," not in device and device[:5] != "vhost"
+    ]
+
+
+def test_a_clones_root_bus_is_its_templates_and_the_rest_is_behind_the_bridge() -> None:
+    assert on_the_root_bus(TEMPLATE) == on_the_root_bus(CLONE) == on_the_root_bus(CLONE_SHARES)
+    assert len(on_the_root_bus(CLONE)) == finalize_argv(TEMPLATE, "qemu").count("-device")
+
+
+def test_shares_come_to_a_clone_when_its_state_is_loaded() -> None:
+    assert "vhost-user-fs-pci" in " ".join(finalize_argv(KVM, "qemu"))
+    assert "vhost-user-fs-pci" not in " ".join(finalize_argv(CLONE_SHARES, "qemu"))
+    assert [("m0", "share0", "8"), ("m1", "share1", "9")] == [
+        (device["tag"], device["chardev"], device["addr"]) for device in late_devices(CLONE_SHARES)
+    ]
 
 
 def test_nothing_on_the_kernel_command_line_names_the_instance() -> None:

@@ -1,7 +1,8 @@
 """Boot one VM: descriptors, helpers, QEMU, and the agent's greeting.  Async; undoes itself when it fails.
 
 What is booted was decided (`order`), what the command line is, too (`machine`), and how it is
-confined (`confine`): this module only acts.
+confined (`confine`): this module only acts.  With a template the guest goes on where that was frozen,
+instead of booting.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from insula.isolation.vm.machine import (
     Share,
     cpu_for,
     finalize_argv,
+    late_devices,
 )
 from insula.isolation.vm.order import Order
+from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.record import (
     VmRecord,
     console_end,
@@ -42,13 +45,18 @@ from insula.isolation.vm.record import (
     record_path,
     write_record,
 )
+from insula.isolation.vm.template import Template
 from insula.isolation.vm.virtiofs import Virtiofsd
+from insula.model.limits import Limits
 from insula.system import pidfd
 from insula.system.cgroups import Layout
 from insula.system.files import disk_errors
+from insula.system.memory_file import make_memory_file, open_again
 from insula.system.tap import open_tap
 
 _MIB = 1024 * 1024
+_LOAD_S = 60.0
+_BACKGROUND = Limits(cpu_shares=64)
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _FRESH = _APPEND | os.O_TRUNC
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -136,6 +144,28 @@ def _start_share(
     return watch, files.socket(client)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Memory:
+    """The guest's, for `Machine`.  `copy_from`: the file is empty, and the child fills it from this one
+    first, so that the pages are its own cgroup's."""
+
+    ram_fd: int = -1
+    shared: bool = False
+    state_fd: int = -1
+    copy_from: int = -1
+
+
+def _open_memory(order: Order, template: Template | None, ram: int, files: _Descriptors) -> _Memory:
+    """virtiofsd maps the guest's memory: a clone with shares has a copy of its own."""
+    if template is None:
+        return _Memory(ram_fd=ram, shared=ram >= 0)
+    state_fd = files.fd(open_again(template.state))
+    if not order.shares:
+        return _Memory(ram_fd=template.ram, state_fd=state_fd)
+    own = files.fd(make_memory_file("insula-ram", order.memory_mib * _MIB))
+    return _Memory(ram_fd=own, shared=True, state_fd=state_fd, copy_from=template.ram)
+
+
 def _open_machine(
     order: Order,
     guest: Guest,
@@ -144,6 +174,7 @@ def _open_machine(
     generation: str,
     files: _Descriptors,
     shares: tuple[Share, ...],
+    memory: _Memory,
 ) -> Machine:
     """Everything that QEMU is to reach, opened for it."""
     disks = []
@@ -166,10 +197,13 @@ def _open_machine(
         qmp_fd=files.socket(sockets.listen(qmp_path(order.run_dir))),
         console_fd=files.file(os.path.join(order.run_dir, "console.log"), _FRESH),
         exit_fd=files.file(os.path.join(order.run_dir, "exit"), _FRESH),
-        log_fd=files.file(order.log_path, _APPEND, 0o640) if order.log_path else -1,
+        log_fd=files.file(order.log_path or os.devnull, _APPEND, 0o640),
         disks=tuple(disks),
         nics=tuple(Nic(fd=files.fd(open_tap(link)), mac=mac) for link, mac in order.taps),
         shares=shares,
+        ram_fd=memory.ram_fd,
+        ram_shared=memory.shared,
+        state_fd=memory.state_fd,
     )
 
 
@@ -191,8 +225,15 @@ async def boot(
     generation: str,
     make_channel: Callable[[], Channel],
     timeout_s: float,
+    monitor: Monitor | None = None,
+    template: Template | None = None,
+    ram: int = -1,
 ) -> Booted:
-    """Up to the agent's HELLO.  Raises RuntimeFailed or GuestFailed with what QEMU or the console said."""
+    """Up to the agent's HELLO.  Raises RuntimeFailed or GuestFailed with what QEMU or the console said.
+
+    `template`: start as its clone, by way of `monitor`.  `ram`: an empty memory file for the guest's memory,
+    to be made a template's.
+    """
     async with contextlib.AsyncExitStack() as undo:
         with contextlib.ExitStack() as ours, disk_errors("starting a virtual machine"):
             files = _Descriptors(ours)
@@ -204,6 +245,8 @@ async def boot(
             overhead = OVERHEAD_MIB + (TCG_BUFFER_MIB if accelerator is Accelerator.TCG else 0)
             procs = cgroup.make((order.memory_mib + overhead) * _MIB, order.limits)
             undo.callback(cgroup.remove)
+            if order.background:
+                cgroup.limit_cpu(_BACKGROUND)
             helpers: list[pidfd.Watch] = []
             undo.push_async_callback(stop_helpers, helpers)
             shares: list[Share] = []
@@ -211,8 +254,15 @@ async def boot(
                 watch_, fd = _start_share(order, host, spec=spec, procs=procs, files=files, output=output)
                 helpers.append(watch_)
                 shares.append(Share(tag=tag, fd=fd))
+            memory = _open_memory(order, template, ram, files)
             machine = _open_machine(
-                order, guest, accelerator, generation=generation, files=files, shares=tuple(shares)
+                order,
+                guest,
+                accelerator,
+                generation=generation,
+                files=files,
+                shares=tuple(shares),
+                memory=memory,
             )
             confinement = confine.confine_qemu(
                 uid=uid,
@@ -221,8 +271,11 @@ async def boot(
                 root_at=jail_root,
                 guest_directory=guest.directory,
                 kvm=accelerator is Accelerator.KVM,
+                own_descriptors=machine.ram_fd >= 0,
+                copies=((memory.copy_from, memory.ram_fd),) if memory.copy_from >= 0 else (),
             )
-            watch = _spawn(confinement, finalize_argv(machine, host.qemu), machine.fds(), output)
+            inherited = machine.fds() + tuple(source for source, _ in confinement.copies)
+            watch = _spawn(confinement, finalize_argv(machine, host.qemu), inherited, output)
         undo.push_async_callback(_end, watch)
         record = VmRecord(
             pid=watch.pid,
@@ -232,11 +285,17 @@ async def boot(
             accelerator=accelerator.value,
             launched_ns=time.time_ns(),
             helpers=tuple((h.pid, pidfd.start_time(h.pid) or 0) for h in helpers),
+            template=template.record.key if template else "",
+            owner=order.id,
         )
         write_record(order.run_dir, record)
         undo.callback(_forget, order.run_dir)
         channel = make_channel()
         undo.push_async_callback(channel.close)
+        if template is not None:
+            await _resume(
+                monitor or Monitor(qmp_path(order.run_dir), order.id[:12]), machine, watch, order.run_dir
+            )
         await _greet(channel, watch, order.run_dir, timeout_s)
         undo.pop_all()
     return Booted(record=record, watch=watch, helpers=helpers, channel=channel, cgroup=cgroup)
@@ -270,6 +329,19 @@ async def connect(channel: Channel, run_dir: str, timeout_s: float) -> None:
     """Open the channel on the VM's control port."""
     reader, writer = await asyncio.open_unix_connection(sock=sockets.connect(control_path(run_dir)))
     await channel.open(reader, writer, timeout_s)
+
+
+async def _resume(monitor: Monitor, machine: Machine, watch: pidfd.Watch, run_dir: str) -> None:
+    try:
+        await monitor.load_state(machine.state_fd)
+        if devices := late_devices(machine):
+            await monitor.loaded(_LOAD_S)
+            for device in devices:
+                await monitor.add_device(device)
+    except RuntimeFailed as error:
+        watch.signal(9)
+        await watch.wait()
+        raise RuntimeFailed(f"QEMU could not start a clone: {error}{_explain(run_dir)}") from error
 
 
 async def _greet(channel: Channel, watch: pidfd.Watch, run_dir: str, timeout_s: float) -> None:

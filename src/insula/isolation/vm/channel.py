@@ -215,6 +215,13 @@ class Channel:
 
     # life
 
+    def hand_over(
+        self, *, on_exited: Callable[[Fields], None], on_violation: Callable[[ProtocolViolation], None]
+    ) -> None:
+        """From now on it is told to these.  Raises GuestFailed when the connection has ended."""
+        self._need(State.OPEN)
+        self._on_exited, self._on_violation = on_exited, on_violation
+
     async def open(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float
     ) -> Fields:

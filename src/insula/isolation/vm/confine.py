@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from insula.errors import Unavailable
+from insula.isolation.vm.machine import FDS
 
 FIRST_UID = 1_500_000
 UIDS = 65_536
@@ -37,7 +38,10 @@ class ShareSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confinement:
-    """What `jail.py` does before it becomes the program.  uid 0: keep root.  `root_at` "": keep the root."""
+    """What `jail.py` does before it becomes the program.  uid 0: keep root.  `root_at` "": keep the root.
+
+    `copies`: (source, target) of memory files that it copies, and then closes the sources of.
+    """
 
     uid: int = 0
     cgroups: tuple[str, ...] = ()
@@ -48,6 +52,7 @@ class Confinement:
     root_links: tuple[tuple[str, str], ...] = ()
     root_nodes: tuple[tuple[str, int, int], ...] = ()
     shares: tuple[ShareSpec, ...] = field(default=())
+    copies: tuple[tuple[int, int], ...] = ()
 
     def to_json(self, keep: Sequence[int]) -> str:
         spec: dict[str, object] = {
@@ -56,6 +61,8 @@ class Confinement:
             "cpus": self.cpus,
             "private": self.private,
         }
+        if self.copies:
+            spec["copies"] = self.copies
         if self.uid:
             spec |= {"uid": self.uid, "gid": self.uid}
         if self.root_at:
@@ -106,8 +113,16 @@ def confine_qemu(
     root_at: str,
     guest_directory: str,
     kvm: bool,
+    own_descriptors: bool = False,
+    copies: tuple[tuple[int, int], ...] = (),
 ) -> Confinement:
+    """`own_descriptors`: it may open its own ones by a path, in `machine.FDS`."""
     links, binds = library_links()
+    if own_descriptors:
+        binds = (
+            *binds,
+            ("/proc/self/fd", FDS, False),
+        )  # its own: the child does this, and stays that process
     nodes = [("/dev/null", os.makedev(1, 3)), ("/dev/urandom", os.makedev(1, 9))]
     if kvm:
         nodes.append(("/dev/kvm", os.stat("/dev/kvm").st_rdev))
@@ -120,6 +135,7 @@ def confine_qemu(
         root_binds=(*binds, (guest_directory, "/guest", True)),
         root_links=links,
         root_nodes=tuple((path, device, uid) for path, device in nodes),
+        copies=copies,
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import hashlib
 import os
 import re
 import shutil
@@ -26,12 +28,13 @@ from insula.errors import (
     RuntimeFailed,
     Unavailable,
 )
-from insula.isolation.vm import initramfs, modules
+from insula.isolation.vm import initramfs, modules, rehearsal
 from insula.isolation.vm.kernel import extract_vmlinux, has_pvh_entry
 from insula.isolation.vm.machine import Accelerator
 from insula.model.progress import Progress, no_progress
+from insula.model.root import IMAGE_DISK_BYTES
 from insula.system.files import disk_errors, remove_tree, write_atomic
-from insula.system.run import arun, find_program, need_program
+from insula.system.run import arun, find_program, need_program, run
 
 AGENT = os.path.join(os.path.dirname(insula.__file__), "_guest", "agent-x86_64")
 _PACKAGE = "linux-image-cloud-amd64"
@@ -41,16 +44,33 @@ _RELEASE = re.compile(r"[0-9][0-9A-Za-z.+~_-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """`vmlinux` is "" where the kernel has no PVH entry.  `directory` holds all of them."""
+    """`vmlinux` is "" where the kernel has no PVH entry.  `rehearsal` is the image disk of rehearsals.
+    `directory` holds all of them."""
 
     release: str
     directory: str
     vmlinuz: str
     vmlinux: str
     initramfs: str
+    rehearsal: str = ""
 
     def kernel_for(self, accelerator: Accelerator) -> str:
         return self.vmlinux if accelerator is Accelerator.TCG and self.vmlinux else self.vmlinuz
+
+
+@functools.lru_cache(maxsize=8)
+def _digest(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(guest: Guest, accelerator: Accelerator) -> str:
+    """Of the bytes that a VM boots: kernel and initramfs.  Reads them once."""
+    found = []
+    for path in (guest.kernel_for(accelerator), guest.initramfs):
+        stat = os.stat(path)
+        found.append(_digest(path, stat.st_size, stat.st_mtime_ns))
+    return hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
 def version_key(release: str) -> tuple[tuple[int, str], ...]:
@@ -100,20 +120,35 @@ def _complete(directory: str, release: str) -> Guest:
     if not os.path.exists(archive):
         _forget_old(directory)
         write_atomic(archive, initramfs.make_cpio(initramfs.finalize_entries(agent, order)), 0o644)
+    rehearsal_disk = os.path.join(directory, f"rehearsal-{hashlib.sha256(agent).hexdigest()[:16]}.erofs")
+    if not os.path.exists(rehearsal_disk):
+        _make_rehearsal_disk(rehearsal_disk, agent)
     return Guest(
         release=release,
         directory=directory,
         vmlinuz=vmlinuz,
         vmlinux=vmlinux if os.path.getsize(vmlinux) else "",
         initramfs=archive,
+        rehearsal=rehearsal_disk,
     )
+
+
+def _make_rehearsal_disk(path: str, agent: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="tmp-", dir=os.path.dirname(path)) as scratch:
+        root, disk = os.path.join(scratch, "root"), os.path.join(scratch, "disk")
+        os.mkdir(root, 0o755)
+        rehearsal.make_root(root, agent)
+        run([need_program("mkfs.erofs"), "--quiet", "-T0", disk, root])
+        os.truncate(disk, IMAGE_DISK_BYTES)
+        os.chmod(disk, 0o444)
+        os.rename(disk, path)
 
 
 def _forget_old(directory: str) -> None:
     """Archives of other agents that nothing has used for a week; QEMU has read its own when it starts."""
     for name in os.listdir(directory):
         path = os.path.join(directory, name)
-        if name.startswith("initramfs-") and time.time() - os.stat(path).st_mtime > _KEEP_S:
+        if name.startswith(("initramfs-", "rehearsal-")) and time.time() - os.stat(path).st_mtime > _KEEP_S:
             os.unlink(path)
 
 

@@ -10,8 +10,24 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+FDS = "/fds"
+"""Where QEMU sees its own descriptors as files: for memory, which it opens by a path and nothing else."""
+
+# Slots on the root bus.  A template has one of each, used in its rehearsal and put back, so a clone's
+# guest finds its
+# own disks and interface where it knows them: of the same size, with the same features, not the same
+# contents.
+_SLOTS = {"ports": 1, "image": 2, "upper": 3, "nic": 4, "entropy": 5, "balloon": 6, "pvpanic": 7, "more": 8}
+# Shares and further interfaces are behind a bridge, where a clone's guest looks anew.
+_BRIDGE = "more"
+_FIRST_NIC, _FIRST_SHARE = 1, 8
+MOST_NICS = 1 + _FIRST_SHARE - _FIRST_NIC
+MOST_SHARES = 32 - _FIRST_SHARE
+"""Of a clone: a conventional PCI bus has 32 slots, the first of which is the bridge's own."""
+
 # What a guest costs beyond its memory: QEMU itself, device rings, and TCG's translations
 OVERHEAD_MIB = 160
+FIRST_DISK_SET = 16  # 1 to 3 are the files of the ports
 TCG_BUFFER_MIB = 96  # 32 are flushed in the middle of booting, which doubles its time
 
 
@@ -47,7 +63,12 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A VM, decided.  `log_fd` -1: the log goes nowhere."""
+    """A VM, decided.  `log_fd` is /dev/null's where no log is kept: to a guest, QEMU's own chardev for
+    nothing is a port where nobody ever listens, and what it writes there would wait.
+
+    `ram_fd` is the memory file of a template (`ram_shared`: being made into one), or of one clone's own
+    (`ram_shared`), or a template's that is mapped copy on write.  `state_fd`: resume from this device state.
+    """
 
     name: str
     accelerator: Accelerator
@@ -60,19 +81,22 @@ class Machine:
     qmp_fd: int
     console_fd: int
     exit_fd: int
+    log_fd: int
     cpu: str
-    log_fd: int = -1
     disks: tuple[Disk, ...] = ()
     nics: tuple[Nic, ...] = ()
     shares: tuple[Share, ...] = ()
+    ram_fd: int = -1
+    ram_shared: bool = False
+    state_fd: int = -1
 
     def fds(self) -> tuple[int, ...]:
         """All descriptors that QEMU must inherit."""
-        own = (self.control_fd, self.qmp_fd, self.console_fd, self.exit_fd)
-        log = (self.log_fd,) if self.log_fd >= 0 else ()
+        own = (self.control_fd, self.qmp_fd, self.console_fd, self.exit_fd, self.log_fd)
+        maybe = tuple(fd for fd in (self.ram_fd, self.state_fd) if fd >= 0)
         disks = tuple(disk.fd for disk in self.disks)
         nics = tuple(nic.fd for nic in self.nics)
-        return own + log + disks + nics + tuple(share.fd for share in self.shares)
+        return own + maybe + disks + nics + tuple(share.fd for share in self.shares)
 
 
 def finalize_kernel_arguments(accelerator: Accelerator) -> str:
@@ -113,10 +137,17 @@ def _accelerator(accelerator: Accelerator) -> list[str]:
 
 def _memory(machine: Machine) -> list[str]:
     size = f"size={machine.memory_mib}M"
+    if machine.ram_fd >= 0:
+        share = "on" if machine.ram_shared else "off"
+        return ["-object", f"memory-backend-file,id=ram,{size},mem-path={FDS}/{machine.ram_fd},share={share}"]
     if machine.shares:  # virtiofsd maps the guest's memory
         return ["-object", f"memory-backend-memfd,id=ram,{size},share=on"]
     # not a private mapping of a memfd: every page that the guest writes would be there twice
     return ["-object", f"memory-backend-ram,id=ram,{size}"]
+
+
+def _at(what: str) -> str:
+    return f"addr={_SLOTS[what]}"
 
 
 def _fdset(number: int, fd: int) -> list[str]:
@@ -131,15 +162,13 @@ def _ports(machine: Machine) -> list[str]:
         "-serial", "chardev:console",
         "-chardev", f"socket,id=qmp,fd={machine.qmp_fd},server=on,wait=off",
         "-mon", "chardev=qmp,mode=control",
-        "-device", "virtio-serial-pci,id=ports,disable-legacy=on,max_ports=4",
+        "-device", "virtio-serial-pci,id=ports,disable-legacy=on,max_ports=4," + _at("ports"),
         "-chardev", f"socket,id=control,fd={machine.control_fd},server=on,wait=off",
         "-device", "virtserialport,bus=ports.0,nr=1,chardev=control,name=insula.control",
     ]  # fmt: skip
-    if machine.log_fd >= 0:
-        argv += [*_fdset(2, machine.log_fd), "-chardev", "file,id=log,path=/dev/fdset/2,append=on"]
-    else:
-        argv += ["-chardev", "null,id=log"]
     argv += [
+        *_fdset(2, machine.log_fd),
+        "-chardev", "file,id=log,path=/dev/fdset/2,append=on",
         "-device", "virtserialport,bus=ports.0,nr=2,chardev=log,name=insula.log",
         *_fdset(3, machine.exit_fd),
         "-chardev", "file,id=exit,path=/dev/fdset/3,append=on",
@@ -149,35 +178,97 @@ def _ports(machine: Machine) -> list[str]:
 
 
 def _disks(machine: Machine) -> list[str]:
+    """Files below a node that stays, so that a clone which was made ahead can get others
+    (`finalize_swap`)."""
     argv: list[str] = []
-    for number, disk in enumerate(machine.disks, start=16):
-        mode = "read-only=on" if disk.read_only else "read-only=off,discard=unmap"
+    for number, disk in enumerate(machine.disks):
+        file_set = FIRST_DISK_SET + number
         argv += [
-            *_fdset(number, disk.fd),
-            "-blockdev", f"driver=file,node-name={disk.serial},filename=/dev/fdset/{number},{mode}",
-            "-device", f"virtio-blk-pci,drive={disk.serial},serial={disk.serial},disable-legacy=on",
+            *_fdset(file_set, disk.fd),
+            "-blockdev", ",".join(f"{k}={_word(v)}" for k, v in file_node(disk, file_set).items()),
+            "-blockdev", ",".join(f"{k}={_word(v)}" for k, v in disk_node(disk, file_set).items()),
+            "-device",
+            f"virtio-blk-pci,drive={disk.serial},serial={disk.serial},disable-legacy=on,{_at(disk.serial)}",
         ]  # fmt: skip
     return argv
+
+
+def file_node(disk: Disk, file_set: int) -> dict[str, str | bool]:
+    """As arguments of blockdev-add."""
+    node: dict[str, str | bool] = {
+        "driver": "file",
+        "node-name": f"{disk.serial}-{file_set}",
+        "filename": f"/dev/fdset/{file_set}",
+        "read-only": disk.read_only,
+    }
+    return node if disk.read_only else node | {"discard": "unmap"}
+
+
+def disk_node(disk: Disk, file_set: int) -> dict[str, str | bool]:
+    """As arguments of blockdev-add and blockdev-reopen."""
+    node: dict[str, str | bool] = {
+        "driver": "raw",
+        "node-name": disk.serial,
+        "file": f"{disk.serial}-{file_set}",
+        "read-only": disk.read_only,
+    }
+    return node if disk.read_only else node | {"discard": "unmap"}
+
+
+def _word(value: str | bool) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 def _nics(machine: Machine) -> list[str]:
     argv: list[str] = []
     for number, nic in enumerate(machine.nics):
+        where = _at("nic") if number == 0 else f"bus={_BRIDGE},addr={_FIRST_NIC + number - 1}"
+        if number and machine.ram_fd < 0:
+            where = ""
         argv += [
             "-netdev", f"tap,id=net{number},fd={nic.fd},vhost=off",
-            "-device", f"virtio-net-pci,netdev=net{number},mac={nic.mac},romfile=,disable-legacy=on",
+            "-device", ",".join(filter(None, (
+                f"virtio-net-pci,netdev=net{number},mac={nic.mac},romfile=,disable-legacy=on", where))),
         ]  # fmt: skip
     return argv
 
 
 def _shares(machine: Machine) -> list[str]:
+    """Of a clone only the sockets: QEMU loads no state while it has a device that has none."""
     argv: list[str] = []
     for number, share in enumerate(machine.shares):
-        argv += [
-            "-chardev", f"socket,id=share{number},fd={share.fd}",
-            "-device", f"vhost-user-fs-pci,chardev=share{number},tag={share.tag}",
-        ]  # fmt: skip
+        argv += ["-chardev", f"socket,id=share{number},fd={share.fd}"]
+        if machine.state_fd < 0:
+            argv += ["-device", f"vhost-user-fs-pci,chardev=share{number},tag={share.tag}"]
     return argv
+
+
+def late_devices(machine: Machine) -> list[dict[str, str]]:
+    """Arguments of device_add for a clone's shares, once its state is loaded."""
+    return [
+        {
+            "driver": "vhost-user-fs-pci",
+            "id": f"fs{number}",
+            "chardev": f"share{number}",
+            "tag": share.tag,
+            "bus": _BRIDGE,
+            "addr": str(_FIRST_SHARE + number),
+        }
+        for number, share in enumerate(machine.shares)
+    ]
+
+
+def _bridge(machine: Machine) -> list[str]:
+    if machine.ram_fd < 0:
+        return []
+    return ["-device", f"pci-bridge,id={_BRIDGE},chassis_nr=1,{_at(_BRIDGE)}"]
+
+
+def _balloon(machine: Machine) -> str:
+    """Reporting free pages makes QEMU punch holes into the file behind the memory.  Behind a clone's is the
+    template: its seals refuse that, and QEMU 7.2 then neither gives the page back nor keeps quiet."""
+    reporting = "" if machine.ram_fd >= 0 else ",free-page-reporting=on"
+    return f"virtio-balloon-pci,id=balloon{reporting},disable-legacy=on,{_at('balloon')}"
 
 
 def finalize_argv(machine: Machine, program: str) -> list[str]:
@@ -202,12 +293,14 @@ def finalize_argv(machine: Machine, program: str) -> list[str]:
         "-initrd", machine.initramfs,
         "-append", finalize_kernel_arguments(machine.accelerator),
         *_ports(machine),
+        *_bridge(machine),
         *_disks(machine),
         *_nics(machine),
-        *_shares(machine),
         "-object", "rng-random,id=entropy,filename=/dev/urandom",
-        "-device", "virtio-rng-pci,rng=entropy,disable-legacy=on",
-        "-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,disable-legacy=on",
+        "-device", "virtio-rng-pci,rng=entropy,disable-legacy=on," + _at("entropy"),
+        "-device", _balloon(machine),
         "-device", f"vmgenid,guid={machine.generation}",
-        "-device", "pvpanic-pci",
+        "-device", "pvpanic-pci," + _at("pvpanic"),
+        *_shares(machine),
+        *(["-incoming", "defer"] if machine.state_fd >= 0 else []),
     ]  # fmt: skip

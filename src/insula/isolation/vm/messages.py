@@ -49,14 +49,19 @@ def etc_file(file: EtcFile) -> str:
     return f"{escape(file.target)}\t{escape(file.text)}"
 
 
-def configure(plan: LaunchPlan, share_files: dict[str, str]) -> Pairs:
-    """`share_files`: tag of a share to the name of the one file that it holds."""
+def configure(
+    plan: LaunchPlan, share_files: dict[str, str], *, rescan: bool, rehearsal: bool = False
+) -> Pairs:
+    """`share_files`: tag of a share to the name of the one file that it holds.  `rescan`: the machine has
+    devices that its guest has not seen.  `rehearsal`: the workload's end is not the machine's."""
     pairs: Pairs = [
         ("image_serial", "image"),
         ("upper_serial", "upper"),
         ("upper_format", "ext4"),
         ("read_only", "1" if plan.security.read_only_root else "0"),
         ("shm_kib", str(max(1, plan.limits.shm_size_bytes // 1024))),
+        ("rescan", str(int(rescan))),
+        ("rehearsal", str(int(rehearsal))),
     ]
     pairs += [("nic", nic(endpoint)) for endpoint in plan.endpoints]
     pairs += [("mount", mount(m, share_files.get(m.tag, ""))) for m in plan.mounts]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+import secrets
 from dataclasses import dataclass
 
 from insula.isolation.plan import LaunchPlan
 from insula.isolation.vm.confine import ShareSpec
+from insula.isolation.vm.rehearsal import MAC
 from insula.isolation.vm.virtiofs import binds, share_of
 from insula.model.limits import Limits
 
+UPPER = "upper.ext4"
+SPARE_PREFIX = "ic"  # of links; not one that the network room sweeps
 HELPER_SUFFIX = ".files"  # of a helper's cgroup
 
 
@@ -28,6 +33,13 @@ class Order:
     log_path: str = ""
     taps: tuple[tuple[str, str], ...] = ()
     shares: tuple[tuple[str, ShareSpec], ...] = ()
+    background: bool = False
+    """Nobody waits for it: others go first."""
+
+    @property
+    def has_more(self) -> bool:
+        """Devices that no template has."""
+        return bool(self.shares) or len(self.taps) > 1
 
     def share_files(self) -> dict[str, str]:
         return {tag: share.file for tag, share in self.shares if share.file}
@@ -67,10 +79,49 @@ def helper_order(plan: LaunchPlan, run_dir: str) -> Order:
 
 def probe_id(exec_root: str) -> str:
     """Of the accelerator's probe: one per daemon, and several may run on a host."""
-    return "accel-probe-" + hashlib.sha256(exec_root.encode()).hexdigest()[:8]
+    return "accel-probe-" + _short(exec_root)
 
 
 def probe_order(exec_root: str) -> Order:
     """A VM without anything, to see whether an accelerator boots the guest at all."""
     run_dir = os.path.join(exec_root, "accel-probe")
     return Order(id=probe_id(exec_root), run_dir=run_dir, vcpus=1, memory_mib=192, limits=Limits())
+
+
+def _spare_tap() -> tuple[str, str]:
+    """A tap that is on no bridge, and gone with the QEMU that has it."""
+    return SPARE_PREFIX + secrets.token_hex(5), MAC
+
+
+def with_interface(order: Order) -> Order:
+    """A clone has an interface because its template has; without a network it leads nowhere."""
+    return order if order.taps else dataclasses.replace(order, taps=(_spare_tap(),))
+
+
+def rehearsal_order(name: str, run_dir: str, *, image_disk: str, vcpus: int, memory_mib: int) -> Order:
+    """A VM that belongs to no instance, or not yet."""
+    return Order(
+        id=name,
+        run_dir=run_dir,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        limits=Limits(),
+        image_disk=image_disk,
+        upper_disk=os.path.join(run_dir, UPPER),
+        taps=(_spare_tap(),),
+    )
+
+
+def _short(exec_root: str) -> str:
+    return hashlib.sha256(exec_root.encode()).hexdigest()[:8]
+
+
+def template_place(exec_root: str, key: str) -> tuple[str, str]:
+    """(name, run directory) of the VM that is booted to be made a template."""
+    return f"template-{_short(exec_root)}-{key}", os.path.join(exec_root, "templates", key)
+
+
+def clone_place(exec_root: str) -> tuple[str, str]:
+    """(name, run directory) of one more that is made ahead."""
+    name = secrets.token_hex(6)
+    return f"clone-{_short(exec_root)}-{name}", os.path.join(exec_root, "clones", name)

@@ -80,12 +80,21 @@ async def _all(answers: list[asyncio.Future[Fields]], program: str) -> list[Fiel
 
 
 async def prepare_workload(
-    channel: Channel, plan: LaunchPlan, generation: str, share_files: dict[str, str], release: str
+    channel: Channel,
+    plan: LaunchPlan,
+    generation: str,
+    share_files: dict[str, str],
+    release: str,
+    *,
+    rescan: bool,
+    rehearsal: bool = False,
 ) -> None:
     filter_ = make_filter(plan.security.seccomp, plan.security.capabilities, kernel_version(release))
     answers = [
         submit_identity(channel, plan, generation),
-        channel.submit(Type.CONFIGURE, messages.configure(plan, share_files)),
+        channel.submit(
+            Type.CONFIGURE, messages.configure(plan, share_files, rescan=rescan, rehearsal=rehearsal)
+        ),
     ]
     channel.send(Type.SECCOMP, 0, filter_)
     answers.append(channel.submit(Type.WORKLOAD, messages.workload(plan)))
@@ -93,9 +102,14 @@ async def prepare_workload(
     _check_identity(answered[0], generation)
 
 
-async def prepare_helper(channel: Channel, plan: LaunchPlan, generation: str) -> None:
+async def prepare_helper(channel: Channel, plan: LaunchPlan, generation: str, *, rescan: bool) -> None:
     """Only the root, for files."""
-    pairs = [("image_serial", "image"), ("upper_serial", "upper"), ("upper_format", "ext4")]
+    pairs = [
+        ("image_serial", "image"),
+        ("upper_serial", "upper"),
+        ("upper_format", "ext4"),
+        ("rescan", str(int(rescan))),
+    ]
     answers = [submit_identity(channel, plan, generation), channel.submit(Type.CONFIGURE, pairs)]
     answered = await _all(answers, "")
     _check_identity(answered[0], generation)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from insula.errors import RuntimeFailed
 from insula.isolation.vm import sockets
+from insula.isolation.vm.machine import Disk, disk_node, file_node
 
 _TIMEOUT_S = 20.0
+_LOOK_S = 0.002  # saving a state takes 10 ms, with an event or without
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs every ended VM as an error
 
 
@@ -24,7 +27,10 @@ class Monitor:
         self._lock = asyncio.Lock()
         self._client: object | None = None
 
-    async def _execute(self, command: str, arguments: dict[str, object] | None = None) -> object:
+    async def _execute(
+        self, command: str, arguments: dict[str, object] | None = None, *, fd: int = -1
+    ) -> object:
+        """`fd` is passed along, for `getfd` and `add-fd`."""
         from qemu.qmp import QMPClient, QMPError  # 40 ms to import: not at the daemon's start
 
         async with self._lock:
@@ -35,6 +41,8 @@ class Monitor:
                         client = QMPClient(self._name)
                         await client.connect(sockets.connect(self._path))
                         self._client = client
+                    if fd >= 0:
+                        client.send_fd_scm(fd)
                     return await client.execute(command, arguments)
             except (QMPError, OSError, TimeoutError) as error:
                 await self._drop()
@@ -58,6 +66,10 @@ class Monitor:
             async with self._lock:
                 await self._drop()
 
+    def moved(self, path: str, name: str) -> None:
+        """Its socket has another path now, for the next connection."""
+        self._path, self._name = path, name
+
     async def pause(self) -> None:
         await self._execute("stop")
 
@@ -68,3 +80,58 @@ class Monitor:
         """`running`, `paused`, `guest-panicked`, … (QEMU's RunState)."""
         answer = await self._execute("query-status")
         return str(answer.get("status", "")) if isinstance(answer, dict) else ""
+
+    async def _ignore_shared(self) -> None:
+        """Memory in a shared file stays out of the stream: it is in the file already.  (As a property on the
+        command line QEMU has this since 8.1 only.)"""
+        wanted = [{"capability": "x-ignore-shared", "state": True}]
+        await self._execute("migrate-set-capabilities", {"capabilities": wanted})
+
+    async def load_state(self, fd: int) -> None:
+        """Go on from a saved state; `fd` is QEMU's own number of its file.  Returns before it is loaded; a
+        QEMU that cannot load it ends."""
+        await self._ignore_shared()
+        await self._execute("migrate-incoming", {"uri": f"fd:{fd}"})
+
+    async def save_state(self, fd: int, timeout_s: float) -> None:
+        """The state of all devices into `fd`; the machine stands still afterwards, and whoever loads the
+        state runs.  Raises RuntimeFailed with QEMU's reason."""
+        await self._ignore_shared()
+        await self._execute("getfd", {"fdname": "state"}, fd=fd)
+        await self._execute("migrate", {"uri": "fd:state"})
+        await self.loaded(timeout_s)
+
+    async def loaded(self, timeout_s: float) -> None:
+        """Until a state is saved, or loaded.  Raises RuntimeFailed with QEMU's reason."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            answer = await self._execute("query-migrate")
+            found = answer if isinstance(answer, dict) else {}
+            if (status := found.get("status")) == "completed":
+                return
+            if status in ("failed", "cancelled"):
+                raise RuntimeFailed(
+                    f"QEMU could not carry over the state of {self._name}: {found.get('error-desc', status)}"
+                )
+            await asyncio.sleep(_LOOK_S)
+        raise RuntimeFailed(f"QEMU did not carry over the state of {self._name} within {timeout_s:.0f} s")
+
+    async def add_device(self, arguments: dict[str, str]) -> None:
+        await self._execute("device_add", dict(arguments))
+
+    # a clone that was made ahead gets what is its instance's
+
+    async def swap_disk(self, disk: Disk, before: int, now: int) -> None:
+        """The file below a disk, while its guest does not use it; `disk.fd` is ours.  `before` and `now` are
+        the numbers of the descriptor sets of the old file and the new one."""
+        await self._execute("add-fd", {"fdset-id": now}, fd=disk.fd)
+        await self._execute("blockdev-add", dict(file_node(disk, now)))
+        await self._execute("blockdev-reopen", {"options": [dict(disk_node(disk, now))]})
+        await self._execute("blockdev-del", {"node-name": file_node(disk, before)["node-name"]})
+        await self._execute("remove-fd", {"fdset-id": before})
+
+    async def send_log_to(self, fd: int, number: int) -> None:
+        """The guest's log port leads into the file that is our `fd`; `number` as with `swap_disk`."""
+        await self._execute("add-fd", {"fdset-id": number}, fd=fd)
+        backend = {"type": "file", "data": {"out": f"/dev/fdset/{number}", "append": True}}
+        await self._execute("chardev-change", {"id": "log", "backend": backend})

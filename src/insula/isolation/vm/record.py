@@ -27,7 +27,10 @@ _NO_MEMORY = re.compile(rb"out of memory|no killable processes", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmRecord:
-    """`helpers` are virtiofsd's pids and start times.  `boot_id` is the host's: they end with it."""
+    """`helpers` are virtiofsd's pids and start times.  `boot_id` is the host's: they end with it.
+    `template` is the key of the one that it started from, "" for one that was booted.  `owner` names
+    its cgroup ("" in records of before: the instance's id); `link` is its tap, if that is not its
+    endpoint's."""
 
     pid: int
     started: int
@@ -36,6 +39,9 @@ class VmRecord:
     accelerator: str
     launched_ns: int
     helpers: tuple[tuple[int, int], ...] = ()
+    template: str = ""
+    owner: str = ""
+    link: str = ""
 
 
 def host_boot_id() -> str:

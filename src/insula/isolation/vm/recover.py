@@ -50,6 +50,8 @@ async def find_vm(plan: LaunchPlan, vm: Vm, layout: Layout) -> Liveness:
     """Fill `vm` with what runs, or with how it ended."""
     cgroup = Cgroup(layout, plan.id)
     record = read_record(plan.run_dir)
+    if record is not None:
+        cgroup = Cgroup(layout, record.owner or plan.id)
     if record is None:
         await end_left(cgroup)  # started, and the daemon died before it could write that down
         return Liveness.GONE
@@ -108,7 +110,8 @@ async def end_left(cgroup: Cgroup) -> None:
 
 
 async def end_helpers(exec_root: str, layout: Layout) -> None:
-    """Helper VMs (and the accelerator's probe) of an earlier daemon here: nobody uses them any more."""
+    """Helper VMs (the accelerator's probe, clones that were made ahead, and what was to be a template too)
+    of an earlier daemon here: nobody uses them any more."""
     base = os.path.join(exec_root, "instances")
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(base):
@@ -116,11 +119,20 @@ async def end_helpers(exec_root: str, layout: Layout) -> None:
                 await end_left(Cgroup(layout, name + HELPER_SUFFIX))
                 remove_tree(os.path.join(base, name, "files"))
     await end_left(Cgroup(layout, probe_id(exec_root)))
+    for kind in ("templates", "clones"):
+        base = os.path.join(exec_root, kind)
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(base):
+                record = read_record(os.path.join(base, name))
+                if record is not None:
+                    await end_left(Cgroup(layout, record.owner))
+        remove_tree(base)
 
 
 async def forget(plan: LaunchPlan, layout: Layout) -> None:
     """End what is left of the instance and remove its files in the run directory; idempotent."""
-    for name in (plan.id, plan.id + HELPER_SUFFIX):
+    record = read_record(plan.run_dir)
+    for name in {plan.id, plan.id + HELPER_SUFFIX, record.owner if record and record.owner else plan.id}:
         await end_left(Cgroup(layout, name))
     for name in _OURS:
         with contextlib.suppress(FileNotFoundError):

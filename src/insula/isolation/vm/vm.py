@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ from insula.isolation.vm.record import VmRecord, finalize_status
 from insula.isolation.vm.stats import host_oom_kills
 from insula.isolation.vm.wire import Fields, ProtocolViolation, Type
 from insula.model.instance import ExitStatus
+from insula.model.network import Endpoint
 from insula.system.pidfd import Watch
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,11 @@ class Vm:
 
     def make_channel(self) -> Channel:
         return Channel(on_exited=self._on_exited, on_violation=self._on_violation)
+
+    def adopt(self, channel: Channel, monitor: Monitor) -> None:
+        """Of a clone that was made ahead.  Raises GuestFailed when it has ended meanwhile."""
+        channel.hand_over(on_exited=self._on_exited, on_violation=self._on_violation)
+        self.monitor = monitor
 
     def take(
         self,
@@ -165,6 +172,13 @@ class Vm:
         self.status.cancel()
 
     # talking
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """With the links that it really uses."""
+        found = self.plan.endpoints
+        if not found or self.record is None or not self.record.link:
+            return found
+        return (dataclasses.replace(found[0], link=self.record.link), *found[1:])
 
     async def channel(self) -> Channel:
         """The open channel; connected again when it was cut.  Raises Conflict while the VM is paused."""

@@ -54,6 +54,7 @@ class Type(enum.IntEnum):
     FREEZE = 29
     POWEROFF = 30
     PAUSE = 31
+    RESET = 32
 
 
 FROM_GUEST = frozenset(

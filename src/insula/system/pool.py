@@ -1,4 +1,5 @@
-"""A few of something kept ready, made one at a time while nobody waits.  Async; knows nothing of networks."""
+"""A few of something kept ready, made one at a time while nobody waits.  Async; knows nothing of what it
+keeps."""
 
 from __future__ import annotations
 
@@ -48,6 +49,20 @@ class Pool(Generic[T]):
 
     def ready(self) -> int:
         return len(self._ready)
+
+    def find(self) -> T | None:
+        """One that is ready, for a taker who can do without; wanting grows as with `take`."""
+        self._taken.set()
+        if self._ready:
+            return self._ready.popleft()
+        self._want = min(max(self._want * 2, 1), self._most)
+        return None
+
+    def drop_ready(self) -> None:
+        """What is ready goes, and wanting falls back; more is made when somebody takes."""
+        self._want = self._least
+        while self._ready:
+            self._drop(self._ready.popleft())
 
     async def take(self) -> T:
         self._taken.set()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from insula.errors import Failure
-from insula.network.pool import Pool
+from insula.system.pool import Pool
 
 
 class Maker:
@@ -96,8 +96,8 @@ async def test_a_failure_reaches_the_taker_and_ends_nothing() -> None:
 
 
 async def test_it_shrinks_when_nobody_came_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("insula.network.pool._SHRINK_S", 0.01)
-    monkeypatch.setattr("insula.network.pool._QUIET_S", 0.0)
+    monkeypatch.setattr("insula.system.pool._SHRINK_S", 0.01)
+    monkeypatch.setattr("insula.system.pool._QUIET_S", 0.0)
     maker = Maker()
     pool = Pool(maker.make, maker.drop, least=1, most=4)
     await asyncio.gather(*(pool.take() for _ in range(3)))

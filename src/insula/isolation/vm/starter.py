@@ -1,0 +1,262 @@
+"""How a VM comes to be: as a clone made ahead, as a clone made now, or by booting, in this order.  Async.
+
+Each way falls back on the next, and says why in the log.  Not for what runs in it, nor for how it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable
+
+from insula.errors import InsulaError, RuntimeFailed
+from insula.isolation.vm import boot, clones
+from insula.isolation.vm.boot import Booted
+from insula.isolation.vm.channel import Channel
+from insula.isolation.vm.clones import Clone, Clones
+from insula.isolation.vm.facilities import Facilities
+from insula.isolation.vm.machine import MOST_NICS, MOST_SHARES
+from insula.isolation.vm.order import (
+    Order,
+    clone_place,
+    rehearsal_order,
+    template_place,
+    with_interface,
+)
+from insula.isolation.vm.qmp import Monitor
+from insula.isolation.vm.rehearsal import rehearse
+from insula.isolation.vm.template import Template
+from insula.isolation.vm.templates import Size, Templates, freeze, make_key
+from insula.model.limits import Limits
+from insula.model.root import IMAGE_DISK_BYTES
+from insula.system.disk_file import copy_sparse, finalize_mke2fs
+from insula.system.files import remove_tree
+from insula.system.run import arun
+
+log = logging.getLogger(__name__)
+
+_BOOT_S = 300.0  # software emulation on a busy host; a panic or QEMU's end is noticed at once
+_AT_ONCE = 2  # boots and clones that are being made, per CPU of ours: more would only wait for each other
+
+
+class Starter:
+    def __init__(self, facilities: Facilities) -> None:
+        self._facilities = facilities
+        self._settings = facilities.settings
+        self._slots = asyncio.Semaphore(_AT_ONCE * len(os.sched_getaffinity(0)))
+        self.templates = Templates(self._settings.data_root, self._template_key, self._make_template)
+        self.clones = Clones(self._make_clone, self._drop_clone, least=self._settings.vm_pool)
+        self._dropping: set[asyncio.Task[None]] = set()
+        self._upper_lock = asyncio.Lock()
+
+    async def close(self) -> None:
+        await self.clones.close()
+        if self._dropping:
+            await asyncio.gather(*self._dropping)
+        await self.templates.close()
+
+    async def upkeep(self) -> None:
+        """Now and then."""
+        self.clones.relieve()
+        await self.templates.shrink()
+
+    # an instance's VM
+
+    def find_ready(self, order: Order) -> Clone | None:
+        """A clone made ahead that can become this."""
+        if order.shares or len(order.taps) > 1 or not self._fits(order):
+            return None
+        return self.clones.find(Size(vcpus=order.vcpus, memory_mib=order.memory_mib))
+
+    async def hand_over(self, clone: Clone, order: Order, owner: str) -> Booted | None:
+        """None, and the clone is gone, when it cannot become the VM of this order."""
+        try:
+            clone.booted.record = await clones.hand_over(clone, order)
+            clone.booted.cgroup.limit_cpu(Limits())
+        except (InsulaError, OSError) as error:
+            log.warning("a clone that was made ahead could not become %s: %s", order.id[:12], error)
+            self._drop_clone(clone)
+            return None
+        except BaseException:
+            self._drop_clone(clone)
+            raise
+        self._facilities.uids[owner] = self._facilities.uids.pop(clone.order.id)
+        return clone.booted
+
+    async def start(
+        self,
+        order: Order,
+        owner: str,
+        generation: str,
+        make_channel: Callable[[], Channel],
+        monitor: Monitor,
+    ) -> Booted:
+        """Raises RuntimeFailed, GuestFailed, Unavailable."""
+        if (template := await self._find_template(order)) is not None:
+            try:
+                return await self._boot(
+                    with_interface(order),
+                    owner,
+                    generation,
+                    make_channel,
+                    monitor=monitor,
+                    template=template,
+                )
+            except RuntimeFailed as error:
+                log.warning("%s boots instead of being cloned: %s", order.id[:12], error)
+                await self.templates.distrust(template)
+        return await self._boot(order, owner, generation, make_channel)
+
+    async def _boot(
+        self,
+        order: Order,
+        owner: str,
+        generation: str,
+        make_channel: Callable[[], Channel],
+        *,
+        monitor: Monitor | None = None,
+        template: Template | None = None,
+        ram: int = -1,
+    ) -> Booted:
+        host = self._facilities.need_host()
+        accelerator = await self._facilities.accelerator()
+        guest = await self._facilities.need_guest()
+        uid = self._facilities.take_uid(owner)
+        try:
+            async with self._slots:
+                return await boot.boot(
+                    order,
+                    guest,
+                    accelerator,
+                    host,
+                    uid=uid,
+                    generation=generation,
+                    make_channel=make_channel,
+                    timeout_s=_BOOT_S,
+                    monitor=monitor,
+                    template=template,
+                    ram=ram,
+                )
+        except BaseException:
+            self._facilities.give_uid(owner)
+            raise
+
+    # templates
+
+    def _fits(self, order: Order) -> bool:
+        """Its disks look as a template's do."""
+        try:
+            return (
+                os.stat(order.image_disk).st_size == IMAGE_DISK_BYTES
+                and os.stat(order.upper_disk).st_size == self._settings.vm_disk_gib << 30
+            )
+        except FileNotFoundError:
+            return False
+
+    async def _find_template(self, order: Order) -> Template | None:
+        """None: it has to boot; why is in the log."""
+        why = ""
+        if len(order.shares) > MOST_SHARES or len(order.taps) > MOST_NICS:
+            why = "it has too many mounts or networks"
+        elif not self._fits(order):
+            why = "its disks are not of the size that they would have now"
+        if why:
+            log.info("%s boots instead of being cloned: %s", order.id[:12], why)
+            return None
+        size = Size(vcpus=order.vcpus, memory_mib=order.memory_mib)
+        try:
+            return await self.templates.need(size)
+        except InsulaError:
+            return None
+
+    async def _template_key(self, size: Size) -> str:
+        return await make_key(self._facilities, size)
+
+    async def _make_template(self, key: str, size: Size, ram: int) -> Template:
+        name, run_dir = template_place(self._settings.exec_root, key)
+        guest = await self._facilities.need_guest()
+        began = time.monotonic()
+        try:
+            order = await self._rehearsal(name, run_dir, size)
+            booted = await self._boot(order, name, str(uuid.uuid4()), Channel, ram=ram)
+            try:
+                await rehearse(booted.channel, guest.release)
+            except BaseException:
+                await boot.end(booted)
+                raise
+            return await freeze(
+                booted,
+                run_dir,
+                ram,
+                key=key,
+                release=guest.release,
+                accelerator=booted.record.accelerator,
+                qemu_version=self._facilities.build,
+                vcpus=size.vcpus,
+                memory_mib=size.memory_mib,
+                boot_ms=round((time.monotonic() - began) * 1000),
+            )
+        finally:
+            self._facilities.give_uid(name)
+            remove_tree(run_dir)
+
+    async def _rehearsal(self, name: str, run_dir: str, size: Size) -> Order:
+        """With its disks in place."""
+        guest = await self._facilities.need_guest()
+        gib = self._settings.vm_disk_gib
+        empty = os.path.join(guest.directory, f"rehearsal-upper-{gib}g.ext4")
+        async with self._upper_lock:
+            if not os.path.exists(empty):
+                fresh = f"{empty}.new"
+                with open(fresh, "wb") as file:
+                    file.truncate(gib << 30)
+                await arun(finalize_mke2fs(fresh))
+                os.rename(fresh, empty)
+        remove_tree(run_dir)
+        os.makedirs(run_dir, mode=0o700)
+        order = rehearsal_order(
+            name, run_dir, image_disk=guest.rehearsal, vcpus=size.vcpus, memory_mib=size.memory_mib
+        )
+        await asyncio.to_thread(copy_sparse, empty, order.upper_disk)
+        return order
+
+    # clones made ahead
+
+    def begin_pool(self, order: Order) -> None:
+        """After a VM has started: the next of its size may find one ready."""
+        if not order.shares and self._fits(order):
+            self.clones.begin(Size(vcpus=order.vcpus, memory_mib=order.memory_mib))
+
+    async def _make_clone(self, size: Size) -> Clone:
+        name, run_dir = clone_place(self._settings.exec_root)
+        generation = str(uuid.uuid4())
+        monitor = Monitor(boot.qmp_path(run_dir), name)
+        try:
+            template = await self.templates.need(size)
+            order = dataclasses.replace(await self._rehearsal(name, run_dir, size), background=True)
+            booted = await self._boot(order, name, generation, Channel, monitor=monitor, template=template)
+            clone = Clone(order=order, booted=booted, monitor=monitor, generation=generation)
+            try:
+                await rehearse(booted.channel, template.record.release)
+            except BaseException:
+                await clones.end(clone)
+                raise
+        except BaseException:
+            self._facilities.give_uid(name)
+            await monitor.close()
+            remove_tree(run_dir)
+            raise
+        return clone
+
+    def _drop_clone(self, clone: Clone) -> None:
+        async def drop() -> None:
+            await clones.end(clone)
+            self._facilities.give_uid(clone.order.id)
+
+        task = asyncio.create_task(drop())
+        self._dropping.add(task)
+        task.add_done_callback(self._dropping.discard)
