@@ -65,9 +65,15 @@ KVM = Machine(
     shares=(Share(tag="m0", fd=28), Share(tag="m1", fd=29)),
 )
 TEMPLATE = dataclasses.replace(MACHINE, ram_fd=30, ram_shared=True)
-CLONE = dataclasses.replace(MACHINE, ram_fd=31, state_fd=32)
+CLONE = dataclasses.replace(MACHINE, ram_fd=31, state_fd=32, kernel="/guest/vmlinux.stub", initramfs="")
 CLONE_SHARES = dataclasses.replace(
-    KVM, ram_fd=33, ram_shared=True, state_fd=32, nics=(MACHINE.nics[0], Nic(fd=34, mac="02:42:ac:1e:00:02"))
+    KVM,
+    ram_fd=33,
+    ram_shared=True,
+    state_fd=32,
+    kernel="/guest/vmlinuz.stub",
+    initramfs="",
+    nics=(MACHINE.nics[0], Nic(fd=34, mac="02:42:ac:1e:00:02")),
 )
 PLAN = LaunchPlan(
     id="0123456789ab" + "0" * 52,

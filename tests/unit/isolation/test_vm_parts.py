@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import lzma
 import os
 import shutil
 import socket
@@ -356,6 +357,19 @@ def test_releases_are_ordered_by_their_numbers() -> None:
 
 def test_a_guest_that_is_not_there_is_none(tmp_path: Path) -> None:
     assert guest.find_guest(str(tmp_path)) is None
+
+
+def test_a_stub_is_small_and_of_its_kernels_kind() -> None:
+    stub = kernel.make_stub(b"\x7fELF" + bytes(1 << 20))
+    assert len(stub) < 4096
+    assert kernel.has_pvh_entry(stub)
+    assert stub.startswith(b"\x7fELF\x02\x01\x01")
+    image = bz_image(lzma.compress(bytes(100_000)))
+    short = kernel.make_stub(image + bytes(1 << 20))
+    assert image.startswith(short[:0x250])
+    assert len(short) < 64 * 512
+    with pytest.raises(CorruptData):
+        kernel.make_stub(b"no kernel")
 
 
 async def test_a_kernel_without_a_release_in_its_name_is_refused(tmp_path: Path) -> None:

@@ -187,8 +187,10 @@ def _open_machine(
     return Machine(
         name=order.id[:12],
         accelerator=accelerator,
-        kernel=_inside(guest.kernel_for(accelerator)),
-        initramfs=_inside(guest.initramfs),
+        kernel=_inside(
+            guest.stub_for(accelerator) if memory.state_fd >= 0 else guest.kernel_for(accelerator)
+        ),
+        initramfs="" if memory.state_fd >= 0 else _inside(guest.initramfs),
         cpu=cpu_for(accelerator, cpu_word("vendor_id")),
         vcpus=order.vcpus,
         memory_mib=order.memory_mib,

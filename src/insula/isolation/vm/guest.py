@@ -29,7 +29,7 @@ from insula.errors import (
     Unavailable,
 )
 from insula.isolation.vm import initramfs, modules, rehearsal
-from insula.isolation.vm.kernel import extract_vmlinux, has_pvh_entry
+from insula.isolation.vm.kernel import extract_vmlinux, has_pvh_entry, make_stub
 from insula.isolation.vm.machine import Accelerator
 from insula.model.progress import Progress, no_progress
 from insula.model.root import IMAGE_DISK_BYTES
@@ -37,6 +37,7 @@ from insula.system.files import disk_errors, remove_tree, write_atomic
 from insula.system.run import arun, find_program, need_program, run
 
 AGENT = os.path.join(os.path.dirname(insula.__file__), "_guest", "agent-x86_64")
+_STUB = ".stub"
 _PACKAGE = "linux-image-cloud-amd64"
 _KEEP_S = 7 * 86400
 _RELEASE = re.compile(r"[0-9][0-9A-Za-z.+~_-]*")
@@ -56,6 +57,10 @@ class Guest:
 
     def kernel_for(self, accelerator: Accelerator) -> str:
         return self.vmlinux if accelerator is Accelerator.TCG and self.vmlinux else self.vmlinuz
+
+    def stub_for(self, accelerator: Accelerator) -> str:
+        """In the place of the kernel, for clones."""
+        return f"{self.kernel_for(accelerator)}{_STUB}"
 
 
 @functools.lru_cache(maxsize=8)
@@ -114,6 +119,9 @@ def _complete(directory: str, release: str) -> Guest:
         except CorruptData:
             plain = b""  # a compression we do not know: QEMU boots the bzImage
         write_atomic(vmlinux, plain if has_pvh_entry(plain) else b"", 0o644)
+    for path in (vmlinuz, vmlinux):
+        if os.path.getsize(path) and not os.path.exists(path + _STUB):
+            write_atomic(path + _STUB, make_stub(_read(path)), 0o644)
     agent = _read_agent()
     order = modules.resolve(modules.find_modules(tree), modules.find_builtin(tree))
     archive = os.path.join(directory, f"initramfs-{initramfs.key_of(agent, order)}.cpio")

@@ -105,3 +105,30 @@ def extract_vmlinux(image: bytes) -> bytes:
 def has_pvh_entry(vmlinux: bytes) -> bool:
     """Whether it carries the note XEN_ELFNOTE_PHYS32_ENTRY (18), which QEMU boots by."""
     return any(struct.pack("<III", 4, size, 18) + b"Xen\0" in vmlinux for size in (4, 8))
+
+
+_STUB_ADDRESS = 0x1000000
+_STUB_BYTES = 512
+
+
+def make_stub(kernel: bytes) -> bytes:
+    """A few hundred bytes that QEMU takes for a kernel of the same kind: an ELF file with a PVH entry, or
+    a bzImage.
+
+    A clone's guest has its kernel in memory already, but QEMU reads whatever file it is given, whole, into
+    memory of its own (47 MB), and maps firmware that depends on its kind.  Raises CorruptData for neither.
+    """
+    if not kernel.startswith(b"\x7fELF"):
+        _payload(kernel)
+        return kernel[: ((kernel[0x1F1] or 4) + 1) * 512 + _STUB_BYTES]
+    note = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", _STUB_ADDRESS)  # XEN_ELFNOTE_PHYS32_ENTRY
+    note_at = 64 + 2 * 56
+    load_at = note_at + len(note)
+    # ELF64, little endian, System V; EXEC, x86-64
+    header = struct.pack("<4s5B7x", b"\x7fELF", 2, 1, 1, 0, 0) + struct.pack(
+        "<HHIQQQIHHHHHH", 2, 62, 1, _STUB_ADDRESS, 64, 0, 0, 64, 56, 2, 0, 0, 0
+    )
+    # PT_LOAD (1), readable and executable; PT_NOTE (4)
+    load = struct.pack("<IIQQQQQQ", 1, 5, load_at, _STUB_ADDRESS, _STUB_ADDRESS, _STUB_BYTES, _STUB_BYTES, 16)
+    notes = struct.pack("<IIQQQQQQ", 4, 4, note_at, 0, 0, len(note), len(note), 4)
+    return header + load + notes + note + bytes(_STUB_BYTES)

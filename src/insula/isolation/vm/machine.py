@@ -67,7 +67,8 @@ class Machine:
     nothing is a port where nobody ever listens, and what it writes there would wait.
 
     `ram_fd` is the memory file of a template (`ram_shared`: being made into one), or of one clone's own
-    (`ram_shared`), or a template's that is mapped copy on write.  `state_fd`: resume from this device state.
+    (`ram_shared`), or a template's that is mapped copy on write.  `state_fd`: resume from this device
+    state; then `initramfs` is "", and `kernel` only a stub.
     """
 
     name: str
@@ -290,7 +291,7 @@ def finalize_argv(machine: Machine, program: str) -> list[str]:
         *_memory(machine),
         "-rtc", "base=utc,clock=host",
         "-kernel", machine.kernel,
-        "-initrd", machine.initramfs,
+        *(["-initrd", machine.initramfs] if machine.initramfs else []),
         "-append", finalize_kernel_arguments(machine.accelerator),
         *_ports(machine),
         *_bridge(machine),
