@@ -178,7 +178,7 @@ class VmBackend:
             raise command_error(error, vm.plan.process.args[0]) from None
         if vm.cgroup is not None:
             vm.cgroup.limit_cpu(vm.limits)  # from here on: a limit is on the workload, not on booting
-        self._starter.begin_pool(order_for(vm.plan))
+        self._starter.look_ahead(order_for(vm.plan))
 
     async def wait(self, instance_id: str) -> ExitStatus:
         return await asyncio.shield(self._vm(instance_id).status)

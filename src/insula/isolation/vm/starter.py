@@ -169,9 +169,12 @@ class Starter:
             return None
         size = Size(vcpus=order.vcpus, memory_mib=order.memory_mib)
         try:
-            return await self.templates.need(size)
+            template = await self.templates.find(size)
         except InsulaError:
             return None
+        if template is None:  # a boot takes half the time of a template, which is made once this one runs
+            log.info("%s boots: the template for its size is not made yet", order.id[:12])
+        return template
 
     async def _template_key(self, size: Size) -> str:
         return await make_key(self._facilities, size)
@@ -226,10 +229,13 @@ class Starter:
 
     # clones made ahead
 
-    def begin_pool(self, order: Order) -> None:
-        """After a VM has started: the next of its size may find one ready."""
-        if not order.shares and self._fits(order):
-            self.clones.begin(Size(vcpus=order.vcpus, memory_mib=order.memory_mib))
+    def look_ahead(self, order: Order) -> None:
+        """After a VM has started: the next of its size may find a template, and a clone that is ready."""
+        if self._fits(order):
+            size = Size(vcpus=order.vcpus, memory_mib=order.memory_mib)
+            self.templates.begin(size)
+            if not order.shares:
+                self.clones.begin(size)
 
     async def _make_clone(self, size: Size) -> Clone:
         name, run_dir = clone_place(self._settings.exec_root)

@@ -116,6 +116,28 @@ class Templates:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._failed: dict[str, tuple[float, InsulaError]] = {}
         self._saving: set[asyncio.Task[None]] = set()
+        self._making: set[asyncio.Task[None]] = set()
+
+    async def find(self, size: Size) -> Template | None:
+        """One that is there, or is just being made; None where somebody would have to make it first."""
+        key = await self._key(size)
+        if self._locks[key].locked():
+            return await self.need(size)
+        async with self._locks[key]:
+            self._used[key] = time.monotonic()
+            if key not in self._loaded and (loaded := await self._load(key)) is not None:
+                self._loaded[key] = loaded
+            return self._loaded.get(key)
+
+    def begin(self, size: Size) -> None:
+        """Make it in the background, if it is not there."""
+        making = asyncio.create_task(self._make_ahead(size))
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
+
+    async def _make_ahead(self, size: Size) -> None:
+        with contextlib.suppress(InsulaError):  # logged, and kept for whoever needs it
+            await self.need(size)
 
     async def need(self, size: Size) -> Template:
         """Loaded, or made: seconds, once.  Raises InsulaError with the reason why there is none."""
@@ -201,6 +223,9 @@ class Templates:
             await asyncio.gather(*self._saving)
 
     async def close(self) -> None:
-        """What is being written is finished first."""
+        """What is being made is given up; what is being written is finished first."""
+        for making in list(self._making):
+            making.cancel()
+        await asyncio.gather(*self._making, return_exceptions=True)
         await self._settle()
         self._loaded.clear()
