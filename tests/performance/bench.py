@@ -30,18 +30,20 @@ from insula.client import Client
 
 IMAGE = "insula-bench:latest"
 
-# what SPECIFICATION.md promises (S20 to S25) of the process isolation, as ratios to the engine in --against
-BARS = {
-    "run --rm, no network": 0.5,
-    "run --rm, bridge": 0.5,
-    "API create+start+wait+delete": 0.35,
-    "exec": 0.7,
-    "20 at once": 0.4,
-    "memory per idle instance, KiB": 0.25,
-    "idle daemon, RSS MiB": 0.5,
+RUN_NONE, RUN = "run --rm, no network", "run --rm, bridge"
+ROUND_TRIP, EXEC, MANY = "API create+start+wait+delete", "exec", "20 at once"
+MEMORY, DAEMON = "memory per idle instance, KiB", "idle daemon, RSS MiB"
+FIRST = "first VM of its size"
+
+# what SPECIFICATION.md promises, by our column, as ratios to the engine in --against
+RATIOS = {
+    "process": {RUN_NONE: 0.5, RUN: 0.5, ROUND_TRIP: 0.35, EXEC: 0.7, MANY: 0.4, MEMORY: 0.25, DAEMON: 0.5},
+    "vm": {RUN: 0.75, EXEC: 1.0},
+    "vm, pool empty": {RUN: 1.5, MANY: 2.5},
 }
-# S30: cold boot to the end of `run --rm`, milliseconds, on two idle cores under TCG
-VM_BAR_MS = 4000
+# and as figures: milliseconds under TCG on two idle cores, KiB that nobody else shares
+FIGURES = {"vm, pool empty": {FIRST: 4000, MEMORY: 60 * 1024}}
+POOL_LIMIT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,18 @@ class Peer:
     client: Client
     isolation: str
     daemon_pid: int
+    pooled: bool = False
+
+    def settle(self) -> None:
+        """Until a clone is ready, where there is to be one."""
+        limit = time.monotonic() + POOL_LIMIT_S
+        while self.pooled:
+            isolations = self.client.request("GET", "/insula/v1/info", versioned=False).json()["Isolations"]
+            if any(int(one["Details"].get("clones ready", 0)) for one in isolations):
+                return
+            if time.monotonic() > limit:
+                sys.exit("bench: no clone was made ahead: see the daemon's log")
+            time.sleep(0.05)
 
     def host_config(self, network: str) -> dict[str, Any]:
         config: dict[str, Any] = {"NetworkMode": network}
@@ -80,12 +94,13 @@ def make_image(path: Path) -> None:
             tar.addfile(directory)
 
 
-def pss_kib(pid: int) -> int:
+def memory_of(pid: int, *fields: str) -> int:
+    """The sum of some fields of smaps_rollup, KiB."""
+    total = 0
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
-    return 0
+            total += int(line.split()[1]) if line.startswith(fields) else 0
+    return total
 
 
 def all_pids() -> set[int]:
@@ -140,22 +155,25 @@ def at_once(peer: Peer, count: int) -> float:
 
 
 def memory_kib(peer: Peer, count: int) -> float:
-    """PSS of the processes that came with an idle instance."""
+    """Of the processes that came with an idle instance: PSS; of VMs what they share with none, as the host
+    gives up no more for a further one."""
+    fields = ("Private_Clean:", "Private_Dirty:") if peer.isolation == "vm" else ("Pss:",)
     before = all_pids()
     idents = [start_idle(peer, n) for n in range(count)]
-    each = sum(map(pss_kib, all_pids() - before)) / count
+    each = sum(memory_of(pid, *fields) for pid in all_pids() - before) / count
     for ident in idents:
         peer.client.delete(f"/containers/{ident}", force=True)
     return each
 
 
 @contextlib.contextmanager
-def start_daemon(insula: str, scratch: Path) -> Iterator[tuple[str, int]]:
+def start_daemon(insula: str, scratch: Path, number: int, *options: str) -> Iterator[tuple[str, int]]:
+    scratch.mkdir()
     host = f"unix://{scratch}/run/insula.sock"
     argv = [
         *(insula, "daemon", "--host", host),
         *("--data-root", str(scratch / "data"), "--exec-root", str(scratch / "run")),
-        *("--bridge", "insula-bench0", "--subnet", "172.31.241.0/24"),
+        *("--bridge", f"insula-bench{number}", "--subnet", f"172.31.{241 + number}.0/24", *options),
     ]
     with open(scratch / "daemon.log", "wb") as log:
         child = subprocess.Popen(argv, stdout=log, stderr=log)
@@ -184,36 +202,40 @@ def daemon_pid_of(host: str) -> int:
         return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
 
 
-def measure(peers: list[Peer], samples: int, vm_samples: int) -> dict[str, dict[str, float]]:
+def measure(peers: list[Peer], samples: int) -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, list[float]]] = {peer.title: {} for peer in peers}
 
     def note(peer: Peer, key: str, value: float) -> None:
         figures[peer.title].setdefault(key, []).append(value)
 
     for peer in peers:
-        if peer.daemon_pid:
-            note(peer, "idle daemon, RSS MiB", rss_mib(peer.daemon_pid))
+        if peer.daemon_pid and peer.isolation != "vm":
+            note(peer, DAEMON, rss_mib(peer.daemon_pid))
+    for peer in peers:
+        if peer.isolation == "vm":
+            note(peer, FIRST, timed(lambda p=peer: p.docker("run", "--rm", IMAGE, "/bin/true")))
+            for _ in range(2):  # the second waits until its template is made
+                peer.docker("run", "--rm", IMAGE, "/bin/true")
     running = {peer.title: start_idle(peer, 999) for peer in peers}
     for number in range(samples):
         print(f"\rround {number + 1}/{samples} ", end="", file=sys.stderr, flush=True)
         for peer in peers:
-            if peer.isolation == "vm" and number >= vm_samples:
-                continue
-            note(
-                peer,
-                "run --rm, no network",
-                timed(lambda p=peer: p.docker("run", "--rm", "--network", "none", IMAGE, "/bin/true")),
-            )
-            note(peer, "run --rm, bridge", timed(lambda p=peer: p.docker("run", "--rm", IMAGE, "/bin/true")))
-            note(peer, "API create+start+wait+delete", timed(lambda p=peer: round_trip(p)))
+            for key, words in ((RUN_NONE, ("--network", "none")), (RUN, ())):
+                peer.settle()
+                note(
+                    peer, key, timed(lambda p=peer, w=words: p.docker("run", "--rm", *w, IMAGE, "/bin/true"))
+                )
+            peer.settle()
+            note(peer, ROUND_TRIP, timed(lambda p=peer: round_trip(p)))
+            peer.settle()
             ident = running[peer.title]
-            note(peer, "exec", timed(lambda p=peer, i=ident: p.docker("exec", i, "/bin/true")))
+            note(peer, EXEC, timed(lambda p=peer, i=ident: p.docker("exec", i, "/bin/true")))
     for peer in peers:
         peer.client.delete(f"/containers/{running[peer.title]}", force=True)
-        count = 20 if peer.isolation != "vm" else 4
-        print(f"\r{peer.title}: {count} at once  ", end="", file=sys.stderr, flush=True)
-        note(peer, f"{count} at once", at_once(peer, count))
-        note(peer, "memory per idle instance, KiB", memory_kib(peer, 10 if peer.isolation != "vm" else 2))
+        print(f"\r{peer.title}: 20 at once  ", end="", file=sys.stderr, flush=True)
+        note(peer, MANY, at_once(peer, 20))
+        if not peer.pooled:  # else clones that are made meanwhile would count
+            note(peer, MEMORY, memory_kib(peer, 10 if peer.isolation != "vm" else 4))
     print("\r\033[K", end="", file=sys.stderr)
     return {t: {k: statistics.median(v) for k, v in f.items()} for t, f in figures.items()}
 
@@ -242,13 +264,14 @@ def missed(peers: list[Peer], figures: dict[str, dict[str, float]]) -> list[str]
     said = []
     for peer in peers:
         ours = figures[peer.title]
-        if peer.isolation == "process" and base:
-            for key, bar in BARS.items():
+        if base:
+            for key, bar in RATIOS.get(peer.title, {}).items():
                 ratio = ours[key] / figures[base][key]
                 if ratio > bar:
                     said.append(f"{peer.title}: {key}: {ratio:.2f}× of {base}, promised at most {bar}×")
-        if peer.isolation == "vm" and (boot_ms := ours["run --rm, no network"]) > VM_BAR_MS:
-            said.append(f"{peer.title}: run --rm: {boot_ms:.0f} ms, promised at most {VM_BAR_MS} ms")
+        for key, most in FIGURES.get(peer.title, {}).items():
+            if ours[key] > most:
+                said.append(f"{peer.title}: {key}: {ours[key]:.0f}, promised at most {most}")
     return said
 
 
@@ -259,16 +282,22 @@ def main() -> None:
     parser.add_argument("--insula", default="insula")
     parser.add_argument("--against", action="append", default=[], metavar="ADDRESS")
     parser.add_argument("--samples", type=int, default=12)
-    parser.add_argument("--vm-samples", type=int, default=3)
-    parser.add_argument("--isolation", action="append", choices=["process", "vm"])
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench: needs root: sudo make bench")
     with tempfile.TemporaryDirectory(prefix="insula-bench-", dir="/var/tmp") as scratch:
         archive = Path(scratch) / "image.tar"
         make_image(archive)
-        with start_daemon(options.insula, Path(scratch)) as (host, pid):
-            peers = [Peer(word, Client(host), word, pid) for word in options.isolation or ("process", "vm")]
+        here = Path(scratch)
+        with (
+            start_daemon(options.insula, here / "pool", 0) as (host, pid),
+            start_daemon(options.insula, here / "none", 1, "--vm-pool", "0") as (other_host, other_pid),
+        ):
+            peers = [
+                Peer("process", Client(host), "process", pid),
+                Peer("vm", Client(host), "vm", pid, pooled=True),
+                Peer("vm, pool empty", Client(other_host), "vm", other_pid),
+            ]
             for address in options.against:
                 other = Client(address)
                 other.negotiate()
@@ -277,7 +306,7 @@ def main() -> None:
                 query = {"fromSrc": "-", "repo": "insula-bench", "tag": "latest"}
                 host_of.request("POST", "/images/create", query=query, raw=archive.read_bytes()).read()
             try:
-                figures = measure(peers, options.samples, options.vm_samples)
+                figures = measure(peers, options.samples)
                 show(peers, figures)
                 broken = missed(peers, figures)
             finally:

@@ -32,11 +32,17 @@ class Pool(Generic[T]):
         *,
         least: int,
         most: int,
+        quiet_s: float = _QUIET_S,
+        eager: bool = True,
     ) -> None:
+        """`quiet_s`: how long nobody may have taken one before more are made; `eager`: at once when hardly any
+        is left."""
         self._make = make
         self._drop = drop
         self._least = least
         self._most = most
+        self._quiet_s = quiet_s
+        self._eager = eager
         self._want = least
         self._ready: deque[T] = deque()
         self._waiting = 0
@@ -123,11 +129,11 @@ class Pool(Generic[T]):
             self._ready.append(making.result())
 
     async def _quiet(self) -> None:
-        """Until nobody waits, and none was taken for a moment or hardly any is left."""
-        while self._waiting or len(self._ready) > self._want // 4:
+        """Until nobody waits, and none was taken for a moment or, if eager, hardly any is left."""
+        while self._waiting or not self._eager or len(self._ready) > self._want // 4:
             self._taken.clear()
             try:
-                async with asyncio.timeout(_QUIET_S):
+                async with asyncio.timeout(self._quiet_s):
                     await self._taken.wait()
             except TimeoutError:
                 if not self._waiting:

@@ -128,6 +128,7 @@ class VmBackend:
         order = order_for(plan)
         await self._helpers.close(plan)
         vm = Vm(plan, self._gone)
+        vm.steps.mark("order")
         booted, generation = await self._start(order, vm)
         vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel)
         self._vms[plan.id] = vm
@@ -141,6 +142,7 @@ class VmBackend:
                 self._facilities.guest.release,
                 rescan=bool(booted.record.template and order.has_more),
             )
+            vm.steps.mark("machine and workload")
         except BaseException:
             await vm.kill_and_wait()
             await self.discard(plan)
@@ -153,10 +155,13 @@ class VmBackend:
             booted = await self._starter.hand_over(clone, order, order.id)
             if booted is not None:
                 vm.adopt(booted.channel, clone.monitor)
+                vm.steps.mark("hand-over")
                 _set_affinity(booted.cgroup.pids(), parse_cpus(order.limits.cpuset_cpus))
                 return booted, clone.generation
         generation = str(uuid.uuid4())
-        booted = await self._starter.start(order, order.id, generation, vm.make_channel, vm.monitor)
+        booted = await self._starter.start(
+            order, order.id, generation, vm.make_channel, vm.monitor, steps=vm.steps
+        )
         return booted, generation
 
     def _gone(self, vm: Vm) -> None:
@@ -171,11 +176,14 @@ class VmBackend:
     async def release(self, instance_id: str) -> None:
         vm = self._vm(instance_id)
         channel = await vm.channel()
+        vm.steps.mark("engine")
         try:
             await channel.request(Type.START)
         except AgentError as error:
             await vm.kill_and_wait()
             raise command_error(error, vm.plan.process.args[0]) from None
+        vm.steps.mark("start")
+        log.debug("%s runs: %s", instance_id[:12], vm.steps)
         if vm.cgroup is not None:
             vm.cgroup.limit_cpu(vm.limits)  # from here on: a limit is on the workload, not on booting
         self._starter.look_ahead(order_for(vm.plan))

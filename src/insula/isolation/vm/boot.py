@@ -45,6 +45,7 @@ from insula.isolation.vm.record import (
     record_path,
     write_record,
 )
+from insula.isolation.vm.steps import Steps
 from insula.isolation.vm.template import Template
 from insula.isolation.vm.virtiofs import Virtiofsd
 from insula.model.limits import Limits
@@ -230,12 +231,14 @@ async def boot(
     monitor: Monitor | None = None,
     template: Template | None = None,
     ram: int = -1,
+    steps: Steps | None = None,
 ) -> Booted:
     """Up to the agent's HELLO.  Raises RuntimeFailed or GuestFailed with what QEMU or the console said.
 
     `template`: start as its clone, by way of `monitor`.  `ram`: an empty memory file for the guest's memory,
     to be made a template's.
     """
+    steps = steps or Steps()
     async with contextlib.AsyncExitStack() as undo:
         with contextlib.ExitStack() as ours, disk_errors("starting a virtual machine"):
             files = _Descriptors(ours)
@@ -278,6 +281,7 @@ async def boot(
             )
             inherited = machine.fds() + tuple(source for source, _ in confinement.copies)
             watch = _spawn(confinement, finalize_argv(machine, host.qemu), inherited, output)
+        steps.mark("spawn")
         undo.push_async_callback(_end, watch)
         record = VmRecord(
             pid=watch.pid,
@@ -295,10 +299,11 @@ async def boot(
         channel = make_channel()
         undo.push_async_callback(channel.close)
         if template is not None:
-            await _resume(
-                monitor or Monitor(qmp_path(order.run_dir), order.id[:12]), machine, watch, order.run_dir
-            )
+            assert monitor is not None
+            await _resume(monitor, machine, watch, order.run_dir)
+            steps.mark("hypervisor")
         await _greet(channel, watch, order.run_dir, timeout_s)
+        steps.mark("agent")
         undo.pop_all()
     return Booted(record=record, watch=watch, helpers=helpers, channel=channel, cgroup=cgroup)
 

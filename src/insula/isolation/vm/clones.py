@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from insula.errors import Failure, Unavailable
 from insula.isolation.vm import boot
 from insula.isolation.vm.boot import Booted
-from insula.isolation.vm.machine import FIRST_DISK_SET, OVERHEAD_MIB, Disk
+from insula.isolation.vm.machine import OVERHEAD_MIB, Disk
 from insula.isolation.vm.order import Order
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.record import VmRecord, record_path, write_record
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 _BURST = 4  # times as many as are kept otherwise
 _SPARE = 0.1  # of the host's memory is never taken for clones that nobody has asked for
-_LOG_SET = 24
+_QUIET_S = 0.5  # making one is a second of a CPU's time: not while an instance starts
 _MOVED = ("control.sock", "qmp.sock", "console.log", "exit", "qemu.log", "root")
 
 
@@ -88,7 +88,9 @@ class Clones:
                 raise Unavailable(f"memory is short: no VM of {size.memory_mib} MiB is made ahead")
             return await self._make(size)
 
-        pool = Pool(make, self._drop, least=self._least, most=self._least * _BURST)
+        pool = Pool(
+            make, self._drop, least=self._least, most=self._least * _BURST, quiet_s=_QUIET_S, eager=False
+        )
         self._pools[size] = pool
         pool.start()
 
@@ -137,11 +139,8 @@ async def hand_over(clone: Clone, order: Order) -> VmRecord:
             Disk(serial="image", fd=_open(stack, order.image_disk, os.O_RDONLY), read_only=True),
             Disk(serial="upper", fd=_open(stack, order.upper_disk, os.O_RDWR), read_only=False),
         )
-        for number, disk in enumerate(disks, start=FIRST_DISK_SET):
-            await monitor.swap_disk(disk, number, number + len(disks))
-        if order.log_path:
-            log_fd = _open(stack, order.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-            await monitor.send_log_to(log_fd, _LOG_SET)
+        log_fd = _open(stack, order.log_path or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        await monitor.give(disks, log_fd)
         if order.taps:
             _plug_in(spare, order.taps[0][0])
         for name in _MOVED:

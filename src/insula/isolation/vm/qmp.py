@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 from insula.errors import RuntimeFailed
 from insula.isolation.vm import sockets
-from insula.isolation.vm.machine import Disk, disk_node, file_node
+from insula.isolation.vm.machine import FIRST_DISK_SET, Disk, disk_node, file_node
 
 _TIMEOUT_S = 20.0
 _LOOK_S = 0.002  # saving a state takes 10 ms, with an event or without
@@ -48,6 +49,23 @@ class Monitor:
                 await self._drop()
                 raise RuntimeFailed(
                     f"QEMU did not carry out {command} for {self._name}: {error or 'no answer in time'}"
+                ) from error
+
+    async def _execute_all(self, steps: Sequence[tuple[str, dict[str, object]]]) -> None:
+        """Sent together.  The connection is there."""
+        from qemu.qmp import QMPClient, QMPError
+
+        async with self._lock:
+            client = self._client
+            assert isinstance(client, QMPClient)
+            try:
+                async with asyncio.timeout(_TIMEOUT_S):
+                    await asyncio.gather(*(client.execute(*step) for step in steps))
+            except (QMPError, OSError, TimeoutError) as error:
+                await self._drop()
+                raise RuntimeFailed(
+                    f"QEMU did not carry out {', '.join(name for name, _ in steps)} for {self._name}: "
+                    f"{error or 'no answer in time'}"
                 ) from error
 
     async def _drop(self) -> None:
@@ -119,19 +137,22 @@ class Monitor:
     async def add_device(self, arguments: dict[str, str]) -> None:
         await self._execute("device_add", dict(arguments))
 
-    # a clone that was made ahead gets what is its instance's
-
-    async def swap_disk(self, disk: Disk, before: int, now: int) -> None:
-        """The file below a disk, while its guest does not use it; `disk.fd` is ours.  `before` and `now` are
-        the numbers of the descriptor sets of the old file and the new one."""
-        await self._execute("add-fd", {"fdset-id": now}, fd=disk.fd)
-        await self._execute("blockdev-add", dict(file_node(disk, now)))
-        await self._execute("blockdev-reopen", {"options": [dict(disk_node(disk, now))]})
-        await self._execute("blockdev-del", {"node-name": file_node(disk, before)["node-name"]})
-        await self._execute("remove-fd", {"fdset-id": before})
-
-    async def send_log_to(self, fd: int, number: int) -> None:
-        """The guest's log port leads into the file that is our `fd`; `number` as with `swap_disk`."""
-        await self._execute("add-fd", {"fdset-id": number}, fd=fd)
-        backend = {"type": "file", "data": {"out": f"/dev/fdset/{number}", "append": True}}
-        await self._execute("chardev-change", {"id": "log", "backend": backend})
+    async def give(self, disks: Sequence[Disk], log_fd: int) -> None:
+        """To a clone that was made ahead, what is its instance's: the files below its disks, which its guest does
+        not use yet, and that which its log goes to.  The descriptors are ours."""
+        steps: list[tuple[str, dict[str, object]]] = []
+        for before, disk in enumerate(disks, start=FIRST_DISK_SET):
+            now = before + len(disks)
+            await self._execute("add-fd", {"fdset-id": now}, fd=disk.fd)
+            steps += [
+                ("blockdev-add", dict(file_node(disk, now))),
+                ("blockdev-reopen", {"options": [disk_node(disk, now)]}),
+                ("blockdev-del", {"node-name": file_node(disk, before)["node-name"]}),
+                ("remove-fd", {"fdset-id": before}),
+            ]
+        log_set = FIRST_DISK_SET + 2 * len(disks)
+        await self._execute("add-fd", {"fdset-id": log_set}, fd=log_fd)
+        backend = {"type": "file", "data": {"out": f"/dev/fdset/{log_set}", "append": True}}
+        steps.append(("chardev-change", {"id": "log", "backend": backend}))
+        # not one after the other's answer: QEMU takes them in order, and one that fails makes the rest fail
+        await self._execute_all(steps)

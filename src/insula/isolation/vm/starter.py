@@ -29,6 +29,7 @@ from insula.isolation.vm.order import (
 )
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.rehearsal import rehearse
+from insula.isolation.vm.steps import Steps
 from insula.isolation.vm.template import Template
 from insula.isolation.vm.templates import Size, Templates, freeze, make_key
 from insula.model.limits import Limits
@@ -75,8 +76,8 @@ class Starter:
     async def hand_over(self, clone: Clone, order: Order, owner: str) -> Booted | None:
         """None, and the clone is gone, when it cannot become the VM of this order."""
         try:
+            clone.booted.cgroup.limit_cpu(Limits())  # somebody waits for it now
             clone.booted.record = await clones.hand_over(clone, order)
-            clone.booted.cgroup.limit_cpu(Limits())
         except (InsulaError, OSError) as error:
             log.warning("a clone that was made ahead could not become %s: %s", order.id[:12], error)
             self._drop_clone(clone)
@@ -94,9 +95,14 @@ class Starter:
         generation: str,
         make_channel: Callable[[], Channel],
         monitor: Monitor,
+        *,
+        steps: Steps | None = None,
     ) -> Booted:
         """Raises RuntimeFailed, GuestFailed, Unavailable."""
-        if (template := await self._find_template(order)) is not None:
+        template = await self._find_template(order)
+        if steps is not None:
+            steps.mark("template")
+        if template is not None:
             try:
                 return await self._boot(
                     with_interface(order),
@@ -105,11 +111,12 @@ class Starter:
                     make_channel,
                     monitor=monitor,
                     template=template,
+                    steps=steps,
                 )
             except RuntimeFailed as error:
                 log.warning("%s boots instead of being cloned: %s", order.id[:12], error)
                 await self.templates.distrust(template)
-        return await self._boot(order, owner, generation, make_channel)
+        return await self._boot(order, owner, generation, make_channel, steps=steps)
 
     async def _boot(
         self,
@@ -121,6 +128,7 @@ class Starter:
         monitor: Monitor | None = None,
         template: Template | None = None,
         ram: int = -1,
+        steps: Steps | None = None,
     ) -> Booted:
         host = self._facilities.need_host()
         accelerator = await self._facilities.accelerator()
@@ -140,6 +148,7 @@ class Starter:
                     monitor=monitor,
                     template=template,
                     ram=ram,
+                    steps=steps,
                 )
         except BaseException:
             self._facilities.give_uid(owner)

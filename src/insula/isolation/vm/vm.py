@@ -23,6 +23,7 @@ from insula.isolation.vm.channel import Channel, State
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.record import VmRecord, finalize_status
 from insula.isolation.vm.stats import host_oom_kills
+from insula.isolation.vm.steps import Steps
 from insula.isolation.vm.wire import Fields, ProtocolViolation, Type
 from insula.model.instance import ExitStatus
 from insula.model.network import Endpoint
@@ -48,6 +49,7 @@ class Vm:
         self.monitor = Monitor(boot.qmp_path(plan.run_dir), plan.id[:12])
         self.record: VmRecord | None = None
         self.cgroup: Cgroup | None = None
+        self.steps = Steps()
         self._on_gone = on_gone
         self._watch: Watch | None = None
         self._helpers: list[Watch] = []
