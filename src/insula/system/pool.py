@@ -35,8 +35,8 @@ class Pool(Generic[T]):
         quiet_s: float = _QUIET_S,
         eager: bool = True,
     ) -> None:
-        """`quiet_s`: how long nobody may have taken one before more are made; `eager`: at once when hardly any
-        is left."""
+        """`quiet_s`: how long nobody may have taken one before more are made; `eager`: at once when hardly
+        any is left."""
         self._make = make
         self._drop = drop
         self._least = least

@@ -138,8 +138,8 @@ class Monitor:
         await self._execute("device_add", dict(arguments))
 
     async def give(self, disks: Sequence[Disk], log_fd: int) -> None:
-        """To a clone that was made ahead, what is its instance's: the files below its disks, which its guest does
-        not use yet, and that which its log goes to.  The descriptors are ours."""
+        """To a clone that was made ahead, what is its instance's: the files below its disks, which its guest
+        does not use yet, and that which its log goes to.  The descriptors are ours."""
         steps: list[tuple[str, dict[str, object]]] = []
         for before, disk in enumerate(disks, start=FIRST_DISK_SET):
             now = before + len(disks)
