@@ -152,12 +152,12 @@ class VmBackend:
     async def _start(self, order: Order, vm: Vm) -> tuple[Booted, str]:
         """With its generation."""
         if (clone := self._starter.find_ready(order)) is not None:
-            booted = await self._starter.hand_over(clone, order, order.id)
+            booted = await self._starter.hand_over(clone, order, vm.adopt)
             if booted is not None:
-                vm.adopt(booted.channel, clone.monitor)
                 vm.steps.mark("hand-over")
                 _set_affinity(booted.cgroup.pids(), parse_cpus(order.limits.cpuset_cpus))
                 return booted, clone.generation
+            vm.monitor = Monitor(boot.qmp_path(order.run_dir), order.id[:12])
         generation = str(uuid.uuid4())
         booted = await self._starter.start(
             order, order.id, generation, vm.make_channel, vm.monitor, steps=vm.steps

@@ -73,10 +73,14 @@ class Starter:
             return None
         return self.clones.find(Size(vcpus=order.vcpus, memory_mib=order.memory_mib))
 
-    async def hand_over(self, clone: Clone, order: Order, owner: str) -> Booted | None:
-        """None, and the clone is gone, when it cannot become the VM of this order."""
+    async def hand_over(
+        self, clone: Clone, order: Order, adopt: Callable[[Channel, Monitor], None]
+    ) -> Booted | None:
+        """`adopt` takes its connections.  None, and the clone is gone, when it cannot become the VM of this
+        order."""
         try:
             clone.booted.cgroup.limit_cpu(Limits())  # somebody waits for it now
+            adopt(clone.booted.channel, clone.monitor)
             clone.booted.record = await clones.hand_over(clone, order)
         except (InsulaError, OSError) as error:
             log.warning("a clone that was made ahead could not become %s: %s", order.id[:12], error)
@@ -85,7 +89,7 @@ class Starter:
         except BaseException:
             self._drop_clone(clone)
             raise
-        self._facilities.uids[owner] = self._facilities.uids.pop(clone.order.id)
+        self._facilities.uids[order.id] = self._facilities.uids.pop(clone.order.id)
         return clone.booted
 
     async def start(
