@@ -2,6 +2,7 @@
 
 #include "channel.h"
 #include "devices.h"
+#include "device_rules.h"
 #include "logfile.h"
 #include "loop.h"
 #include "mounts.h"
@@ -110,7 +111,9 @@ start_main (struct job *job, struct fault *fault)
 int
 workload_start (long long seq, struct fault *fault)
 {
+  static bool ruled;
   struct job *job = job_main ();
+  struct fault rules;
 
   if (!*machine.identity.generation)
     return fail (fault, FAULT_CONFLICT, 0, "no IDENTITY has been given");
@@ -120,6 +123,10 @@ workload_start (long long seq, struct fault *fault)
     return fail (fault, FAULT_CONFLICT, 0, "no WORKLOAD has been given");
   if (machine.state != STATE_CONFIGURED || job->pid)
     return fail (fault, FAULT_CONFLICT, 0, "the workload was started before");
+  /* a kernel without them is no reason to refuse: what is open to the workload is still only its own machine */
+  if (!process.privileged && !ruled && device_rules_apply (&rules) < 0)
+    say ("%s", rules.text);
+  ruled = true;
   oom_kills_before = count_oom_kills ();
   job->faulted = job->exited = job->mute = false;
   job->seq = seq;

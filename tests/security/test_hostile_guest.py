@@ -135,7 +135,9 @@ def ordinary(daemon: Daemon) -> Iterator[str]:
     ("script", "refused"),
     [
         ("for n in 1 2 3; do mknod /p$n c $(cat /sys/class/virtio-ports/vport0p$n/dev | tr : ' ')"
-         " && echo x > /p$n; done", "busy"),
+         " && echo x > /p$n; done", "Operation not permitted"),
+        ("mknod /disk b $(cat /sys/block/vdb/dev | tr : ' ') && head -c 1 /disk", "Operation not permitted"),
+        ("mknod /kmsg c 1 11 && echo x > /kmsg", "Operation not permitted"),
         ("mknod /mem c 1 1 && head -c 1 /mem", "Operation not permitted"),
         ("echo b > /proc/sysrq-trigger", "Read-only file system"),
         ("echo '|/bin/sh' > /proc/sys/kernel/core_pattern", "Read-only file system"),
