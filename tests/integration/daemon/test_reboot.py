@@ -14,6 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from host_state import (
+    cgroups_of,
+    drop_netns,
+    links_of,
+    make_netns,
+    mounted_below,
+    pids_below,
+    processes_with,
+    start_netns,
+)
 from insula.isolation.vm.record import host_boot_id
 from insula.system import mounts
 from insula.system.pidfd import start_time
@@ -36,57 +46,13 @@ def rebooting(tmp_path: Path, guest_cache: Path) -> Iterator[Daemon]:
         subnet="172.31.252.0/24",
         options=("--accel", "tcg"),
     )
-    make_netns(one.netns)
-    try:
+    with start_netns(one.netns):
         one.start()
         one.import_image()
         yield one
         one.stop()
         assert [] == mounted_below(tmp_path)
         assert ["lo"] == links_of(one.netns)
-    finally:
-        subprocess.run(["ip", "netns", "delete", one.netns], check=True)
-
-
-def make_netns(name: str) -> None:
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-
-
-def links_of(netns: str) -> list[str]:
-    shown = subprocess.run(
-        ["ip", "-n", netns, "-br", "link"], check=True, capture_output=True, text=True
-    ).stdout
-    return [line.split()[0].partition("@")[0] for line in shown.splitlines()]
-
-
-def mounted_below(directory: Path) -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return sorted({line.split()[4] for line in lines if line.split()[4].startswith(f"{directory}/")})
-
-
-def cgroups_of(idents: list[str]) -> list[Path]:
-    return [
-        path for path in Path("/sys/fs/cgroup").glob("**/") if any(ident in path.name for ident in idents)
-    ]
-
-
-def pids_below(groups: list[Path]) -> set[int]:
-    return {int(pid) for group in groups for pid in (group / "cgroup.procs").read_text().split()}
-
-
-def helpers_of(daemon: Daemon) -> list[int]:
-    """conmon, virtiofsd and whoever else has the daemon's directory in its command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"{daemon.directory}/".encode() in words:
-                found.append(int(entry.name))
-    return found
 
 
 def reset_host(daemon: Daemon, idents: list[str], *, exec_root: str, stranger: int) -> None:
@@ -97,7 +63,7 @@ def reset_host(daemon: Daemon, idents: list[str], *, exec_root: str, stranger: i
     """
     groups = cgroups_of(idents)
     daemon.kill()
-    for pid in [*helpers_of(daemon), *pids_below(groups)]:
+    for pid in [*processes_with(f"{daemon.directory}/"), *pids_below(groups)]:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -106,12 +72,12 @@ def reset_host(daemon: Daemon, idents: list[str], *, exec_root: str, stranger: i
         if (group / "freezer.state").exists():  # of cgroup v1, where the frozen do not even die
             (group / "freezer.state").write_text("THAWED")
     limit = time.monotonic() + 10
-    while pids_below(cgroups_of(idents)) or helpers_of(daemon):
+    while pids_below(cgroups_of(idents)) or processes_with(f"{daemon.directory}/"):
         assert time.monotonic() < limit
         time.sleep(0.02)
     for target in reversed(mounted_below(daemon.directory)):
         mounts.umount(target, lazy=True)
-    subprocess.run(["ip", "netns", "delete", daemon.netns], check=True)
+    drop_netns(daemon.netns)
     make_netns(daemon.netns)
     run = daemon.directory / "run"
     if exec_root == "emptied":
