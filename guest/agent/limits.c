@@ -8,10 +8,11 @@
 
 enum
 {
-  MEMORY_KIB = 8192,  /* for buffers, tables and the agent's own children */
-  MEMORY_SHARE = 64,  /* and this part of all memory */
+  MEMORY_KIB = 8192,   /* for buffers, tables and the agent's own children */
+  MEMORY_SHARE = 64,   /* and this part of all memory, */
+  MEMORY_MORE = 16384, /* up to so much */
   MEMORY_LEAST = 1024,
-  TASKS = 64,         /* for the agent's children, and kernel threads to come */
+  TASKS = 64,          /* for the agent's children, and kernel threads to come */
   TASKS_LEAST = 16,
 };
 
@@ -44,7 +45,7 @@ limits_memory (const char *meminfo)
 
   if (available < kib)
     kib = available;
-  kib -= MEMORY_KIB + total / MEMORY_SHARE;
+  kib -= MEMORY_KIB + (total / MEMORY_SHARE < MEMORY_MORE ? total / MEMORY_SHARE : MEMORY_MORE);
   return (kib > MEMORY_LEAST ? kib : MEMORY_LEAST) * 1024;
 }
 
