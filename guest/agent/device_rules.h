@@ -14,5 +14,5 @@ enum
  * How many instructions.  Pure. */
 size_t device_rules_program (struct bpf_insn program[DEVICE_RULES_MAX]);
 
-/* For the workload's cgroup, once. */
+/* For the workload's cgroup, until it is made anew. */
 int device_rules_apply (struct fault *fault);

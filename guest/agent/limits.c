@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/sysinfo.h>
 
 enum
@@ -14,6 +15,8 @@ enum
   MEMORY_LEAST = 1024,
   TASKS = 64,          /* for the agent's children, and kernel threads to come */
   TASKS_LEAST = 16,
+  RENEW_TRIES = 100,
+  RENEW_PAUSE_US = 10000,
 };
 
 int
@@ -86,4 +89,19 @@ limits_keep_reserve (struct fault *fault)
     return fail (fault, FAULT_FAILED, errno, "read how many tasks there may be");
   tasks = strtoll (text, NULL, 10) - now.procs - TASKS;
   return lower ("pids.max", tasks > TASKS_LEAST ? tasks : TASKS_LEAST, fault);
+}
+
+int
+limits_renew (struct fault *fault)
+{
+  for (int tries = 0; rmdir (CGROUP_WORKLOAD) < 0; tries++)
+    {
+      if (errno != EBUSY || tries == RENEW_TRIES)
+        return fail (fault, FAULT_FAILED, errno, "remove the workload's cgroup");
+      write_text (CGROUP_WORKLOAD "/cgroup.kill", "1", 0);
+      usleep (RENEW_PAUSE_US);
+    }
+  if (mkdir (CGROUP_WORKLOAD, 0755) < 0)
+    return fail (fault, FAULT_FAILED, errno, "make the workload's cgroup");
+  return 0;
 }

@@ -1,8 +1,9 @@
 #include "workload.h"
 
 #include "channel.h"
-#include "devices.h"
 #include "device_rules.h"
+#include "devices.h"
+#include "limits.h"
 #include "logfile.h"
 #include "loop.h"
 #include "mounts.h"
@@ -111,7 +112,6 @@ start_main (struct job *job, struct fault *fault)
 int
 workload_start (long long seq, struct fault *fault)
 {
-  static bool ruled;
   struct job *job = job_main ();
   struct fault rules;
 
@@ -124,9 +124,8 @@ workload_start (long long seq, struct fault *fault)
   if (machine.state != STATE_CONFIGURED || job->pid)
     return fail (fault, FAULT_CONFLICT, 0, "the workload was started before");
   /* a kernel without them is no reason to refuse: what is open to the workload is still only its own machine */
-  if (!process.privileged && !ruled && device_rules_apply (&rules) < 0)
+  if (!process.privileged && device_rules_apply (&rules) < 0)
     say ("%s", rules.text);
-  ruled = true;
   oom_kills_before = count_oom_kills ();
   job->faulted = job->exited = job->mute = false;
   job->seq = seq;
@@ -221,7 +220,7 @@ workload_reset (struct fault *fault)
     return fail (fault, FAULT_CONFLICT, 0, "only a rehearsal that is over can be reset");
   configure_undo (&machine.configuration);
   mounts_forget_files ();
-  if (devices_renew (fault) < 0)
+  if (limits_renew (fault) < 0 || devices_renew (fault) < 0)
     return -1;
   if (job)
     job_free (job);
