@@ -62,3 +62,16 @@ def processes_with(*words: str) -> dict[int, str]:
             if any(word in line for word in words):
                 found[int(entry.name)] = line
     return found
+
+
+def hypervisors_below(directory: Path) -> set[int]:
+    """QEMUs that have a file of the directory open: of instances, and those that were made ahead."""
+    found = set()
+    for pid in processes_with("qemu-system-x86_64 -name"):
+        try:
+            opened = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            continue
+        if any(path.startswith(f"{directory}/") for path in opened):
+            found.add(pid)
+    return found

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from host_state import cgroups_of, links_of, mounted_below, processes_with, start_netns
+from host_state import cgroups_of, hypervisors_below, links_of, mounted_below, processes_with, start_netns
 from rig import IMAGE, Daemon, isolated
 
 pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(1800)]
@@ -75,6 +75,7 @@ def victim(tmp_path: Path, guest_cache: Path, registry: Callable[[str], None]) -
         assert [] == mounted_below(directory)
         assert ["lo"] == links_of(one.netns)
         assert {} == processes_with(f"{directory}/")
+        assert set() == hypervisors_below(directory)
 
 
 class Crowd:
@@ -114,7 +115,7 @@ def ids_of(directory: Path) -> set[str]:
     return {name for name in os.listdir(directory) if _ID.fullmatch(name)} if directory.exists() else set()
 
 
-def problems(daemon: Daemon, seen: set[str]) -> list[str]:
+def problems(daemon: Daemon, seen: set[str], orphans: set[int]) -> list[str]:
     """What is not as after an orderly life."""
     found = []
     listed = daemon.client.get("/containers/json", all=True)
@@ -135,25 +136,21 @@ def problems(daemon: Daemon, seen: set[str]) -> list[str]:
             found.append(f"left in the image store: {path}")
     dead = seen - live
     found += [f"cgroup {path}" for path in cgroups_of(dead)]
-    found += [f"process {line}" for line in processes_with(*dead).values()] if dead else []
-    found += (
-        [f"process {line}" for line in processes_with(*(f"guest={i[:12]}" for i in dead)).values()]
-        if dead
-        else []
-    )
+    words = [*dead, *(f"guest={i[:12]}" for i in dead)]
+    found += [f"process {line}" for line in processes_with(*words).values()]
     found += [f"mount {path}" for path in mounted_below(daemon.directory) if set(_ID.findall(path)) - live]
-    hypervisors = (
-        processes_with(*(f"qemu-system-x86_64 -name guest={i[:12]}" for i in machines)) if machines else {}
-    )
+    hypervisors = processes_with(*(f"qemu-system-x86_64 -name guest={i[:12]}" for i in machines))
+    forgotten = (orphans & hypervisors_below(daemon.directory)) - set(hypervisors)
+    found += [f"hypervisor {pid} of a daemon that was killed" for pid in forgotten]
     users = [Path(f"/proc/{pid}").stat().st_uid for pid in hypervisors]
     if len(set(users)) != len(machines) or len(users) != len(machines):
         found.append(f"{len(machines)} machines, but hypervisors of {users}")
     return found
 
 
-def check(daemon: Daemon, seen: set[str]) -> None:
+def check(daemon: Daemon, seen: set[str], orphans: set[int]) -> None:
     limit = time.monotonic() + SETTLE_S
-    while found := problems(daemon, seen):
+    while found := problems(daemon, seen, orphans):
         assert time.monotonic() < limit, "\n".join([f"INSULA_CRASH_SEED={SEED}", *found])
         time.sleep(0.2)
     for one in daemon.client.get("/images/json"):
@@ -177,10 +174,13 @@ def test_nothing_half_done_is_left(victim: Daemon) -> None:
             time.sleep(wait_s)  # the moment is the test: no event to wait for
             seen |= ids_of(victim.directory / "data" / "instances")
             victim.kill()
+            orphans = hypervisors_below(victim.directory)
             seen |= ids_of(victim.directory / "data" / "instances")
         victim.start()
-        check(victim, seen)
-        print(f"round {number}: killed after {wait_s:.2f} s, {len(seen)} instances so far")
+        check(victim, seen, orphans)
+        print(
+            f"round {number}: killed after {wait_s:.2f} s, {len(seen)} instances, {len(orphans)} hypervisors"
+        )
     victim.ok("pull", PULLED)
     for kind in BOTH:
         assert "hi" == victim.ok(*isolated(kind, "run", "--rm", PULLED, "echo", "hi"))
