@@ -1,6 +1,7 @@
 #include "configure.h"
 
 #include "devices.h"
+#include "limits.h"
 #include "mounts.h"
 #include "network.h"
 #include "paths.h"
@@ -32,22 +33,6 @@ take_sysctls (struct configuration *configuration, const struct fields *fields, 
           return fail (fault, FAULT_INVALID, 0, "sysctl \"%.100s\" is not name=value", value);
         configuration->sysctls[count++] = (char *) value;
       }
-  return 0;
-}
-
-/* Limits of the workload's cgroup: `pids.max=100`. */
-static int
-set_cgroup (const char *text, struct fault *fault)
-{
-  char path[200];
-  const char *value = strchr (text, '=');
-
-  if (!value || value == text || memchr (text, '/', (size_t) (value - text)) || value - text > 60)
-    return fail (fault, FAULT_INVALID, 0, "cgroup \"%.100s\" is not name=value", text);
-  strcpy (path, CGROUP_WORKLOAD "/");
-  strncat (path, text, (size_t) (value - text));
-  if (write_text (path, value + 1, 0) < 0)
-    return fail (fault, FAULT_INVALID, errno, "cgroup \"%.100s\"", text);
   return 0;
 }
 
@@ -83,9 +68,11 @@ put_in_place (struct configuration *configuration, const struct fields *fields, 
         return -1;
       if (strcmp (key, "nic") == 0 && (nics++ == 0 ? network_begin () : 0, network_set_up (value, fault) < 0))
         return -1;
-      if (strcmp (key, "cgroup") == 0 && set_cgroup (value, fault) < 0)
+      if (strcmp (key, "cgroup") == 0 && limits_set (value, fault) < 0)
         return -1;
     }
+  if (limits_keep_reserve (fault) < 0)
+    return -1;
   /* files go over mounts: a volume on /etc still gets its hosts */
   at = 0;
   while (fields_next (fields, &at, &key, &value))

@@ -1,7 +1,9 @@
 #include "workload.h"
 
 #include "channel.h"
+#include "device_rules.h"
 #include "devices.h"
+#include "limits.h"
 #include "logfile.h"
 #include "loop.h"
 #include "mounts.h"
@@ -111,6 +113,7 @@ int
 workload_start (long long seq, struct fault *fault)
 {
   struct job *job = job_main ();
+  struct fault rules;
 
   if (!*machine.identity.generation)
     return fail (fault, FAULT_CONFLICT, 0, "no IDENTITY has been given");
@@ -120,6 +123,9 @@ workload_start (long long seq, struct fault *fault)
     return fail (fault, FAULT_CONFLICT, 0, "no WORKLOAD has been given");
   if (machine.state != STATE_CONFIGURED || job->pid)
     return fail (fault, FAULT_CONFLICT, 0, "the workload was started before");
+  /* a kernel without them is no reason to refuse: what is open to the workload is still only its own machine */
+  if (!process.privileged && device_rules_apply (&rules) < 0)
+    say ("%s", rules.text);
   oom_kills_before = count_oom_kills ();
   job->faulted = job->exited = job->mute = false;
   job->seq = seq;
@@ -214,7 +220,7 @@ workload_reset (struct fault *fault)
     return fail (fault, FAULT_CONFLICT, 0, "only a rehearsal that is over can be reset");
   configure_undo (&machine.configuration);
   mounts_forget_files ();
-  if (devices_renew (fault) < 0)
+  if (limits_renew (fault) < 0 || devices_renew (fault) < 0)
     return -1;
   if (job)
     job_free (job);

@@ -55,6 +55,43 @@ def test_the_memory_of_a_small_machine_is_the_workloads(stressed: Daemon) -> Non
     assert int(shown.split()[1]) > 56_000  # KiB
 
 
+def test_a_memory_limit_is_the_workloads_and_its_end_is_told(
+    stressed: Daemon, isolation: str, name: str
+) -> None:
+    script = (
+        "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; tail /dev/zero; exit 9"
+    )
+    begun = time.monotonic()
+    done = stressed.docker(
+        *isolated(isolation, "run", "--name", name, "-m", "32m", IMAGE, "sh", "-c", script)
+    )
+    took = time.monotonic() - begun
+    assert str(32 << 20).encode() in done.stdout
+    assert 9 == done.returncode  # one process is killed, not all of the instance
+    assert "exited true" == stressed.ok("inspect", "-f", "{{.State.Status}} {{.State.OOMKilled}}", name)
+    assert took < 60
+    stressed.ok("rm", name)
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("limit_mib", [6, 2500])
+def test_the_guest_is_large_enough_for_a_limit(stressed: Daemon, limit_mib: int) -> None:
+    """The tightest that were measured: a kernel with the least, and one with bounce buffers."""
+    shown = stressed.ok(
+        *isolated("vm", "run", "--rm", "-m", f"{limit_mib}m", IMAGE, "cat", "/sys/fs/cgroup/memory.max")
+    )
+    assert limit_mib << 20 == int(shown)
+
+
+@pytest.mark.vm
+def test_a_machine_that_the_host_has_no_room_for(stressed: Daemon, name: str) -> None:
+    refused = stressed.docker(*isolated("vm", "run", "--rm", "--name", name, "-m", "900g", IMAGE, "true"))
+    assert 125 == refused.returncode
+    assert b"QEMU could not start the virtual machine" in refused.stderr
+    assert b"Cannot allocate memory" in refused.stderr
+    assert 1 == stressed.docker("inspect", name).returncode
+
+
 def test_many_at_once(stressed: Daemon) -> None:
     def one(number: int) -> str:
         return stressed.ok("run", "--rm", IMAGE, "echo", str(number))

@@ -224,3 +224,15 @@ def test_memory_running_out_is_reported(boot: Boot) -> None:
     guest.prepare("dd", "if=/dev/zero", "of=/dev/null", "bs=400M", "count=1")
     guest.ask("START")
     assert exit_record(guest).startswith('{"code":137,"oom":true')
+
+
+def test_nothing_of_a_rehearsals_limits_and_rules_stays(boot: Boot) -> None:
+    guest = boot()
+    guest.prepare("true", more=[("rehearsal", "1"), ("cgroup", "pids.max=50")])
+    guest.ask("START")
+    assert guest.next(0)[0] == "EXITED"
+    guest.ask("RESET")
+    guest.prepare("sleep", "1000", privileged="1")
+    guest.ask("START")
+    assert int(guest.run("cat", "/sys/fs/cgroup/pids.max")[0]) > 50
+    assert guest.run("sh", "-c", "head -c 1 /dev/vda | wc -c")[0] == b"1\n"

@@ -324,7 +324,7 @@ async def test_a_command_that_is_not_there_fails_the_start(backend: VmBackend, w
 
 
 async def test_running_out_of_memory_is_reported(backend: VmBackend, workshop: Workshop) -> None:
-    plan = workshop.plan("sh", "-c", "tail /dev/zero", memory_mib=160)  # what `-m 96m` gets
+    plan = workshop.plan("sh", "-c", "tail /dev/zero", memory_mib=96)
     async with started(backend, plan):
         status = await backend.wait(plan.id)
     assert status.oom_killed

@@ -191,8 +191,9 @@ def test_mounts_outer_first_and_an_anonymous_volume_where_the_image_asks_for_one
     ("limits", "expected"),
     [
         (Limits(), GuestMachine(vcpus=1, memory_mib=256)),
-        (Limits(memory_bytes=GIB + 1, nano_cpus=1_500_000_000), GuestMachine(vcpus=2, memory_mib=1089)),
-        (Limits(memory_bytes=8 * 1024 * 1024), GuestMachine(vcpus=1, memory_mib=80)),
+        (Limits(memory_bytes=GIB + 1, nano_cpus=1_500_000_000), GuestMachine(vcpus=2, memory_mib=1265)),
+        (Limits(memory_bytes=8 * 1024 * 1024), GuestMachine(vcpus=1, memory_mib=89)),
+        (Limits(memory_bytes=6 * 1024 * 1024), GuestMachine(vcpus=1, memory_mib=86)),
         (Limits(cpu_quota_us=300_000, cpu_period_us=100_000), GuestMachine(vcpus=3, memory_mib=256)),
     ],
 )

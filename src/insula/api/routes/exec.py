@@ -12,7 +12,7 @@ from insula.api.routes.container_io import terminal_size
 from insula.api.routing import Route
 from insula.api.wire.container import ExecConfig, ExecStartConfig, IDResponse
 from insula.engine.types import ExecSpec
-from insula.errors import CommandNotExecutable, CommandNotFound, InvalidRequest
+from insula.errors import CommandNotExecutable, CommandNotFound, GuestFailed, InvalidRequest, RuntimeFailed
 
 _WHY = "OCI runtime exec failed: exec failed: unable to start container process: "
 
@@ -71,9 +71,10 @@ async def start(call: Call) -> web.StreamResponse:
         stream = await call.engine.exec_start(
             view.id, detach=given.Detach, tty=tty, console_rows=rows, console_cols=cols
         )
-    except (CommandNotFound, CommandNotExecutable) as error:
+    except (CommandNotFound, CommandNotExecutable, RuntimeFailed, GuestFailed) as error:
         if given.Detach:
             raise
+        # on the stream, as Docker: of another answer than 101 its client shows the number alone
         return await say(call, _WHY + str(error), terms)
     if stream is None:
         return empty(200)

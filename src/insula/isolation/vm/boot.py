@@ -58,6 +58,7 @@ from insula.system.tap import open_tap
 _MIB = 1024 * 1024
 _LOAD_S = 60.0
 _BACKGROUND = Limits(cpu_shares=64)
+_DYING_S = 1.0
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _FRESH = _APPEND | os.O_TRUNC
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -357,6 +358,8 @@ async def _greet(channel: Channel, watch: pidfd.Watch, run_dir: str, timeout_s: 
     try:
         await asyncio.wait({greeting, dying}, return_when=asyncio.FIRST_COMPLETED)
         if not greeting.done() or greeting.exception() is not None:
+            if greeting.done():  # a QEMU that gives up closes the port before it ends
+                await asyncio.wait({dying}, timeout=_DYING_S)
             if not watch.ended and greeting.done():
                 raise GuestFailed(f"{greeting.exception()}{_explain(run_dir)}")
             await dying

@@ -67,6 +67,8 @@ def configure(
     pairs += [("mount", mount(m, share_files.get(m.tag, ""))) for m in plan.mounts]
     pairs += [("file", etc_file(file)) for file in plan.etc_files]
     pairs += [("sysctl", f"{name}={value}") for name, value in plan.security.sysctls]
+    if plan.limits.memory_bytes > 0:
+        pairs.append(("cgroup", f"memory.max={plan.limits.memory_bytes}"))
     if plan.limits.pids > 0:
         pairs.append(("cgroup", f"pids.max={plan.limits.pids}"))
     return pairs
