@@ -112,6 +112,7 @@ class Templates:
         self._key = key
         self._make = make
         self._loaded: dict[str, Template] = {}
+        self._asked: set[str] = set()
         self._used: dict[str, float] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._failed: dict[str, tuple[float, InsulaError]] = {}
@@ -119,10 +120,12 @@ class Templates:
         self._making: set[asyncio.Task[None]] = set()
 
     async def find(self, size: Size) -> Template | None:
-        """One that is there, or is just being made; None where somebody would have to make it first."""
+        """One that is there; None, once, where there is none yet: whoever asks first boots, which takes
+        half the time, and the next waits for the template, or makes it."""
         key = await self._key(size)
-        if self._locks[key].locked():
+        if key in self._asked or self._locks[key].locked():
             return await self.need(size)
+        self._asked.add(key)
         async with self._locks[key]:
             self._used[key] = time.monotonic()
             if key not in self._loaded and (loaded := await self._load(key)) is not None:
