@@ -214,7 +214,7 @@ def measure(peers: list[Peer], samples: int) -> dict[str, dict[str, float]]:
     for peer in peers:
         if peer.isolation == "vm":
             peer.client.request("POST", "/insula/v1/guest/make", versioned=False).read()
-            odd = ("run", "--rm", "-m", "333m", IMAGE, "/bin/true")
+            odd = ("run", "--rm", "-m", "128m", IMAGE, "/bin/true")
             note(peer, FIRST, timed(lambda p=peer, o=odd: p.docker(*o)))
             for words in (odd, ("run", "--rm", IMAGE, "/bin/true")):
                 for _ in range(2):  # the second waits until the template is made
@@ -235,10 +235,14 @@ def measure(peers: list[Peer], samples: int) -> dict[str, dict[str, float]]:
             note(peer, EXEC, timed(lambda p=peer, i=ident: p.docker("exec", i, "/bin/true")))
     for peer in peers:
         peer.client.delete(f"/containers/{running[peer.title]}", force=True)
+        peer.settle()  # clones that are made meanwhile would count
+    for peer in peers:
+        if not peer.pooled:
+            print(f"\r{peer.title}: memory  ", end="", file=sys.stderr, flush=True)
+            note(peer, MEMORY, memory_kib(peer, 10 if peer.isolation != "vm" else 4))
+    for peer in peers:
         print(f"\r{peer.title}: 20 at once  ", end="", file=sys.stderr, flush=True)
         note(peer, MANY, at_once(peer, 20))
-        if not peer.pooled:  # else clones that are made meanwhile would count
-            note(peer, MEMORY, memory_kib(peer, 10 if peer.isolation != "vm" else 4))
     print("\r\033[K", end="", file=sys.stderr)
     return {t: {k: statistics.median(v) for k, v in f.items()} for t, f in figures.items()}
 
