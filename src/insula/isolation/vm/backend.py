@@ -130,7 +130,7 @@ class VmBackend:
         vm = Vm(plan, self._gone)
         vm.steps.mark("order")
         booted, generation = await self._start(order, vm)
-        vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel)
+        vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel, tap=booted.tap)
         self._vms[plan.id] = vm
         try:
             assert self._facilities.guest is not None

@@ -34,7 +34,7 @@ from insula.isolation.vm.machine import (
     finalize_argv,
     late_devices,
 )
-from insula.isolation.vm.order import Order
+from insula.isolation.vm.order import SPARE_PREFIX, Order
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.record import (
     VmRecord,
@@ -80,6 +80,9 @@ class Booted:
     helpers: list[pidfd.Watch]
     channel: Channel
     cgroup: Cgroup
+    tap: int = -1
+    """Ours of a tap that is gone with its last descriptor: the kernel takes 16 ms for that, and QEMU's end is
+    waited for."""
 
 
 def control_path(run_dir: str) -> str:
@@ -240,6 +243,7 @@ async def boot(
     to be made a template's.
     """
     steps = steps or Steps()
+    tap = -1
     async with contextlib.AsyncExitStack() as undo:
         with contextlib.ExitStack() as ours, disk_errors("starting a virtual machine"):
             files = _Descriptors(ours)
@@ -280,6 +284,9 @@ async def boot(
                 own_descriptors=machine.ram_fd >= 0,
                 copies=((memory.copy_from, memory.ram_fd),) if memory.copy_from >= 0 else (),
             )
+            if order.taps and order.taps[0][0].startswith(SPARE_PREFIX):
+                tap = os.dup(machine.nics[0].fd)
+                undo.callback(os.close, tap)
             inherited = machine.fds() + tuple(source for source, _ in confinement.copies)
             watch = _spawn(confinement, finalize_argv(machine, host.qemu), inherited, output)
         steps.mark("spawn")
@@ -306,12 +313,19 @@ async def boot(
         await _greet(channel, watch, order.run_dir, timeout_s)
         steps.mark("agent")
         undo.pop_all()
-    return Booted(record=record, watch=watch, helpers=helpers, channel=channel, cgroup=cgroup)
+    return Booted(record=record, watch=watch, helpers=helpers, channel=channel, cgroup=cgroup, tap=tap)
+
+
+def let_go(tap: int) -> None:
+    """Close it, in a thread."""
+    if tap >= 0:
+        asyncio.get_running_loop().run_in_executor(None, os.close, tap)
 
 
 async def end(booted: Booted) -> None:
     """Pull the plug, and remove what boot has made outside the run directory."""
     await _end(booted.watch)
+    let_go(booted.tap)
     await booted.channel.close()
     await stop_helpers(booted.helpers)
     booted.cgroup.remove()

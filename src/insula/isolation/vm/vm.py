@@ -52,6 +52,7 @@ class Vm:
         self.steps = Steps()
         self._on_gone = on_gone
         self._watch: Watch | None = None
+        self._tap = -1
         self._helpers: list[Watch] = []
         self._channel: Channel | None = None
         self._channel_lock = asyncio.Lock()
@@ -78,8 +79,11 @@ class Vm:
         helpers: list[Watch],
         cgroup: Cgroup,
         channel: Channel | None,
+        *,
+        tap: int = -1,
     ) -> None:
-        """It runs: supervise it from here on."""
+        """It runs: supervise it from here on.  `tap`: Booted's."""
+        self._tap = tap
         self.record, self._watch, self._helpers = record, watch, helpers
         self.cgroup, self._channel = cgroup, channel
         self._supervisor = asyncio.create_task(self._supervise(watch))
@@ -99,6 +103,7 @@ class Vm:
         )
         if self._violation:
             status = ExitStatus(code=status.code, finished_at_ns=status.finished_at_ns, error=self._violation)
+        self._let_go_tap()
         await self._close_connections()
         await stop_helpers(self._helpers)
         watch.close()
@@ -158,6 +163,10 @@ class Vm:
             await self._channel.close()
         await self.monitor.close()
 
+    def _let_go_tap(self) -> None:
+        tap, self._tap = self._tap, -1
+        boot.let_go(tap)
+
     async def let_go(self) -> None:
         """This process ends, the VM goes on."""
         for task in (self._killing, self._supervisor):
@@ -167,6 +176,7 @@ class Vm:
                     await task
         if self._deadline:
             self._deadline.cancel()
+        self._let_go_tap()
         await self._close_connections()
         for watch in (self._watch, *self._helpers):
             if watch is not None:
