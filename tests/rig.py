@@ -181,32 +181,47 @@ class Daemon:
         if self.child is None:
             return
         with contextlib.suppress(DaemonUnreachable):
-            for instance in self.client.get("/containers/json", all=True):
-                self.client.delete(f"/containers/{instance['Id']}", force=True, v=True)
+            self._remove_all()
         self.child.terminate()
         assert self.child.wait(30) == 0, self.log[-4000:]
         self.child = None
 
-    def docker(
-        self, *words: str, stdin: bytes | None = None, timeout_s: float = 120
+    def _remove_all(self) -> None:
+        limit = time.monotonic() + START_LIMIT_S
+        while instances := self.client.get("/containers/json", all=True):
+            assert time.monotonic() < limit, f"still there: {instances}\n{self.log[-4000:]}"
+            for instance in instances:
+                path, query = f"/containers/{instance['Id']}", {"force": True, "v": True}
+                # one that ran with --rm may be on its way out by itself
+                self.client.request("DELETE", path, query=query, ok=(404, 409)).close()
+
+    def command(self, client: str, *words: str) -> tuple[list[str], dict[str, str]]:
+        """Command line and environment of `insula` or the stock `docker`, in the daemon's namespace."""
+        if client == "docker":
+            environment = {**os.environ, "DOCKER_CONFIG": f"{self.directory}/docker"}
+            return self.inside("docker", "-H", self.host, *words), environment
+        return self.inside(sys.executable, "-m", "insula.cli", "-H", self.host, *words), ENVIRONMENT
+
+    def run_client(
+        self, client: str, *words: str, stdin: bytes | None = None, timeout_s: float = 120
     ) -> subprocess.CompletedProcess[bytes]:
-        """The stock client, in the daemon's network namespace."""
-        argv = self.inside("docker", "-H", self.host, *words)
-        environment = {**os.environ, "DOCKER_CONFIG": f"{self.directory}/docker"}
+        argv, environment = self.command(client, *words)
         return subprocess.run(
             argv, input=stdin, capture_output=True, timeout=timeout_s, env=environment, check=False,
             **({"stdin": subprocess.DEVNULL} if stdin is None else {}),
         )  # fmt: skip
 
+    def docker(
+        self, *words: str, stdin: bytes | None = None, timeout_s: float = 120
+    ) -> subprocess.CompletedProcess[bytes]:
+        """The stock client."""
+        return self.run_client("docker", *words, stdin=stdin, timeout_s=timeout_s)
+
     def insula(
         self, *words: str, stdin: bytes | None = None, timeout_s: float = 120
     ) -> subprocess.CompletedProcess[bytes]:
         """Our own client."""
-        argv = self.inside(sys.executable, "-m", "insula.cli", "-H", self.host, *words)
-        return subprocess.run(
-            argv, input=stdin, capture_output=True, timeout=timeout_s, env=ENVIRONMENT, check=False,
-            **({"stdin": subprocess.DEVNULL} if stdin is None else {}),
-        )  # fmt: skip
+        return self.run_client("insula", *words, stdin=stdin, timeout_s=timeout_s)
 
     def ok(self, *words: str, stdin: bytes | None = None) -> str:
         """`docker` that must work; its output without the last newline."""

@@ -196,22 +196,12 @@ input_fd (const struct job *job)
   return job->tty ? job->out : job->in;
 }
 
-static void
-close_input (struct job *job)
-{
-  if (job->tty && job->out >= 0)
-    {
-      if (write (job->out, "\004", 1) < 0) /* a terminal has no other end */
-        return;
-    }
-  close_fd (&job->in);
-}
-
+/* A terminal has no end of input: a ^D that nobody typed would end the shell of a user who only detached. */
 void
 job_detach (struct job *job)
 {
   if (job->kind != JOB_MAIN || job->stdin_once)
-    close_input (job);
+    close_fd (&job->in);
 }
 
 void

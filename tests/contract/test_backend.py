@@ -234,6 +234,19 @@ async def test_terminals(bench: Bench, make: Make) -> None:
     await stream.close()
 
 
+async def test_a_terminal_outlives_who_sits_at_it(bench: Bench, make: Make) -> None:
+    plan = make("sh", "-c", "echo up; cat", tty=True, open_stdin=True)
+    first = await start(bench, plan, b"up")
+    await first.close_stdin()
+    await first.close()
+    second = await bench.backend.attach(plan.id)
+    await second.write(b"back\n")
+    await until(second, b"back")
+    await bench.backend.signal(plan.id, signal.SIGKILL)
+    assert (await bench.backend.wait(plan.id)).code == 137
+    await second.close()
+
+
 async def test_usage_and_processes(bench: Bench, make: Make) -> None:
     plan = make("sh", "-c", "echo up; cat", open_stdin=True)
     stream = await start(bench, plan)

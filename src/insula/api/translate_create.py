@@ -7,7 +7,7 @@ no meaning on Linux: `ContainerIDFile` and `ArgsEscaped` are the client's own.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from insula.api.translate_limits import parse_limits, refuse_unsupported
@@ -50,6 +50,15 @@ class CreateRequest:
     warnings: tuple[str, ...]
 
 
+def parse_console_size(given: Sequence[int] | None) -> tuple[int, int]:
+    """`[rows, columns]` of the client's terminal; (0, 0) when it has none.  Raises InvalidRequest."""
+    if not given:
+        return 0, 0
+    if len(given) != 2 or not all(0 <= n <= 65535 for n in given):
+        raise InvalidRequest("ConsoleSize: expected the rows and columns of a terminal")
+    return given[0], given[1]
+
+
 def parse_create(given: ContainerCreateRequest, default: Isolation, version: Version) -> CreateRequest:
     """Raises InvalidRequest, UnsupportedField; nothing has been made then."""
     host = given.HostConfig
@@ -64,6 +73,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
     place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac)
     isolation = parse_isolation(host.Isolation, default)
     security, privileged = _security(host)
+    rows, cols = parse_console_size(host.ConsoleSize)
     spec = InstanceSpec(
         image=given.Image,
         isolation=isolation,
@@ -81,6 +91,8 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         stop_timeout_s=given.StopTimeout,
         init=bool(host.Init),
         tty=given.Tty,
+        console_rows=rows,
+        console_cols=cols,
         open_stdin=given.OpenStdin,
         stdin_once=given.StdinOnce,
         attach_stdin=given.AttachStdin,

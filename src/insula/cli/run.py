@@ -39,6 +39,9 @@ def _create(
     client: Client, image: str, command: tuple[str, ...], options: dict[str, Any], detach: bool
 ) -> str:
     body = finalize_create(image, command, options, detach=detach)
+    rows, cols = terminal_size()
+    if options["tty"] and rows:
+        body["HostConfig"]["ConsoleSize"] = [rows, cols]
     cidfile = options["cidfile"]
     if cidfile and os.path.exists(cidfile):
         raise InvalidRequest(f"--cidfile: {cidfile} exists already", hint="remove it, or name another file")
@@ -227,18 +230,17 @@ def attach(ctx: click.Context, instance: str, no_stdin: bool, sig_proxy: bool, d
     if view["State"]["Paused"]:
         raise InvalidRequest("You cannot attach to a paused container, unpause it first")
     tty, stdin = view["Config"]["Tty"], view["Config"]["OpenStdin"] and not no_stdin
-    connection = client.hijack(
-        f"/containers/{instance}/attach",
-        query={"stream": True, "stdin": stdin, "stdout": True, "stderr": True},
-    )
-    connection.multiplexed = not tty
-    waiting = client.request("POST", f"/containers/{instance}/wait")
-    with _signals_passed_on(client, instance, enabled=sig_proxy and not tty):
-        ended = _converse(client, f"/containers/{instance}", connection, stdin, tty, detach_keys)
-    if not ended:
-        print("read escape sequence", file=sys.stderr)
-        return 0
-    return int(waiting.json()["StatusCode"])
+    query = {"stream": True, "stdin": stdin, "stdout": True, "stderr": True}
+    # asked first: one that ends while we attach, and is removed, has no exit code afterwards
+    with client.request("POST", f"/containers/{instance}/wait") as waiting:
+        connection = client.hijack(f"/containers/{instance}/attach", query=query)
+        connection.multiplexed = not tty
+        with _signals_passed_on(client, instance, enabled=sig_proxy and not tty):
+            ended = _converse(client, f"/containers/{instance}", connection, stdin, tty, detach_keys)
+        if not ended:
+            print("read escape sequence", file=sys.stderr)
+            return 0
+        return int(waiting.json()["StatusCode"])
 
 
 @click.command(name="exec", context_settings={"allow_interspersed_args": False})

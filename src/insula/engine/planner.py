@@ -162,10 +162,13 @@ def make_plan(
             user=config.user,
             groups=spec.groups,
             tty=spec.tty,
+            console_rows=spec.console_rows,
+            console_cols=spec.console_cols,
         ),
         console=Console(
             open_stdin=spec.open_stdin,
-            stdin_once=spec.stdin_once,
+            # a terminal's input ends with no client, as in Docker
+            stdin_once=spec.stdin_once and not spec.tty,
             log_path="" if spec.log.driver == "none" else places.log_path,
         ),
         limits=spec.limits,

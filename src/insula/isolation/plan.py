@@ -68,7 +68,8 @@ class Console:
     """Stdio of the main process.  `log_path` gets records in the CRI format (conmon's `k8s-file`):
     `2026-01-31T12:00:00.123456789Z stdout F text`; "" for `--log-driver none`.
 
-    `stdin_once`: stdin reaches its end when the first attached client goes.
+    `stdin_once`: stdin reaches its end when the first attached client goes; never with a terminal, where
+    people detach and come back.
     """
 
     open_stdin: bool = False

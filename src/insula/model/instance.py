@@ -71,6 +71,8 @@ class InstanceSpec:
     init: bool = False
 
     tty: bool = False
+    console_rows: int = 0
+    console_cols: int = 0
     open_stdin: bool = False
     stdin_once: bool = False
     attach_stdin: bool = False

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-import pty
-import select
-import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,80 +210,6 @@ def test_a_life(daemon: Daemon, name: str) -> None:
     ).split()
     assert ["create", "start", "pause", "unpause"] == seen[:4]
     assert ["rename", "destroy"] == seen[-2:]
-
-
-class Terminal:
-    """`insula` on a terminal of its own."""
-
-    def __init__(self, daemon: Daemon, *words: str, rows: int = 31, cols: int = 97) -> None:
-        self.fd, inner = pty.openpty()
-        self.resize(rows, cols)
-        argv = daemon.inside(sys.executable, "-m", "insula.cli", "-H", daemon.host, *words)
-        self.child = subprocess.Popen(
-            argv, stdin=inner, stdout=inner, stderr=inner, env=ENVIRONMENT, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  (no threads here)
-        )  # fmt: skip
-        os.close(inner)
-        self.seen = b""
-
-    def resize(self, rows: int, cols: int) -> None:
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.fd, keys)
-
-    def until(self, text: bytes) -> None:
-        limit = time.monotonic() + 60
-        while text not in self.seen:
-            assert select.select([self.fd], [], [], max(0, limit - time.monotonic()))[0], self.seen
-            self.seen += os.read(self.fd, 4096)
-        self.seen = self.seen.partition(text)[2]
-
-    def end(self) -> int:
-        with contextlib.suppress(OSError):  # the other side of the terminal has gone
-            while select.select([self.fd], [], [], 30)[0] and (piece := os.read(self.fd, 4096)):
-                self.seen += piece
-        os.close(self.fd)
-        return self.child.wait(30)
-
-
-def test_a_terminal(daemon: Daemon, name: str) -> None:
-    """In a container; a VM`s terminal through our own client is not covered yet."""
-    isolation = "process"
-    words = ("run", "-it", "--rm", "--name", name, "--isolation", isolation, "-e", "PS1=ready>", IMAGE, "sh")
-    terminal = Terminal(daemon, *words)
-    terminal.until(b"ready>")
-    terminal.type(b"stty size\n")
-    terminal.until(b"31 97")
-    terminal.resize(20, 50)
-    terminal.child.send_signal(signal.SIGWINCH)
-    terminal.type(b"until stty size | grep '20 5[0]'; do :; done\n")
-    terminal.until(b"\n20 50")
-    terminal.type(b"echo star''ted; sleep 1000\n")
-    terminal.until(b"started")
-    terminal.type(b"\x03")
-    terminal.type(b"echo code=$?\n")
-    terminal.until(b"code=130")
-    terminal.type(b"\x10\x11")
-    assert 0 == terminal.end()
-    again = Terminal(daemon, "attach", name)
-    again.type(b"exit 5\n")
-    assert 5 == again.end()
-
-
-def test_exec_on_a_terminal(daemon: Daemon, box: str) -> None:
-    terminal = Terminal(
-        daemon,
-        "exec",
-        "-it",
-        box,
-        "sh",
-        "-c",
-        "until stty size | grep '31 97'; do :; done; read word; exit $word",
-    )
-    terminal.until(b"31 97")
-    terminal.type(b"7\n")
-    assert 7 == terminal.end()
 
 
 def test_signals_are_passed_on(daemon: Daemon) -> None:

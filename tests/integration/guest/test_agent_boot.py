@@ -71,6 +71,27 @@ def test_main_process_has_stdio_log_and_exit_record(boot: Boot) -> None:
     )
 
 
+def test_nobody_types_the_end_of_input_at_a_terminal(boot: Boot) -> None:
+    guest = boot()
+    guest.prepare("sh", tty="1", stdin="1", stdin_once="1")
+    first = guest.open("ATTACH")
+    guest.answer(first)
+    guest.ask("START")
+    guest.send("STDIN_END", first)
+    guest.send("CLOSE", first)
+    script = "(sleep 0.5; echo still; kill -9 $$) & cat; echo over"
+    stream = guest.open("EXEC", *guest.process("sh", "-c", script, tty="1", stdin="1"))
+    guest.send("STDIN_END", stream)
+    out, _, exited = guest.collect(stream)
+    assert (out, exited["code"]) == (b"still\r\n", "137")
+    assert guest.connect()["state"] == "running"  # the host was away, too
+    second = guest.open("ATTACH")
+    guest.answer(second)
+    guest.send("STDIN", second, b"exit 5\n")
+    guest.collect(second)
+    assert '"code":5' in exit_record(guest)
+
+
 def test_output_is_logged_and_the_end_recorded_while_no_host_is_there(boot: Boot) -> None:
     guest = boot()
     guest.prepare("sh", "-c", "sleep 0.5; yes | head -c 400000; exit 6")

@@ -295,6 +295,21 @@ async def test_attach_before_start_sees_everything(engine: Engine) -> None:
     await stream.close()
 
 
+async def test_who_leaves_a_terminal_ends_nothing(engine: Engine) -> None:
+    made = await engine.create(spec("cat", tty=True, open_stdin=True, stdin_once=True), None)
+    first = await engine.attach(made.id, stdin=True, stdout=True, stderr=True, logs=False, stream=True)
+    await engine.start_instance(made.id)
+    await first.close_stdin()
+    await first.close()
+    second = await engine.attach(made.id, stdin=True, stdout=True, stderr=True, logs=False, stream=True)
+    await second.write(b"back\n")
+    chunk = await second.read()
+    assert chunk is not None
+    assert b"back" in chunk.data
+    await engine.kill(made.id)
+    await second.close()
+
+
 async def test_attach_shows_only_what_was_asked_for(engine: Engine) -> None:
     made = await engine.create(shell("echo out; echo err >&2"), None)
     stream = await engine.attach(made.id, stdin=False, stdout=False, stderr=True, logs=False, stream=True)

@@ -10,20 +10,12 @@ from insula.api.escape import parse_keys
 from insula.api.pump import Terms, pump, say
 from insula.api.routes.container_io import terminal_size
 from insula.api.routing import Route
+from insula.api.translate_create import parse_console_size
 from insula.api.wire.container import ExecConfig, ExecStartConfig, IDResponse
 from insula.engine.types import ExecSpec
 from insula.errors import CommandNotExecutable, CommandNotFound, GuestFailed, InvalidRequest, RuntimeFailed
 
 _WHY = "OCI runtime exec failed: exec failed: unable to start container process: "
-
-
-def _size(given: list[int] | None) -> tuple[int, int]:
-    """`[rows, columns]`."""
-    if not given:
-        return 0, 0
-    if len(given) != 2 or not all(0 <= n <= 65535 for n in given):
-        raise InvalidRequest("ConsoleSize: expected the rows and columns of a terminal")
-    return given[0], given[1]
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -33,7 +25,7 @@ async def create(call: Call) -> web.StreamResponse:
     parse_keys(given.DetachKeys)
     if given.WorkingDir and not given.WorkingDir.startswith("/"):
         raise InvalidRequest(f"Cwd must be an absolute path: {given.WorkingDir}")
-    rows, cols = _size(given.ConsoleSize)
+    rows, cols = parse_console_size(given.ConsoleSize)
     exec_id = await call.engine.exec_create(
         call.names["id"],
         ExecSpec(
@@ -58,7 +50,7 @@ async def create(call: Call) -> web.StreamResponse:
 async def start(call: Call) -> web.StreamResponse:
     given = await call.json(ExecStartConfig, optional=True)
     view = call.engine.exec_inspect(call.names["id"])
-    rows, cols = _size(given.ConsoleSize)
+    rows, cols = parse_console_size(given.ConsoleSize)
     tty = view.spec.tty
     multiplexed = not tty and call.version >= (1, 42)
     terms = Terms(

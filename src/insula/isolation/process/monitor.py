@@ -65,8 +65,7 @@ def conmon_argv(conmon: str, runtime: Runtime, plan: LaunchPlan) -> list[str]:
         argv.append("--terminal")
     if console.open_stdin:
         argv.append("--stdin")
-        # a terminal's input does not end with a client, as in Docker
-        if not console.stdin_once or plan.process.tty:
+        if not console.stdin_once:
             argv.append("--leave-stdin-open")
     return argv
 
