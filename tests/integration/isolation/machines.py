@@ -52,6 +52,7 @@ def make_image(directory: str) -> str:
         "etc/passwd": "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n",
         "etc/group": "root:x:0:\nann:x:1000:\nfriends:x:2000:ann\n",
         "etc/greeting": "hello from the image\n",
+        "etc/machine-id": "",
     }
     for name, text in files.items():
         with open(os.path.join(root, name), "w", encoding="ascii") as file:

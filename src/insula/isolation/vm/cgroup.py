@@ -14,14 +14,14 @@ from insula.model.limits import Limits
 from insula.system import cgroups
 from insula.system.cgroups import Layout
 
-_PARENT = "insula"
+PARENT = "insula"
 _V1 = ("memory", "cpu", "cpuacct", "pids")
 _V2 = ("memory", "cpu", "pids", "io")
 _PERIOD_US = 100_000
 
 
 def group_name(instance_id: str) -> str:
-    return f"{_PARENT}/{instance_id}"
+    return f"{PARENT}/{instance_id}"
 
 
 def shares_to_weight(shares: int) -> int:
@@ -71,7 +71,7 @@ class Cgroup:
             if self.layout.version == 2:
                 base = self.layout.hierarchies[""]
                 os.makedirs(f"{base}/{self.group}", exist_ok=True)
-                for directory in (base, f"{base}/{_PARENT}"):
+                for directory in (base, f"{base}/{PARENT}"):
                     have = set((cgroups.read(f"{directory}/cgroup.controllers") or "").split())
                     for controller in sorted(have.intersection(_V2)):
                         cgroups.write(f"{directory}/cgroup.subtree_control", f"+{controller}")

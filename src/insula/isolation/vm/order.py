@@ -121,6 +121,11 @@ def template_place(exec_root: str, key: str) -> tuple[str, str]:
     return f"template-{_short(exec_root)}-{key}", os.path.join(exec_root, "templates", key)
 
 
+def passing_prefixes(exec_root: str) -> tuple[str, ...]:
+    """What the names of this daemon's VMs begin with that are no instance's (yet)."""
+    return f"template-{_short(exec_root)}-", f"clone-{_short(exec_root)}-"
+
+
 def clone_place(exec_root: str) -> tuple[str, str]:
     """(name, run directory) of one more that is made ahead."""
     name = secrets.token_hex(6)

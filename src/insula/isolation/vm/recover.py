@@ -10,8 +10,8 @@ import signal
 from insula.errors import InsulaError
 from insula.isolation.backend import Liveness
 from insula.isolation.plan import LaunchPlan
-from insula.isolation.vm.cgroup import Cgroup
-from insula.isolation.vm.order import HELPER_SUFFIX, probe_id
+from insula.isolation.vm.cgroup import PARENT, Cgroup
+from insula.isolation.vm.order import HELPER_SUFFIX, passing_prefixes, probe_id
 from insula.isolation.vm.record import (
     VmRecord,
     finalize_status,
@@ -119,14 +119,32 @@ async def end_helpers(exec_root: str, layout: Layout) -> None:
                 await end_left(Cgroup(layout, name + HELPER_SUFFIX))
                 remove_tree(os.path.join(base, name, "files"))
     await end_left(Cgroup(layout, probe_id(exec_root)))
+    taken = _owners(base)
+    for name in _groups(layout):  # by their cgroups: a crash may have left nothing else of one
+        if name.startswith(passing_prefixes(exec_root)) and name not in taken:
+            await end_left(Cgroup(layout, name))
     for kind in ("templates", "clones"):
-        base = os.path.join(exec_root, kind)
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(base):
-                record = read_record(os.path.join(base, name))
-                if record is not None:
-                    await end_left(Cgroup(layout, record.owner))
-        remove_tree(base)
+        remove_tree(os.path.join(exec_root, kind))
+
+
+def _owners(base: str) -> set[str]:
+    """Names of the cgroups that instances' VMs are in."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(base):
+            record = read_record(os.path.join(base, name))
+            if record is not None:
+                found.add(record.owner)
+    return found
+
+
+def _groups(layout: Layout) -> set[str]:
+    """Names of all VMs' cgroups on this host, other daemons' too."""
+    found: set[str] = set()
+    for directory in layout.directories(PARENT):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found.update(os.listdir(directory))
+    return found
 
 
 async def forget(plan: LaunchPlan, layout: Layout) -> None:
