@@ -46,6 +46,7 @@ def render_inspect(view: InstanceView) -> ContainerInspectResponse:
         Mounts=render_mounts(view),
         Config=render_config(view),
         NetworkSettings=_network_settings(view),
+        Insula={"Isolation": view.instance.spec.isolation.value, **view.origin},
     )
 
 

@@ -65,6 +65,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("insula.cli.system:events", "Engine"),
     "compare": ("insula.compare.command:compare", "Engine"),
     "guest": ("insula.cli.groups:guest", "Engine"),
+    "template": ("insula.cli.vm_templates:template", "Engine"),
     "daemon": ("insula.daemon:command", "Engine"),
 }
 

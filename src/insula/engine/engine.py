@@ -43,8 +43,15 @@ from insula.engine.types import (
     WaitCondition,
 )
 from insula.engine.views import make_view
-from insula.errors import NoSuchImage, NoSuchInstance, NotImplementedYet, Unavailable
-from insula.isolation.backend import Backend, GuestMaker, ProcessTable
+from insula.errors import (
+    InvalidRequest,
+    NoSuchImage,
+    NoSuchInstance,
+    NotFound,
+    NotImplementedYet,
+    Unavailable,
+)
+from insula.isolation.backend import Backend, GuestMaker, ProcessTable, TemplateKeeper
 from insula.model.files import Change, PathStat
 from insula.model.image import Image
 from insula.model.instance import ExitStatus, Instance, InstanceSpec, RestartPolicy
@@ -53,6 +60,7 @@ from insula.model.limits import Limits
 from insula.model.progress import Progress
 from insula.model.reports import PruneFilters, PruneReport
 from insula.model.stream import Sample, Stream
+from insula.model.template import TemplateView
 
 if TYPE_CHECKING:
     from insula.config import Settings
@@ -183,6 +191,7 @@ class Engine:
             endpoints=(endpoint,) if endpoint is not None else (),
             ports=self.networks.ports(entry.id),
             state_dir=self._kit.state_dir(entry.id),
+            origin={k: v for keeper in self._keepers() for k, v in keeper.origin(entry.id).items()},
         )
 
     async def sizes(self, ref: str) -> InstanceSizes:
@@ -348,6 +357,48 @@ class Engine:
             raise Unavailable("no isolation of this daemon boots a guest")
         for maker in makers:
             await maker.make_guest(progress)
+
+    # templates of virtual machines
+
+    def _keepers(self) -> Sequence[TemplateKeeper]:
+        return [backend for backend in self._kit.backends.values() if isinstance(backend, TemplateKeeper)]
+
+    async def templates(self) -> tuple[TemplateView, ...]:
+        """Newest first."""
+        found = [view for keeper in self._keepers() for view in await keeper.templates()]
+        return tuple(sorted(found, key=lambda view: view.created_ns, reverse=True))
+
+    async def find_template(self, ref: str) -> TemplateView:
+        """By key or a beginning of it.  Raises NotFound, InvalidRequest when ambiguous."""
+        found = [view for view in await self.templates() if ref and view.key.startswith(ref)]
+        if len(found) > 1:
+            raise InvalidRequest(f"template {ref!r} is ambiguous: {', '.join(view.key for view in found)}")
+        if not found:
+            raise NotFound(f"No such template: {ref}")
+        return found[0]
+
+    async def remove_template(self, ref: str) -> TemplateView:
+        """Raises NotFound, InvalidRequest."""
+        key = (await self.find_template(ref)).key
+        for keeper in self._keepers():
+            with contextlib.suppress(NotFound):
+                return await keeper.remove_template(key)
+        raise NotFound(f"No such template: {ref}")
+
+    async def prune_templates(self, *, all: bool = False) -> PruneReport:
+        """Those that no VM would start from any more; all of them with `all`."""
+        gone = [view for view in await self.templates() if all or not view.current]
+        for view in gone:
+            await self.remove_template(view.key)
+        return PruneReport(
+            deleted=tuple(view.key for view in gone), reclaimed_bytes=sum(view.size_bytes for view in gone)
+        )
+
+    async def warm_template(self, progress: Progress, *, vcpus: int = 0, memory_mib: int = 0) -> TemplateView:
+        """0: as the settings say.  Raises Unavailable, InvalidRequest, RuntimeFailed."""
+        for keeper in self._keepers():
+            return await keeper.warm_template(vcpus, memory_mib, progress)
+        raise Unavailable("no isolation of this daemon has templates")
 
     # inside
 

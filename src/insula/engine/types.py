@@ -6,7 +6,7 @@ Records of what exists are in `model`; these are requests to the engine and its 
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from insula.isolation.backend import BackendInfo
@@ -140,6 +140,7 @@ class InstanceView:
     ports: tuple[PortBinding, ...] = ()
     execs: tuple[ExecView, ...] = ()
     mounts: tuple[MountView, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
     log_path: str = ""
     hosts_path: str = ""
     hostname_path: str = ""

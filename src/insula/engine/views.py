@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from insula.engine.creation import decide_mounts
 from insula.engine.instances import Entry
@@ -20,6 +21,7 @@ def make_view(
     endpoints: tuple[Endpoint, ...],
     ports: tuple[PortBinding, ...],
     state_dir: str,
+    origin: Mapping[str, str],
 ) -> InstanceView:
     plan = entry.plan
     directory = plan.directory if plan is not None else None
@@ -41,6 +43,7 @@ def make_view(
         upper_path=directory.upper if directory is not None else "",
         work_path=directory.work if directory is not None else "",
         lower_paths=directory.lowers if directory is not None else (),
+        origin=origin,
         image_disk=disk.image_disk if disk is not None else "",
         upper_disk=disk.upper_disk if disk is not None else "",
     )

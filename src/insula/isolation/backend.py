@@ -16,7 +16,7 @@ process had launched the instance itself.  Verbs for an id that is not launched 
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -28,6 +28,7 @@ from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.progress import Progress
 from insula.model.stream import Sample, Stream
+from insula.model.template import TemplateView
 
 
 class Liveness(enum.Enum):
@@ -175,4 +176,27 @@ class GuestMaker(Protocol):
 
     async def make_guest(self, progress: Progress) -> object:
         """Fetch and build what is missing.  Raises Unavailable, Failure."""
+        ...
+
+
+@runtime_checkable
+class TemplateKeeper(Protocol):
+    """A backend whose instances start from frozen guests (docs/decisions/0008)."""
+
+    def origin(self, instance_id: str) -> Mapping[str, str]:
+        """How an instance that runs came to be, for inspect: `Start` (`boot`, `clone`, `ready clone`),
+        `Template`, and the `Reason` for a boot."""
+        ...
+
+    async def templates(self) -> Sequence[TemplateView]:
+        """Newest first."""
+        ...
+
+    async def remove_template(self, key: str) -> TemplateView:
+        """Instances that run are not harmed; the next of its size has it made anew.  Raises NotFound."""
+        ...
+
+    async def warm_template(self, vcpus: int, memory_mib: int, progress: Progress) -> TemplateView:
+        """Made, or loaded, for machines of this size; 0: what the settings say.  Raises InvalidRequest,
+        Unavailable, RuntimeFailed."""
         ...

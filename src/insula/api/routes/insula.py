@@ -10,7 +10,9 @@ from insula import __version__
 from insula.api.call import Call, answer
 from insula.api.progress import Teller, stream_progress
 from insula.api.routing import Route
+from insula.api.times import format_time
 from insula.errors import InvalidRequest
+from insula.model.template import TemplateView
 
 
 async def info(call: Call) -> web.StreamResponse:
@@ -56,8 +58,56 @@ async def make_guest(call: Call) -> web.StreamResponse:
     return await stream_progress(call, work)
 
 
+def _shown(view: TemplateView) -> dict[str, object]:
+    return {
+        "Key": view.key,
+        "Kernel": view.kernel,
+        "Accelerator": view.accelerator,
+        "Hypervisor": view.hypervisor,
+        "Cpus": view.vcpus,
+        "MemoryMiB": view.memory_mib,
+        "Created": format_time(view.created_ns),
+        "BootMs": view.boot_ms,
+        "Size": view.size_bytes,
+        "Loaded": view.loaded,
+        "Current": view.current,
+    }
+
+
+async def list_templates(call: Call) -> web.StreamResponse:
+    return answer([_shown(view) for view in await call.engine.templates()])
+
+
+async def inspect_template(call: Call) -> web.StreamResponse:
+    return answer(_shown(await call.engine.find_template(call.names["key"])))
+
+
+async def remove_template(call: Call) -> web.StreamResponse:
+    return answer(_shown(await call.engine.remove_template(call.names["key"])))
+
+
+async def prune_templates(call: Call) -> web.StreamResponse:
+    report = await call.engine.prune_templates(all=call.flag("all"))
+    return answer({"TemplatesDeleted": list(report.deleted), "SpaceReclaimed": report.reclaimed_bytes})
+
+
+async def warm_template(call: Call) -> web.StreamResponse:
+    vcpus, memory_mib = call.number("vcpus") or 0, call.number("memory") or 0
+
+    async def work(tell: Teller) -> None:
+        view = await call.engine.warm_template(tell, vcpus=vcpus, memory_mib=memory_mib)
+        tell.line({"aux": {"ID": view.key}})
+
+    return await stream_progress(call, work)
+
+
 ROUTES = (
     Route("GET", "/insula/v1/info", info),
     Route("POST", "/insula/v1/images/bootstrap", bootstrap),
     Route("POST", "/insula/v1/guest/make", make_guest),
+    Route("GET", "/insula/v1/templates", list_templates),
+    Route("POST", "/insula/v1/templates/prune", prune_templates),
+    Route("POST", "/insula/v1/templates/warm", warm_template),
+    Route("GET", "/insula/v1/templates/{key}", inspect_template),
+    Route("DELETE", "/insula/v1/templates/{key}", remove_template),
 )

@@ -88,6 +88,8 @@ class ContainerInspectResponse(Struct):
     Mounts: list[MountPoint]
     Config: ContainerConfig
     NetworkSettings: _NetworkSettings
+    Insula: dict[str, str]
+    """Ours: the isolation and, of a VM, how it came to be.  Docker's clients ignore what they do not know."""
 
 
 class Port(Struct, omit_defaults=True):

@@ -11,15 +11,13 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from insula.config import Settings
-from insula.errors import (
-    Conflict,
-    NoSuchInstance,
-)
+from insula.errors import Conflict, InvalidRequest, NoSuchInstance
 from insula.isolation.backend import BackendInfo, Files, Liveness, ProcessTable
 from insula.isolation.plan import ExecPlan, LaunchPlan
+from insula.isolation.sizing import LEAST_MEMORY_MIB
 from insula.isolation.vm import boot, messages, stats
 from insula.isolation.vm.boot import Booted
 from insula.isolation.vm.channel import AgentError, Channel, translate
@@ -39,6 +37,7 @@ from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.recover import end_helpers, find_vm, forget
 from insula.isolation.vm.starter import Starter
 from insula.isolation.vm.streams import VmExec, VmStream
+from insula.isolation.vm.templates import Size
 from insula.isolation.vm.vm import Vm
 from insula.isolation.vm.wire import Type, number
 from insula.model.instance import ExitStatus
@@ -46,6 +45,7 @@ from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.progress import Progress, no_progress
 from insula.model.stream import Sample
+from insula.model.template import TemplateView
 from insula.security import capabilities
 from insula.system import cgroups
 from insula.system.files import remove_tree
@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 
 _QEMU = "qemu-system-x86_64"
 _BOOT_S = 300.0  # software emulation on a busy host; a panic or QEMU's end is noticed at once
+_MOST_MEMORY_MIB, _MOST_VCPUS = 1 << 20, 255  # of q35 without further devices
 _TRIM_S = 20.0
 _SIGKILL = 9
 
@@ -108,6 +109,39 @@ class VmBackend:
 
     async def make_guest(self, progress: Progress = no_progress) -> Guest:
         return await self._facilities.make(progress)
+
+    def origin(self, instance_id: str) -> Mapping[str, str]:
+        vm = self._vms.get(instance_id)
+        if vm is None or vm.record is None:
+            return {}
+        record = vm.record
+        if not record.template:
+            return {"Start": "boot", "Reason": record.reason}
+        return {
+            "Start": "clone" if record.owner == instance_id else "ready clone",
+            "Template": record.template,
+        }
+
+    async def templates(self) -> Sequence[TemplateView]:
+        self._facilities.need_host()
+        return await self._starter.views() if self._starter.templates.store.records() else ()
+
+    async def remove_template(self, key: str) -> TemplateView:
+        self._facilities.need_host()
+        return await self._starter.remove_template(key)
+
+    async def warm_template(self, vcpus: int, memory_mib: int, progress: Progress) -> TemplateView:
+        size = Size(
+            vcpus=vcpus or self._settings.vm_vcpus, memory_mib=memory_mib or self._settings.vm_memory_mib
+        )
+        if not LEAST_MEMORY_MIB <= size.memory_mib <= _MOST_MEMORY_MIB:
+            raise InvalidRequest(f"memory: a guest has {LEAST_MEMORY_MIB} to {_MOST_MEMORY_MIB} MiB")
+        if not 1 <= size.vcpus <= _MOST_VCPUS:
+            raise InvalidRequest(f"vcpus: a guest has 1 to {_MOST_VCPUS}")
+        self._facilities.need_host()
+        await self._facilities.make(progress)
+        progress(f"Making the template of {size.memory_mib} MiB and {size.vcpus} CPUs ready")
+        return await self._starter.warm(size)
 
     async def _trim_consoles(self) -> None:
         while True:

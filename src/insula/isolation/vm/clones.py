@@ -104,6 +104,12 @@ class Clones:
                 log.info("memory is short: VMs of %d MiB that were made ahead are ended", size.memory_mib)
                 pool.drop_ready()
 
+    async def forget(self, size: Size) -> None:
+        """End those of a size that wait; more are made after the next VM of that size."""
+        pool = self._pools.pop(size, None)
+        if pool is not None:
+            await pool.close()
+
     async def close(self) -> None:
         pools, self._pools = self._pools, {}
         for pool in pools.values():

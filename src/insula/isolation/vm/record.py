@@ -30,7 +30,7 @@ class VmRecord:
     """`helpers` are virtiofsd's pids and start times.  `boot_id` is the host's: they end with it.
     `template` is the key of the one that it started from, "" for one that was booted.  `owner` names
     its cgroup ("" in records of before: the instance's id); `link` is its tap, if that is not its
-    endpoint's."""
+    endpoint's; `reason` says why it was booted."""
 
     pid: int
     started: int
@@ -42,6 +42,7 @@ class VmRecord:
     template: str = ""
     owner: str = ""
     link: str = ""
+    reason: str = ""
 
 
 def host_boot_id() -> str:

@@ -28,18 +28,21 @@ from insula.isolation.vm.order import (
     with_interface,
 )
 from insula.isolation.vm.qmp import Monitor
+from insula.isolation.vm.record import write_record
 from insula.isolation.vm.rehearsal import rehearse
 from insula.isolation.vm.steps import Steps
-from insula.isolation.vm.template import Template
+from insula.isolation.vm.template import Template, TemplateRecord
 from insula.isolation.vm.templates import Size, Templates, freeze, make_key
 from insula.model.limits import Limits
 from insula.model.root import IMAGE_DISK_BYTES
+from insula.model.template import TemplateView
 from insula.system.disk_file import copy_sparse, finalize_mke2fs
 from insula.system.files import remove_tree
 from insula.system.run import arun
 
 log = logging.getLogger(__name__)
 
+_MOST_REASON = 1000
 _BOOT_S = 300.0  # software emulation on a busy host; a panic or QEMU's end is noticed at once
 _AT_ONCE = 2  # boots and clones that are being made, per CPU of ours: more would only wait for each other
 
@@ -103,7 +106,7 @@ class Starter:
         steps: Steps | None = None,
     ) -> Booted:
         """Raises RuntimeFailed, GuestFailed, Unavailable."""
-        template = await self._find_template(order)
+        template, why = await self._find_template(order)
         if steps is not None:
             steps.mark("template")
         if template is not None:
@@ -118,9 +121,13 @@ class Starter:
                     steps=steps,
                 )
             except RuntimeFailed as error:
-                log.warning("%s boots instead of being cloned: %s", order.id[:12], error)
+                why = f"a clone of {template.record.key} could not start: {error}"
                 await self.templates.distrust(template)
-        return await self._boot(order, owner, generation, make_channel, steps=steps)
+        log.info("%s boots: %s", order.id[:12], why)
+        booted = await self._boot(order, owner, generation, make_channel, steps=steps)
+        booted.record = dataclasses.replace(booted.record, reason=why[:_MOST_REASON])
+        write_record(order.run_dir, booted.record)
+        return booted
 
     async def _boot(
         self,
@@ -160,6 +167,38 @@ class Starter:
 
     # templates
 
+    async def views(self) -> tuple[TemplateView, ...]:
+        records = await asyncio.to_thread(self.templates.store.records)
+        return tuple([await self._view(record) for record in records])
+
+    async def _view(self, record: TemplateRecord) -> TemplateView:
+        size = Size(vcpus=record.vcpus, memory_mib=record.memory_mib)
+        return TemplateView(
+            key=record.key,
+            kernel=record.release,
+            accelerator=record.accelerator,
+            hypervisor=record.qemu_version,
+            vcpus=record.vcpus,
+            memory_mib=record.memory_mib,
+            created_ns=record.created_ns,
+            boot_ms=record.boot_ms,
+            size_bytes=record.ram_bytes + record.state_bytes,
+            loaded=self.templates.is_loaded(record.key),
+            current=record.key == await self._template_key(size),
+        )
+
+    async def remove_template(self, key: str) -> TemplateView:
+        """Raises NotFound.  Clones of it that wait go too."""
+        record = await self.templates.remove(key)
+        await self.clones.forget(Size(vcpus=record.vcpus, memory_mib=record.memory_mib))
+        return await self._view(record)
+
+    async def warm(self, size: Size) -> TemplateView:
+        """Made or loaded, and a clone of it made ahead soon."""
+        template = await self.templates.need(size)
+        self.clones.begin(size)
+        return await self._view(template.record)
+
     def _fits(self, order: Order) -> bool:
         """Its disks look as a template's do."""
         try:
@@ -170,24 +209,18 @@ class Starter:
         except FileNotFoundError:
             return False
 
-    async def _find_template(self, order: Order) -> Template | None:
-        """None: it has to boot; why is in the log."""
-        why = ""
+    async def _find_template(self, order: Order) -> tuple[Template | None, str]:
+        """None, and why it has to boot."""
         if len(order.shares) > MOST_SHARES or len(order.taps) > MOST_NICS:
-            why = "it has too many mounts or networks"
-        elif not self._fits(order):
-            why = "its disks are not of the size that they would have now"
-        if why:
-            log.info("%s boots instead of being cloned: %s", order.id[:12], why)
-            return None
-        size = Size(vcpus=order.vcpus, memory_mib=order.memory_mib)
+            return None, "it has too many mounts or networks for a template"
+        if not self._fits(order):
+            return None, "its disks are not of the size that they would have now"
         try:
-            template = await self.templates.find(size)
-        except InsulaError:
-            return None
-        if template is None:  # a boot takes half the time of a template, which is made once this one runs
-            log.info("%s boots: the template for its size is not made yet", order.id[:12])
-        return template
+            template = await self.templates.find(Size(vcpus=order.vcpus, memory_mib=order.memory_mib))
+        except InsulaError as error:
+            return None, f"there is no template: {error}"
+        # a boot takes half the time of a template, which is made once this one runs
+        return template, "" if template else "the template for its size was not made yet"
 
     async def _template_key(self, size: Size) -> str:
         return await make_key(self._facilities, size)
