@@ -20,7 +20,7 @@ from insula.client import Client
 _FILTER = click.option(
     "-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match."
 )
-_YES = click.option("--force", "-f", is_flag=True, help="Do not ask.")
+YES = click.option("--force", "-f", is_flag=True, help="Do not ask.")
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Names or ids only.")
 
 
@@ -87,29 +87,29 @@ def _prune(client: Client, what: str, filters: dict[str, list[str]]) -> None:
         print(f"Total reclaimed space: {human_size(report['SpaceReclaimed'])}")
 
 
-def _ask(question: str, force: bool) -> None:
+def ask(question: str, force: bool) -> None:
     if not force:
         click.confirm(question, abort=True, err=True)
 
 
 @container.command(name="prune")
-@_YES
+@YES
 @click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
 @click.pass_context
 def prune_containers(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
     """Remove all instances that do not run."""
-    _ask("Remove all stopped instances?", force)
+    ask("Remove all stopped instances?", force)
     _prune(pass_client(ctx), "containers", filters_of(filters))
 
 
 @image.command(name="prune")
 @click.option("-a", "--all", "everything", is_flag=True, help="All unused images, not only untagged ones.")
-@_YES
+@YES
 @click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
 @click.pass_context
 def prune_images(ctx: click.Context, everything: bool, force: bool, filters: tuple[str, ...]) -> None:
     """Remove images that nothing uses."""
-    _ask("Remove all unused images?" if everything else "Remove all untagged images?", force)
+    ask("Remove all unused images?" if everything else "Remove all untagged images?", force)
     wanted = filters_of(filters)
     wanted["dangling"] = ["false" if everything else "true"]
     _prune(pass_client(ctx), "images", wanted)
@@ -208,11 +208,11 @@ def remove_volume(ctx: click.Context, name: tuple[str, ...], force: bool) -> int
 
 @volume.command(name="prune")
 @click.option("-a", "--all", "everything", is_flag=True, help="Named ones too.")
-@_YES
+@YES
 @click.pass_context
 def prune_volumes(ctx: click.Context, everything: bool, force: bool) -> None:
     """Remove volumes that nothing uses."""
-    _ask("Remove all unused volumes?" if everything else "Remove all unused anonymous volumes?", force)
+    ask("Remove all unused volumes?" if everything else "Remove all unused anonymous volumes?", force)
     _prune(pass_client(ctx), "volumes", {"all": ["true"]} if everything else {})
 
 
@@ -228,12 +228,12 @@ system.add_command(engine.events)
 
 @system.command(name="prune")
 @click.option("-a", "--all", "everything", is_flag=True, help="All unused images, not only untagged ones.")
-@_YES
+@YES
 @click.option("--volumes", is_flag=True, help="Anonymous volumes too.")
 @click.pass_context
 def prune_system(ctx: click.Context, everything: bool, force: bool, volumes: bool) -> None:
     """Remove what nothing uses: stopped instances, images, volumes if asked."""
-    _ask("Remove all stopped instances and unused images?", force)
+    ask("Remove all stopped instances and unused images?", force)
     client = pass_client(ctx)
     _prune(client, "containers", {})
     if volumes:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from insula.cli.connect import pass_client
-from insula.cli.groups import Group
+from insula.cli.groups import YES, Group, ask
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import show_progress
 from insula.cli.table import age_of, human_size, print_rows
@@ -87,9 +87,11 @@ def remove_template(ctx: click.Context, key: tuple[str, ...]) -> int:
 
 @template.command(name="prune")
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those that are of use.")
+@YES
 @click.pass_context
-def prune_templates(ctx: click.Context, everything: bool) -> None:
+def prune_templates(ctx: click.Context, everything: bool, force: bool) -> None:
     """Remove stale templates: of an older kernel, agent or hypervisor."""
+    ask("Remove all templates?" if everything else "Remove all stale templates?", force)
     done = (
         pass_client(ctx).request("POST", f"{_PATH}/prune", query={"all": everything}, versioned=False).json()
     )

@@ -394,8 +394,10 @@ class Engine:
             deleted=tuple(view.key for view in gone), reclaimed_bytes=sum(view.size_bytes for view in gone)
         )
 
-    async def warm_template(self, progress: Progress, *, vcpus: int = 0, memory_mib: int = 0) -> TemplateView:
-        """0: as the settings say.  Raises Unavailable, InvalidRequest, RuntimeFailed."""
+    async def warm_template(
+        self, progress: Progress, *, vcpus: int | None = None, memory_mib: int | None = None
+    ) -> TemplateView:
+        """None: as the settings say.  Raises Unavailable, InvalidRequest, RuntimeFailed."""
         for keeper in self._keepers():
             return await keeper.warm_template(vcpus, memory_mib, progress)
         raise Unavailable("no isolation of this daemon has templates")

@@ -196,7 +196,9 @@ class TemplateKeeper(Protocol):
         """Instances that run are not harmed; the next of its size has it made anew.  Raises NotFound."""
         ...
 
-    async def warm_template(self, vcpus: int, memory_mib: int, progress: Progress) -> TemplateView:
-        """Made, or loaded, for machines of this size; 0: what the settings say.  Raises InvalidRequest,
+    async def warm_template(
+        self, vcpus: int | None, memory_mib: int | None, progress: Progress
+    ) -> TemplateView:
+        """Made, or loaded, for machines of this size; None: what the settings say.  Raises InvalidRequest,
         Unavailable, RuntimeFailed."""
         ...

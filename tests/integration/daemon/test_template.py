@@ -56,7 +56,7 @@ def test_the_life_of_a_template(own: Daemon, name: str) -> None:
         file.seek(20 << 20)
         file.write(b"damaged")
     own.start()
-    assert "Total reclaimed space: 0B\n" == insula(own, "template", "prune")
+    assert "Total reclaimed space: 0B\n" == insula(own, "template", "prune", "-f")
     third = start(own, f"{name}-3")
     assert "boot" == third["Start"]  # what was damaged is not believed
     assert f"{key}\n" == insula(own, "template", "warm", "-q")
@@ -66,8 +66,9 @@ def test_the_life_of_a_template(own: Daemon, name: str) -> None:
     assert "" == insula(own, "template", "ls", "-q")
     for number in (1, 2, 3, 4):
         assert "alive" == own.ok("exec", f"{name}-{number}", "echo", "alive")
-    assert "clone" == start(own, f"{name}-5")["Start"]
-    assert f"{key}\n" in insula(own, "template", "prune", "--all")
+    assert "boot" == start(own, f"{name}-5")["Start"]
+    assert "clone" == start(own, f"{name}-6")["Start"]
+    assert f"{key}\n" in insula(own, "template", "prune", "-f", "--all")
 
 
 def test_what_cannot_be_is_refused_by_its_name(own: Daemon) -> None:

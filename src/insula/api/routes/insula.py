@@ -92,7 +92,7 @@ async def prune_templates(call: Call) -> web.StreamResponse:
 
 
 async def warm_template(call: Call) -> web.StreamResponse:
-    vcpus, memory_mib = call.number("vcpus") or 0, call.number("memory") or 0
+    vcpus, memory_mib = call.number("vcpus"), call.number("memory")
 
     async def work(tell: Teller) -> None:
         view = await call.engine.warm_template(tell, vcpus=vcpus, memory_mib=memory_mib)
@@ -106,8 +106,8 @@ ROUTES = (
     Route("POST", "/insula/v1/images/bootstrap", bootstrap),
     Route("POST", "/insula/v1/guest/make", make_guest),
     Route("GET", "/insula/v1/templates", list_templates),
-    Route("POST", "/insula/v1/templates/prune", prune_templates),
+    Route("POST", "/insula/v1/templates/prune", prune_templates, completes=True),
     Route("POST", "/insula/v1/templates/warm", warm_template),
     Route("GET", "/insula/v1/templates/{key}", inspect_template),
-    Route("DELETE", "/insula/v1/templates/{key}", remove_template),
+    Route("DELETE", "/insula/v1/templates/{key}", remove_template, completes=True),
 )

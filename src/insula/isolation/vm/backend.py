@@ -123,16 +123,17 @@ class VmBackend:
         }
 
     async def templates(self) -> Sequence[TemplateView]:
-        self._facilities.need_host()
-        return await self._starter.views() if self._starter.templates.store.records() else ()
+        return await self._starter.views()
 
     async def remove_template(self, key: str) -> TemplateView:
-        self._facilities.need_host()
         return await self._starter.remove_template(key)
 
-    async def warm_template(self, vcpus: int, memory_mib: int, progress: Progress) -> TemplateView:
+    async def warm_template(
+        self, vcpus: int | None, memory_mib: int | None, progress: Progress
+    ) -> TemplateView:
         size = Size(
-            vcpus=vcpus or self._settings.vm_vcpus, memory_mib=memory_mib or self._settings.vm_memory_mib
+            vcpus=self._settings.vm_vcpus if vcpus is None else vcpus,
+            memory_mib=self._settings.vm_memory_mib if memory_mib is None else memory_mib,
         )
         if not LEAST_MEMORY_MIB <= size.memory_mib <= _MOST_MEMORY_MIB:
             raise InvalidRequest(f"memory: a guest has {LEAST_MEMORY_MIB} to {_MOST_MEMORY_MIB} MiB")

@@ -236,11 +236,12 @@ async def boot(
     template: Template | None = None,
     ram: int = -1,
     steps: Steps | None = None,
+    reason: str = "",
 ) -> Booted:
     """Up to the agent's HELLO.  Raises RuntimeFailed or GuestFailed with what QEMU or the console said.
 
     `template`: start as its clone, by way of `monitor`.  `ram`: an empty memory file for the guest's memory,
-    to be made a template's.
+    to be made a template's.  `reason` is kept: why there is no template.
     """
     steps = steps or Steps()
     tap = -1
@@ -301,6 +302,7 @@ async def boot(
             helpers=tuple((h.pid, pidfd.start_time(h.pid) or 0) for h in helpers),
             template=template.record.key if template else "",
             owner=order.id,
+            reason=reason,
         )
         write_record(order.run_dir, record)
         undo.callback(_forget, order.run_dir)

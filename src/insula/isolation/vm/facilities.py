@@ -77,6 +77,10 @@ class Facilities:
             with contextlib.suppress(asyncio.CancelledError, InsulaError):
                 await self._choosing
 
+    def is_settled(self) -> bool:
+        """Guest and accelerator are known."""
+        return self.guest is not None and self.choice is not None
+
     def details(self) -> list[tuple[str, str]]:
         """For `info`."""
         virtiofsd = self._host.virtiofsd if self._host else None

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from insula.errors import InsulaError, RuntimeFailed
+from insula.errors import InsulaError, NotFound, RuntimeFailed, Unavailable
 from insula.isolation.vm import boot, clones
 from insula.isolation.vm.boot import Booted
 from insula.isolation.vm.channel import Channel
@@ -28,7 +28,6 @@ from insula.isolation.vm.order import (
     with_interface,
 )
 from insula.isolation.vm.qmp import Monitor
-from insula.isolation.vm.record import write_record
 from insula.isolation.vm.rehearsal import rehearse
 from insula.isolation.vm.steps import Steps
 from insula.isolation.vm.template import Template, TemplateRecord
@@ -122,12 +121,10 @@ class Starter:
                 )
             except RuntimeFailed as error:
                 why = f"a clone of {template.record.key} could not start: {error}"
+                log.warning("%s: %s", order.id[:12], why)
                 await self.templates.distrust(template)
         log.info("%s boots: %s", order.id[:12], why)
-        booted = await self._boot(order, owner, generation, make_channel, steps=steps)
-        booted.record = dataclasses.replace(booted.record, reason=why[:_MOST_REASON])
-        write_record(order.run_dir, booted.record)
-        return booted
+        return await self._boot(order, owner, generation, make_channel, steps=steps, reason=why)
 
     async def _boot(
         self,
@@ -140,6 +137,7 @@ class Starter:
         template: Template | None = None,
         ram: int = -1,
         steps: Steps | None = None,
+        reason: str = "",
     ) -> Booted:
         host = self._facilities.need_host()
         accelerator = await self._facilities.accelerator()
@@ -160,6 +158,7 @@ class Starter:
                     template=template,
                     ram=ram,
                     steps=steps,
+                    reason=reason[:_MOST_REASON],
                 )
         except BaseException:
             self._facilities.give_uid(owner)
@@ -168,11 +167,9 @@ class Starter:
     # templates
 
     async def views(self) -> tuple[TemplateView, ...]:
-        records = await asyncio.to_thread(self.templates.store.records)
-        return tuple([await self._view(record) for record in records])
+        return tuple([await self._view(record) for record in await self.templates.records()])
 
     async def _view(self, record: TemplateRecord) -> TemplateView:
-        size = Size(vcpus=record.vcpus, memory_mib=record.memory_mib)
         return TemplateView(
             key=record.key,
             kernel=record.release,
@@ -184,17 +181,31 @@ class Starter:
             boot_ms=record.boot_ms,
             size_bytes=record.ram_bytes + record.state_bytes,
             loaded=self.templates.is_loaded(record.key),
-            current=record.key == await self._template_key(size),
+            current=await self._is_current(record),
         )
+
+    async def _is_current(self, record: TemplateRecord) -> bool:
+        """As far as is known without fetching or trying anything, for which looking is no reason."""
+        if not self._facilities.is_settled():
+            return True
+        size = Size(vcpus=record.vcpus, memory_mib=record.memory_mib)
+        return record.key == await self._template_key(size)
 
     async def remove_template(self, key: str) -> TemplateView:
         """Raises NotFound.  Clones of it that wait go too."""
-        record = await self.templates.remove(key)
-        await self.clones.forget(Size(vcpus=record.vcpus, memory_mib=record.memory_mib))
-        return await self._view(record)
+        view = next((view for view in await self.views() if view.key == key), None)
+        if view is None:
+            raise NotFound(f"No such template: {key}")
+        await self.templates.remove(key)
+        if view.current:
+            await self.clones.forget(Size(vcpus=view.vcpus, memory_mib=view.memory_mib))
+        return view
 
     async def warm(self, size: Size) -> TemplateView:
-        """Made or loaded, and a clone of it made ahead soon."""
+        """Made or loaded, and a clone of it made ahead soon.  Raises Unavailable when memory is short."""
+        if not clones.have_memory(size):
+            raise Unavailable(f"the host has not {size.memory_mib} MiB of memory to spare for a template")
+        self.templates.forgive()
         template = await self.templates.need(size)
         self.clones.begin(size)
         return await self._view(template.record)

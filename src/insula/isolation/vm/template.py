@@ -165,13 +165,11 @@ class TemplateStore:
             raise
         return fd
 
-    def remove(self, key: str) -> TemplateRecord:
+    def remove(self, key: str) -> None:
         """Raises NotFound.  Clones that run are not touched: they have what they started from in memory."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, CorruptData):
-            record = self._read(key)
-            remove_tree(self._path(key))
-            return record
-        raise NotFound(f"No such template: {key}")
+        if key not in self._keys():
+            raise NotFound(f"No such template: {key}")
+        remove_tree(self._path(key))
 
     def forget(self, key: str) -> None:
         """A damaged one; fine if it is not there."""

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from insula.errors import CorruptData, InsulaError, RuntimeFailed
+from insula.errors import CorruptData, InsulaError, NotFound, RuntimeFailed
 from insula.isolation.vm.accel import cpu_word
 from insula.isolation.vm.boot import Booted, end, qmp_path
 from insula.isolation.vm.facilities import Facilities
@@ -200,16 +200,33 @@ class Templates:
         async with self._locks[key]:
             if self._loaded.get(key) is template:
                 del self._loaded[key]
+                self._asked.discard(key)
                 await self._settle()
                 self.store.forget(key)
 
-    async def remove(self, key: str) -> TemplateRecord:
+    async def records(self) -> tuple[TemplateRecord, ...]:
+        """Of those that are kept and those that could not be, newest first."""
+        await self._settle()
+        kept = await asyncio.to_thread(self.store.records)
+        keys = {record.key for record in kept}
+        more = [one.record for key, one in self._loaded.items() if key not in keys]
+        return tuple(sorted([*kept, *more], key=lambda record: record.created_ns, reverse=True))
+
+    async def remove(self, key: str) -> None:
         """Raises NotFound."""
         async with self._locks[key]:
             await self._settle()
-            record = self.store.remove(key)
-            self._loaded.pop(key, None)
-            return record
+            self._asked.discard(key)
+            loaded = self._loaded.pop(key, None)
+            try:
+                self.store.remove(key)
+            except NotFound:
+                if loaded is None:
+                    raise
+
+    def forgive(self) -> None:
+        """Somebody asks for what failed before: try again."""
+        self._failed.clear()
 
     def is_loaded(self, key: str) -> bool:
         return key in self._loaded
