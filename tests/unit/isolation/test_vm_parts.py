@@ -218,11 +218,12 @@ async def test_a_guest_that_hangs_means_emulation(tmp_path: Path, monkeypatch: p
     choice = await accel.probe(str(tmp_path), "7.2", hangs, limit_s=0)
     assert Accelerator.TCG is choice.accelerator
     assert "did not boot within" in choice.why
-    assert "could not be started" in (await accel.probe(str(tmp_path), "7.2", hangs)).why
+    assert "could not be started" in (await accel.probe(str(tmp_path), "8.0", hangs)).why
     monkeypatch.setattr(accel, "kvm_opens", lambda: "")
     found = accel.find_choice(str(tmp_path), "auto", "7.2")
     assert found is not None
     assert Accelerator.TCG is found.accelerator
+    assert accel.find_choice(str(tmp_path), "auto", "8.0") is None  # what has proved nothing is forgotten
 
 
 def test_a_setting_and_a_missing_kvm_decide_without_booting(

@@ -8,6 +8,7 @@ remembers the result per host kernel, QEMU and CPU in <data root>/accel.json.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import re
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from insula.errors import InsulaError
 from insula.isolation.vm.machine import Accelerator
 from insula.system.files import write_atomic
+
+log = logging.getLogger(__name__)
 
 PROBE_LIMIT_S = 10.0
 
@@ -81,14 +84,19 @@ async def probe(
     boot_with_kvm: Callable[[float], Awaitable[None]],
     limit_s: float = PROBE_LIMIT_S,
 ) -> Choice:
-    """Boot once with KVM; remember.  A guest that does not answer in time means TCG."""
+    """Boot once with KVM.  Remembered is what that proved: that a guest boots, or does not within the limit.
+    A QEMU that could not be started (no memory, a full disk) is tried again by the next daemon."""
     before = time.monotonic()
     try:
         await boot_with_kvm(limit_s)
     except InsulaError as error:
         took_s = time.monotonic() - before
-        what = f"did not boot within {limit_s:.0f} s" if took_s >= limit_s else "could not be started"
+        proved = took_s >= limit_s
+        what = f"did not boot within {limit_s:.0f} s" if proved else "could not be started"
         why = f"/dev/kvm is there, but a guest {what} with it; software emulation, many times slower"
+        if not proved:
+            log.warning("KVM is not used by this daemon: %s", error)
+            return Choice(Accelerator.TCG, why)
         choice, detail = Choice(Accelerator.TCG, why), str(error)[:1000]
     else:
         took_ms = (time.monotonic() - before) * 1000
