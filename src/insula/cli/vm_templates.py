@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import calendar
 import json
-import time
 from typing import Any
 
 import click
@@ -13,7 +11,7 @@ from insula.cli.connect import pass_client
 from insula.cli.groups import YES, Group, ask
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import show_progress
-from insula.cli.table import age_of, human_size, print_rows
+from insula.cli.table import age_of, human_size, parse_time, print_rows
 
 _PATH = "/insula/v1/templates"
 
@@ -31,10 +29,6 @@ def _get(ctx: click.Context, path: str = "") -> Any:
     return pass_client(ctx).request("GET", _PATH + path, versioned=False).json()
 
 
-def _created(text: str) -> float:
-    return float(calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")))
-
-
 @template.command(name="ls")
 @click.option("-q", "--quiet", is_flag=True, help="Keys only.")
 @click.option("--format", "form", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
@@ -47,7 +41,7 @@ def list_templates(ctx: click.Context, quiet: bool, form: str | None) -> None:
             "Memory": f"{found['MemoryMiB']}MiB",
             "Status": ("loaded" if found["Loaded"] else "on disk") if found["Current"] else "stale",
             "Size": human_size(found["Size"]),
-            "CreatedSince": age_of(_created(found["Created"])),
+            "CreatedSince": age_of(parse_time(found["Created"])),
         }
         for found in _get(ctx)
     ]
