@@ -239,7 +239,7 @@ def attach(ctx: click.Context, instance: str, no_stdin: bool, sig_proxy: bool, d
             ended = _converse(client, f"/containers/{instance}", connection, stdin, tty, detach_keys)
         if not ended:
             print("read escape sequence", file=sys.stderr)
-            return 0
+            return 1
         return int(waiting.json()["StatusCode"])
 
 
@@ -302,5 +302,6 @@ def exec_(
         raise _Failed(error, _exit_code_of(error)) from error
     connection.multiplexed = not tty
     if not _converse(client, f"/exec/{started}", connection, interactive, tty, detach_keys):
-        return 0
+        print("read escape sequence", file=sys.stderr)
+        return 1
     return int(client.get(f"/exec/{started}/json")["ExitCode"] or 0)
