@@ -7,21 +7,20 @@ one made ahead it finds the seals and goes on: the same protection, 1.5 ms soone
 
 from __future__ import annotations
 
-import fcntl
 import os
 
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+from insula.system.memory_file import make_memory_file, seal
 
 
 def seal_program(path: str) -> int:
     """A descriptor of the copy; to be executed as `sealed_path` says while this process lives."""
-    fd = os.memfd_create(os.path.basename(path), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = make_memory_file(os.path.basename(path))
     try:
         with open(path, "rb") as program:
             while piece := program.read(1 << 20):
                 os.write(fd, piece)
         os.fchmod(fd, 0o755)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        seal(fd)
     except BaseException:
         os.close(fd)
         raise

@@ -163,6 +163,7 @@ class VmBackend:
         order = order_for(plan)
         await self._helpers.close(plan)
         vm = Vm(plan, self._gone)
+        vm.order = order
         vm.steps.mark("order")
         booted, generation = await self._start(order, vm)
         vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel, tap=booted.tap)
@@ -221,7 +222,8 @@ class VmBackend:
         log.debug("%s runs: %s", instance_id[:12], vm.steps)
         if vm.cgroup is not None:
             vm.cgroup.limit_cpu(vm.limits)  # from here on: a limit is on the workload, not on booting
-        self._starter.look_ahead(order_for(vm.plan))
+        if vm.order is not None:
+            self._starter.look_ahead(vm.order)
 
     async def wait(self, instance_id: str) -> ExitStatus:
         return await asyncio.shield(self._vm(instance_id).status)

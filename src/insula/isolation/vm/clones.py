@@ -66,9 +66,7 @@ class Clones:
         self._pools: dict[Size, Pool[Clone]] = {}
 
     def find(self, size: Size) -> Clone | None:
-        """One that is ready.  The first time of a size begins its pool."""
-        if not self._least:
-            return None
+        """One that is ready, of a size that has a pool (`begin`)."""
         pool = self._pools.get(size)
         if pool is None:
             return None

@@ -21,7 +21,7 @@ from insula.isolation.vm.confine import pick_uid
 from insula.isolation.vm.guest import Guest, find_guest, make_guest
 from insula.isolation.vm.machine import Accelerator
 from insula.isolation.vm.order import probe_order
-from insula.isolation.vm.record import read_record
+from insula.isolation.vm.record import find_records
 from insula.isolation.vm.virtiofs import find_virtiofsd
 from insula.model.progress import Progress, no_progress
 from insula.system import cgroups
@@ -66,7 +66,9 @@ class Facilities:
     def begin(self) -> None:
         """After what an earlier daemon left is gone: choose an accelerator ahead of need, if a guest is
         there to try it with; else that waits for the first VM, since a kernel is fetched for it."""
-        self.uids = _uids_in_use(self.settings.exec_root)
+        # of VMs that an earlier daemon left running, so that none is given twice before they are recovered
+        running = find_records(os.path.join(self.settings.exec_root, "instances"))
+        self.uids = {name: record.uid for name, record in running}
         self.choice = accel.find_choice(self.settings.data_root, self.settings.accel, self.version)
         if self.choice is None and _guest_is_here(self.settings):
             self._choosing = asyncio.create_task(self._probe())
@@ -168,15 +170,3 @@ def _guest_is_here(settings: Settings) -> bool:
         return find_guest(settings.data_root, settings.vm_kernel) is not None
     except InsulaError:
         return False
-
-
-def _uids_in_use(exec_root: str) -> dict[str, int]:
-    """Of VMs that an earlier daemon left running, so that none is given twice before they are recovered."""
-    found: dict[str, int] = {}
-    base = os.path.join(exec_root, "instances")
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(base):
-            record = read_record(os.path.join(base, name))
-            if record is not None:
-                found[name] = record.uid
-    return found

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from insula.errors import CorruptData
@@ -65,6 +66,15 @@ def read_record(run_dir: str) -> VmRecord | None:
             return codec.decode(file.read(), VmRecord)
     except (FileNotFoundError, NotADirectoryError, CorruptData):
         return None
+
+
+def find_records(base: str) -> Iterator[tuple[str, VmRecord]]:
+    """(instance id, record) of every VM below a directory of run directories."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(base):
+            record = read_record(os.path.join(base, name))
+            if record is not None:
+                yield name, record
 
 
 def parse_exit(untrusted: bytes, *, not_before_ns: int, not_after_ns: int) -> ExitStatus | None:

@@ -15,6 +15,7 @@ from insula.isolation.vm.order import HELPER_SUFFIX, passing_prefixes, probe_id
 from insula.isolation.vm.record import (
     VmRecord,
     finalize_status,
+    find_records,
     host_boot_id,
     read_exit,
     read_record,
@@ -119,23 +120,12 @@ async def end_helpers(exec_root: str, layout: Layout) -> None:
                 await end_left(Cgroup(layout, name + HELPER_SUFFIX))
                 remove_tree(os.path.join(base, name, "files"))
     await end_left(Cgroup(layout, probe_id(exec_root)))
-    taken = _owners(base)
+    taken = {record.owner for _, record in find_records(base)}
     for name in _groups(layout):  # by their cgroups: a crash may have left nothing else of one
         if name.startswith(passing_prefixes(exec_root)) and name not in taken:
             await end_left(Cgroup(layout, name))
     for kind in ("templates", "clones"):
         remove_tree(os.path.join(exec_root, kind))
-
-
-def _owners(base: str) -> set[str]:
-    """Names of the cgroups that instances' VMs are in."""
-    found = set()
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(base):
-            record = read_record(os.path.join(base, name))
-            if record is not None:
-                found.add(record.owner)
-    return found
 
 
 def _groups(layout: Layout) -> set[str]:

@@ -20,6 +20,7 @@ from insula.isolation.vm import boot
 from insula.isolation.vm.boot import stop_helpers
 from insula.isolation.vm.cgroup import Cgroup
 from insula.isolation.vm.channel import Channel, State
+from insula.isolation.vm.order import Order
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.record import VmRecord, finalize_status
 from insula.isolation.vm.stats import host_oom_kills
@@ -50,6 +51,8 @@ class Vm:
         self.record: VmRecord | None = None
         self.cgroup: Cgroup | None = None
         self.steps = Steps()
+        self.order: Order | None = None
+        """What it was launched with; None of one that an earlier daemon has launched."""
         self._on_gone = on_gone
         self._watch: Watch | None = None
         self._tap = -1
