@@ -38,7 +38,7 @@ def netns() -> Iterator[str]:
 def guest_cache() -> Path:
     """Kernel and initramfs are fetched once per machine, not once per test run, and here: the daemons of the
     tests have no way out of their network namespace."""
-    root = Path("/var/cache/insula-tests")
+    root = Path(os.environ.get("INSULA_TEST_CACHE", "/var/cache/insula-tests"))
     (root / "templates").mkdir(parents=True, exist_ok=True)
     # in a thread: async fixtures ask for it too, where a loop runs already
     with ThreadPoolExecutor(1) as thread, contextlib.suppress(Unavailable):  # what needs a guest will say so

@@ -26,7 +26,7 @@ from insula.images.apt_sources import format_deb822, read_host_sources, translat
 from insula.isolation.vm import initramfs, modules
 from insula.isolation.vm.initramfs import Entry
 
-CACHE = Path("/var/cache/insula-tests")
+CACHE = Path(os.environ.get("INSULA_TEST_CACHE", "/var/cache/insula-tests"))
 CHECKOUT = Path(insula.__file__).parents[2]
 PACKAGES = (
     *("python3", "crun", "runc", "conmon", "nftables", "iproute2", "procps", "kmod", "util-linux", "tini"),
