@@ -114,6 +114,7 @@ def make_image_tar() -> bytes:
             tar.addfile(link)
         add("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n")
         add("etc/group", b"root:x:0:\nuser:x:1000:\nstaff:x:50:user\n")
+        add("etc/machine-id")
         add("etc/plain", b"not executable\n")
         add("bin/noexec", b"#!/bin/sh\n", 0o644)
     return buffer.getvalue()

@@ -12,6 +12,7 @@ enum
 {
   TEXT_MAX = 1 << 20,
   OPTIONS_MAX = 1024,
+  FILES_MAX = 32,
 };
 
 static int
@@ -178,23 +179,46 @@ mounts_unescape (char *text)
   return true;
 }
 
+/* Which of our files lies over which of the workload's. */
+static struct
+{
+  char target[256];
+} known[FILES_MAX];
+static unsigned files_count;
+
+static void
+name_place (char place[64], unsigned number)
+{
+  snprintf (place, 64, DIR_FILES "/%u", number);
+}
+
+/* `target TAB text`, unescaped; `copy` is cut in two. */
+static int
+split_file (char *copy, char **content, struct fault *fault)
+{
+  *content = strchr (copy, '\t');
+  if (!*content || copy[0] != '/' || strlen (*content) > TEXT_MAX)
+    return fail (fault, FAULT_INVALID, 0, "file \"%.100s\" is not target and text", copy);
+  *(*content)++ = 0;
+  if (!mounts_unescape (*content) || !mounts_unescape (copy))
+    return fail (fault, FAULT_INVALID, 0, "file %.200s: unknown escape", copy);
+  return 0;
+}
+
 int
 mounts_add_file (const char *text, struct fault *fault)
 {
-  static unsigned count;
   cleanup_free char *copy = strdup (text);
-  char place[64];
+  char place[64], *content;
 
   if (!copy)
     return fail (fault, FAULT_FAILED, errno, "memory for a file");
-  char *content = strchr (copy, '\t');
-  if (!content || copy[0] != '/' || strlen (content) > TEXT_MAX)
-    return fail (fault, FAULT_INVALID, 0, "file \"%.100s\" is not target and text", text);
-  *content++ = 0;
-  if (!mounts_unescape (content) || !mounts_unescape (copy))
-    return fail (fault, FAULT_INVALID, 0, "file %.200s: unknown escape", copy);
-  snprintf (place, sizeof place, DIR_FILES "/%u", count++);
-  if (write_text (place, content, O_CREAT | O_EXCL) < 0)
+  if (split_file (copy, &content, fault) < 0)
+    return -1;
+  if (files_count == COUNT (known) || strlen (copy) >= sizeof known->target)
+    return fail (fault, FAULT_INVALID, 0, "file %.200s: too many files, or too long a name", copy);
+  name_place (place, files_count);
+  if (write_text (place, content, O_CREAT | O_TRUNC) < 0)
     return fail (fault, FAULT_FAILED, errno, "keep file %.200s", copy);
   cleanup_close int root = open_root (fault);
   if (root < 0)
@@ -202,7 +226,32 @@ mounts_add_file (const char *text, struct fault *fault)
   cleanup_close int fd = make_in_root (root, copy, false, 0644);
   if (fd < 0)
     return fail (fault, FAULT_FAILED, errno, "make mount point %.200s", copy);
-  return mount_at (fd, place, copy, NULL, MS_BIND, NULL, fault);
+  if (mount_at (fd, place, copy, NULL, MS_BIND, NULL, fault) < 0)
+    return -1;
+  strcpy (known[files_count++].target, copy);
+  return 0;
+}
+
+int
+mounts_renew_file (const char *text, struct fault *fault)
+{
+  cleanup_free char *copy = strdup (text);
+  char place[64], *content;
+
+  if (!copy)
+    return fail (fault, FAULT_FAILED, errno, "memory for a file");
+  if (split_file (copy, &content, fault) < 0)
+    return -1;
+  for (unsigned i = 0; i < files_count; i++)
+    if (strcmp (known[i].target, copy) == 0)
+      {
+        name_place (place, i);
+        /* in place: the workload has this very file mounted */
+        if (write_text (place, content, O_TRUNC) < 0)
+          return fail (fault, FAULT_FAILED, errno, "keep file %.200s", copy);
+        return 0;
+      }
+  return fail (fault, FAULT_INVALID, 0, "file %.200s is not one that was given before", copy);
 }
 
 int
@@ -230,4 +279,5 @@ mounts_forget_files (void)
   while (dir && (entry = readdir (dir)))
     if (entry->d_name[0] != '.' && unlinkat (dirfd (dir), entry->d_name, 0) < 0)
       say ("remove %s: %s", entry->d_name, strerror (errno));
+  files_count = 0;
 }

@@ -9,6 +9,8 @@ int mounts_make_points (struct fault *fault);
 int mounts_add (const char *text, struct fault *fault);
 /* `target TAB text`, escaped */
 int mounts_add_file (const char *text, struct fault *fault);
+/* The same for one that was given before: its new text. */
+int mounts_renew_file (const char *text, struct fault *fault);
 /* Over the image's /etc/machine-id, if it has one. */
 int mounts_add_machine_id (struct fault *fault);
 /* `\\`, `\t`, `\n` → the bytes, in place; false for any other escape.  Pure. */

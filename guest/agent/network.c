@@ -234,30 +234,93 @@ network_begin (void)
   taken_count = 0;
 }
 
+struct nic
+{
+  char mac_text[24], name[IFNAMSIZ], addresses[256], gateways[256];
+  uint8_t mac[6];
+  bool any_mac;
+  int mtu;
+};
+
+static int
+parse_nic (const char *text, struct nic *nic, struct fault *fault)
+{
+  char mtu_text[12], rest;
+  long long mtu = 0;
+
+  if (sscanf (text, "%23s %15s %255s %255s %11s %c", nic->mac_text, nic->name, nic->addresses, nic->gateways, mtu_text,
+              &rest)
+      != 5)
+    return fail (fault, FAULT_INVALID, 0, "nic \"%.100s\" is not mac, name, address, gateway and mtu", text);
+  nic->any_mac = strcmp (nic->mac_text, "-") == 0;
+  if (!nic->any_mac && !parse_mac (nic->mac_text, nic->mac))
+    return fail (fault, FAULT_INVALID, 0, "nic %s: \"%s\" is not a MAC", nic->name, nic->mac_text);
+  if (strcmp (mtu_text, "-") != 0 && !parse_number (mtu_text, 0, 65535, &mtu))
+    return fail (fault, FAULT_INVALID, 0, "nic %s: \"%s\" is not an MTU", nic->name, mtu_text);
+  nic->mtu = (int) mtu;
+  return 0;
+}
+
+static int
+set_up (struct nic *nic, const char *now, unsigned index, int control, struct fault *fault)
+{
+  if (change_link (control, now, nic->name, nic->any_mac ? NULL : nic->mac, nic->mtu, fault) < 0)
+    return -1;
+  if (each_part (nic->addresses, index, add_address, fault) < 0)
+    return -1;
+  return each_part (nic->gateways, index, add_default_route, fault);
+}
+
 int
 network_set_up (const char *text, struct fault *fault)
 {
-  char mac_text[24], name[IFNAMSIZ], addresses[256], gateways[256], mtu_text[12], now[IFNAMSIZ] = "", rest;
-  uint8_t mac[6];
-  long long mtu = 0;
+  char now[IFNAMSIZ] = "";
+  struct nic nic;
 
-  if (sscanf (text, "%23s %15s %255s %255s %11s %c", mac_text, name, addresses, gateways, mtu_text, &rest) != 5)
-    return fail (fault, FAULT_INVALID, 0, "nic \"%.100s\" is not mac, name, address, gateway and mtu", text);
-  bool any_mac = strcmp (mac_text, "-") == 0;
-  if (!any_mac && !parse_mac (mac_text, mac))
-    return fail (fault, FAULT_INVALID, 0, "nic %s: \"%s\" is not a MAC", name, mac_text);
-  if (strcmp (mtu_text, "-") != 0 && !parse_number (mtu_text, 0, 65535, &mtu))
-    return fail (fault, FAULT_INVALID, 0, "nic %s: \"%s\" is not an MTU", name, mtu_text);
+  if (parse_nic (text, &nic, fault) < 0)
+    return -1;
   cleanup_close int control = socket (AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (control < 0)
     return fail (fault, FAULT_FAILED, errno, "socket");
-  unsigned index = choose_interface (control, mac, any_mac, now);
+  unsigned index = choose_interface (control, nic.mac, nic.any_mac, now);
   if (!index || taken_count == NICS_MAX)
-    return fail (fault, FAULT_FAILED, ENODEV, "nic %s (%s)", name, mac_text);
+    return fail (fault, FAULT_FAILED, ENODEV, "nic %s (%s)", nic.name, nic.mac_text);
   taken[taken_count++] = index;
-  if (change_link (control, now, name, any_mac ? NULL : mac, (int) mtu, fault) < 0)
+  return set_up (&nic, now, index, control, fault);
+}
+
+/* Down, which also takes IPv6 addresses and all routes, and without its IPv4 addresses. */
+static int
+take_down (int control, const char *name, unsigned index, struct fault *fault)
+{
+  struct ifreq ifr = { 0 };
+  struct ifaddrmsg any = { .ifa_family = AF_INET, .ifa_index = index };
+
+  snprintf (ifr.ifr_name, IFNAMSIZ, "%s", name);
+  if (ioctl (control, SIOCGIFFLAGS, &ifr) < 0)
+    return fail (fault, FAULT_FAILED, errno, "look at %s", name);
+  ifr.ifr_flags &= (short) ~IFF_UP;
+  if (ioctl (control, SIOCSIFFLAGS, &ifr) < 0)
+    return fail (fault, FAULT_FAILED, errno, "set %s down", name);
+  for (;;)
+    {
+      /* without an address it means the interface's first */
+      struct request request = make_request (RTM_DELADDR, &any, sizeof any);
+      if (ask_kernel (&request) < 0)
+        return errno == EADDRNOTAVAIL ? 0 : fail (fault, FAULT_FAILED, errno, "remove the addresses of %s", name);
+    }
+}
+
+int
+network_renew (const char *text, struct fault *fault)
+{
+  struct nic nic;
+
+  if (parse_nic (text, &nic, fault) < 0)
     return -1;
-  if (each_part (addresses, index, add_address, fault) < 0)
-    return -1;
-  return each_part (gateways, index, add_default_route, fault);
+  cleanup_close int control = socket (AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  unsigned index = if_nametoindex (nic.name);
+  if (control < 0 || !index)
+    return fail (fault, FAULT_FAILED, errno, "nic %s", nic.name);
+  return take_down (control, nic.name, index, fault) < 0 ? -1 : set_up (&nic, nic.name, index, control, fault);
 }

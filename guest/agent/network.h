@@ -10,3 +10,5 @@ void network_begin (void);
  * (IPv4 and IPv6).  The interface is the one with this MAC; in a clone of a template none has it yet, and
  * the first that is still free gets it. */
 int network_set_up (const char *text, struct fault *fault);
+/* The same for an interface that has been set up under this name: its addresses and routes are replaced. */
+int network_renew (const char *text, struct fault *fault);

@@ -3,6 +3,7 @@
 #include "channel.h"
 #include "files.h"
 #include "power.h"
+#include "renew.h"
 #include "root.h"
 #include "stats.h"
 #include "streams.h"
@@ -171,6 +172,13 @@ work_freeze (void *arg, struct fault *fault)
 }
 
 static int
+work_await_frozen (void *arg, struct fault *fault)
+{
+  (void) arg;
+  return workload_await_frozen (fault);
+}
+
+static int
 handle_sync (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
              struct fault *fault)
 {
@@ -196,10 +204,18 @@ handle_pause (const struct message *message, const struct fields *fields, long l
 {
   long long on;
 
-  (void) message, (void) seq, (void) answer;
-  if (field_number (fields, "on", 0, 1, 0, &on, fault) < 0)
+  (void) message, (void) answer;
+  if (field_number (fields, "on", 0, 1, 0, &on, fault) < 0 || workload_pause (on, fault) < 0)
     return -1;
-  return workload_pause (on, fault);
+  return on ? start_task (work_await_frozen, NULL, seq, fault) : 0;
+}
+
+static int
+handle_renew (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
+              struct fault *fault)
+{
+  (void) fields, (void) seq, (void) answer;
+  return renew (message->data, message->len, fault);
 }
 
 static int
@@ -313,6 +329,7 @@ static const struct request requests[] = {
   [MSG_POWEROFF] = { handle_poweroff, seq_only, ON_CONNECTION },
   [MSG_RESET] = { handle_reset, seq_only, ON_CONNECTION },
   [MSG_PAUSE] = { handle_pause, on_rules, ON_CONNECTION },
+  [MSG_RENEW] = { handle_renew, NULL, ON_CONNECTION },
 };
 
 const struct request *

@@ -12,6 +12,8 @@
 #include "power.h"
 #include "streams.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +22,7 @@ enum
 {
   STUCK_MS = 5000, /* how long a client that does not read may hold up the end */
   EXECS_MS = 1000, /* how long the end waits for execs to be told of theirs */
+  FROZEN_MS = 10000, /* one that sleeps in the kernel freezes when it wakes */
 };
 
 struct machine machine;
@@ -297,6 +300,37 @@ workload_pause (bool on, struct fault *fault)
   if (write_text (CGROUP_WORKLOAD "/cgroup.freeze", on ? "1" : "0", 0) < 0)
     return fail (fault, FAULT_FAILED, errno, on ? "pause the workload" : "unpause the workload");
   return 0;
+}
+
+bool
+workload_is_frozen (void)
+{
+  char text[256];
+
+  return read_text (CGROUP_WORKLOAD "/cgroup.events", text, sizeof text) > 0 && strstr (text, "frozen 1");
+}
+
+int
+workload_await_frozen (struct fault *fault)
+{
+  int64_t until = now_ms () + FROZEN_MS;
+  cleanup_close int events = open (CGROUP_WORKLOAD "/cgroup.events", O_RDONLY | O_CLOEXEC);
+
+  if (events < 0)
+    return fail (fault, FAULT_FAILED, errno, "watch the workload's cgroup");
+  for (;;)
+    {
+      char text[256] = "";
+      /* poll tells of changes since the last read of this very descriptor */
+      if (pread (events, text, sizeof text - 1, 0) < 0)
+        return fail (fault, FAULT_FAILED, errno, "watch the workload's cgroup");
+      if (strstr (text, "frozen 1"))
+        return 0;
+      int64_t left = until - now_ms ();
+      if (left <= 0)
+        return fail (fault, FAULT_BUSY, 0, "a process of the workload could not be frozen within %d s", FROZEN_MS / 1000);
+      poll (&(struct pollfd){ .fd = events, .events = POLLPRI }, 1, (int) left);
+    }
 }
 
 const char *

@@ -40,3 +40,6 @@ int workload_signal (int signum, pid_t pid, struct fault *fault);
 /* `user` of the main process, "" without one. */
 const char *workload_user (void);
 int workload_pause (bool on, struct fault *fault);
+bool workload_is_frozen (void);
+/* Blocks until every process of it stands still; for a task's own process. */
+int workload_await_frozen (struct fault *fault);

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "unpause": ("insula.cli.lifecycle:unpause", "Instances"),
     "rename": ("insula.cli.lifecycle:rename", "Instances"),
     "update": ("insula.cli.lifecycle:update", "Instances"),
+    "fork": ("insula.cli.copies:fork", "Instances"),
     "logs": ("insula.cli.show:logs", "Instances"),
     "inspect": ("insula.cli.show:inspect", "Instances"),
     "top": ("insula.cli.show:top", "Instances"),

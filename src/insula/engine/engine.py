@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from insula.engine.attach import ChainedStream, FilteredStream, LoggedStream, PendingStream
 from insula.engine.contents import Contents
 from insula.engine.control import Control
+from insula.engine.copies import Copies
 from insula.engine.creation import Creation
 from insula.engine.execs import Execs
 from insula.engine.growth import Growth
@@ -36,6 +37,7 @@ from insula.engine.types import (
     EngineInfo,
     ExecSpec,
     ExecView,
+    Forked,
     InstanceSizes,
     InstanceView,
     LogQuery,
@@ -115,6 +117,9 @@ class Engine:
         self._removal = Removal(
             self._kit, self._instances, self._execs, self._volume_users, self._control.end
         )
+        self._copies = Copies(
+            self._kit, self._instances, self._creation, self._preparation, self._lifecycle, self._removal
+        )
         self._contents = Contents(self._kit, self._instances, self._mounting)
         self._inventory = Inventory(self._kit, self._instances, self._creation, self._contents)
 
@@ -165,6 +170,10 @@ class Engine:
     async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
         """`volumes`: its anonymous ones too."""
         await self._removal.remove(self._instances.find(ref), ref, force=force, volumes=volumes)
+
+    async def fork(self, ref: str, *, count: int = 1, name: str = "") -> Forked:
+        """Live copies of a running instance."""
+        return await self._copies.fork(self._instances.find(ref), ref, count=count, name=name)
 
     def wait(self, ref: str, condition: WaitCondition = WaitCondition.NOT_RUNNING) -> Awaitable[ExitStatus]:
         """Registered when this returns.  Raises NoSuchInstance at once."""

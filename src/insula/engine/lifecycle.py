@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from insula.engine.instances import Entry, Instances, Run
@@ -20,7 +21,7 @@ from insula.engine.operations import Journal, exclusive
 from insula.engine.preparation import Preparation
 from insula.engine.restarts import decide_restart
 from insula.errors import CommandNotExecutable, CommandNotFound, InsulaError, NoSuchInstance
-from insula.isolation.backend import Backend
+from insula.isolation.backend import Backend, Captured, Copier
 from insula.isolation.plan import LaunchPlan
 from insula.model.instance import ExitStatus, State
 
@@ -33,6 +34,14 @@ log = logging.getLogger(__name__)
 
 UNKNOWN_EXIT = 255
 _START_FAILED = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """A start that goes on with a captured workload instead of beginning one.  `how` is for inspect."""
+
+    captured: Captured
+    how: str
 
 
 class Lifecycle:
@@ -53,7 +62,14 @@ class Lifecycle:
 
     # starting
 
-    async def start(self, entry: Entry, ref: str, *, by_policy: bool = False) -> None:
+    async def start(
+        self,
+        entry: Entry,
+        ref: str,
+        *,
+        by_policy: bool = False,
+        continuation: Continuation | None = None,
+    ) -> None:
         """Run it.  Raises what legality says, and whatever kept it from running; the record then has the
         reason and Docker's exit code (127, 126, 128)."""
         try:
@@ -67,7 +83,7 @@ class Lifecycle:
                 entry.no_restart = False
                 before = State.EXITED if by_policy else entry.record.state
                 undo.push(lambda kind, error, trace: self._note_failure(entry, before, error))
-                await self._launch(entry, undo, by_policy=by_policy)
+                await self._launch(entry, undo, by_policy=by_policy, continuation=continuation)
         except NoSuchInstance:
             raise
         except BaseException:
@@ -75,16 +91,29 @@ class Lifecycle:
                 self._spawn(self._auto_remove(entry), f"remove {entry.id}")
             raise
 
-    async def _launch(self, entry: Entry, undo: contextlib.AsyncExitStack, *, by_policy: bool) -> None:
+    async def _launch(
+        self,
+        entry: Entry,
+        undo: contextlib.AsyncExitStack,
+        *,
+        by_policy: bool,
+        continuation: Continuation | None,
+    ) -> None:
         kit = self._kit
         backend = kit.backend(entry.record.spec.isolation)
         plan = await self._preparation.prepare(entry, undo)
+        if continuation is not None:
+            plan = dataclasses.replace(plan, machine=continuation.captured.machine)
         with kit.store.transaction():  # what was made before needs no line: nothing of it runs
             journal = Journal(kit.store, entry.id, "start")
             self._instances.put_plan(entry, plan)
         undo.callback(journal.end)
         undo.push_async_callback(backend.discard, plan)
-        pid = await backend.launch(plan)
+        if continuation is None:
+            pid = await backend.launch(plan)
+        else:
+            assert isinstance(backend, Copier)
+            pid = await backend.launch_copy(plan, continuation.captured, continuation.how)
         await _connect_pending(entry, backend)
         started_ns = time.time_ns()
         await backend.release(entry.id)

@@ -7,12 +7,14 @@ the restart policies applied: an end gives its address back, which must not happ
 from __future__ import annotations
 
 import asyncio
+import glob
 import logging
 import os
 import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from insula.engine.copies import CAPTURE_PREFIX
 from insula.engine.instances import Entry, Instances, Run
 from insula.engine.lifecycle import UNKNOWN_EXIT, Lifecycle
 from insula.engine.mounting import Mounting
@@ -23,6 +25,7 @@ from insula.isolation.backend import Liveness
 from insula.model import codec
 from insula.model.instance import ExitStatus, State
 from insula.model.operation import Operation
+from insula.system.files import remove_file
 
 if TYPE_CHECKING:
     from insula.engine.kit import Kit
@@ -172,6 +175,7 @@ class Recovery:
             directory = os.path.join(root, "instances")
             if not os.path.isdir(directory):
                 continue
+            remove_captures(directory)
             for name in os.listdir(directory):
                 if self._instances.get(name) is None and _is_id(name):
                     log.warning("removing what was left of instance %s", name)
@@ -187,6 +191,12 @@ class Recovery:
             log.error("instance %s: recovering: %s", entry.id, error)
             if not entry.removed:
                 self._instances.put(entry, error=f"recovering: {error}")
+
+
+def remove_captures(directory: str) -> None:
+    """Disks of forks that a crash has cut: nobody goes on from those."""
+    for path in glob.iglob(os.path.join(glob.escape(directory), "*", f"{CAPTURE_PREFIX}*")):
+        remove_file(path)
 
 
 def _is_id(name: str) -> bool:

@@ -24,11 +24,13 @@ from insula.model.volume import Volume
 __all__ = [
     "Archive",
     "CommitSpec",
+    "Copy",
     "Created",
     "DiskUsage",
     "EngineInfo",
     "ExecSpec",
     "ExecView",
+    "Forked",
     "InstanceSizes",
     "InstanceView",
     "LogQuery",
@@ -45,6 +47,24 @@ __all__ = [
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
     id: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """One of a fork's: `error` says why it did not come to be, and `id` is "" then."""
+
+    name: str
+    id: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forked:
+    """`pause_ns`: for how long the source's workload stood still."""
+
+    copies: tuple[Copy, ...]
+    pause_ns: int
     warnings: tuple[str, ...] = ()
 
 

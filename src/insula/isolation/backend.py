@@ -21,7 +21,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from insula.isolation.plan import ExecPlan, LaunchPlan
+from insula.isolation.plan import ExecPlan, GuestMachine, LaunchPlan
 from insula.model.files import Change, PathStat
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
@@ -176,6 +176,52 @@ class GuestMaker(Protocol):
 
     async def make_guest(self, progress: Progress) -> object:
         """Fetch and build what is missing.  Raises Unavailable, Failure."""
+        ...
+
+
+class Captured(Protocol):
+    """A running instance at one instant: memory, devices, disk.  Its memory goes with the last reference."""
+
+    @property
+    def machine(self) -> GuestMachine:
+        """What a plan that goes on from it has to have."""
+        ...
+
+    @property
+    def pause_ns(self) -> int:
+        """For how long the workload stood still."""
+        ...
+
+
+@runtime_checkable
+class Copier(Protocol):
+    """A backend whose running instances can be copied live (docs/decisions/0009)."""
+
+    def check_copyable(self, instance_id: str) -> None:
+        """Raises InvalidRequest with the reason why this one cannot be, Conflict."""
+        ...
+
+    def capture(
+        self, instance_id: str, upper_disk: str, *, leave_running: bool = True
+    ) -> AbstractAsyncContextManager[Captured]:
+        """Its disk is copied to the new file `upper_disk`.  The instance goes on as if nothing had been; or
+        else it stands still while the caller has the copy, and is killed then.  Raises as `check_copyable`,
+        and DiskFull, RuntimeFailed, GuestFailed; the instance goes on in that case, also when the caller
+        raises, and there is no file."""
+        ...
+
+    async def save(self, captured: Captured, directory: str) -> None:
+        """All but the disk, as files in a directory that is there.  Raises DiskFull."""
+        ...
+
+    async def load(self, directory: str) -> Captured:
+        """What `save` has kept.  Raises CorruptData when it is damaged or from another time."""
+        ...
+
+    async def launch_copy(self, plan: LaunchPlan, captured: Captured, how: str) -> int:
+        """As `launch`, but the workload is the captured one, and goes on with `release`.  The plan's disk is
+        the caller's copy of the captured one; everything of its guest's that tells machines apart is new.
+        `how` is told by `origin`."""
         ...
 
 

@@ -43,13 +43,38 @@ def copy_sparse(source: str, target: str) -> None:
         new = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         stack.callback(os.close, new)
         try:
-            try:
-                fcntl.ioctl(new, _FICLONE, old)
-            except OSError:
-                _copy_data(old, new)
+            _copy(old, new)
         except BaseException:
             os.unlink(target)
             raise
+
+
+def make_like(source: str, target: str) -> None:
+    """A file as long as another, all hole, for `copy_into`.  Raises DiskFull, FileExistsError."""
+    with disk_errors("copying a disk"):
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, os.stat(source).st_size)
+        finally:
+            os.close(fd)
+
+
+def copy_into(source: str, target: str) -> None:
+    """As `copy_sparse`, into a file that is there (`make_like`), and may be open elsewhere.  Raises
+    DiskFull."""
+    with contextlib.ExitStack() as stack, disk_errors("copying a disk"):
+        old = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, old)
+        new = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
+        stack.callback(os.close, new)
+        _copy(old, new)
+
+
+def _copy(old: int, new: int) -> None:
+    try:
+        fcntl.ioctl(new, _FICLONE, old)
+    except OSError:
+        _copy_data(old, new)
 
 
 def _copy_data(old: int, new: int) -> None:

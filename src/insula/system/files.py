@@ -88,3 +88,9 @@ def _remove_files(fd: int) -> list[bytes]:
             else:
                 os.unlink(entry.name, dir_fd=fd)
     return directories
+
+
+def remove_file(path: str) -> None:
+    """Fine if it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

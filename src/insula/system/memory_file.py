@@ -59,6 +59,22 @@ def copy_sparse(source: int, target: int) -> None:
             done += os.pwrite(target, piece, start + done)
 
 
+def load_sealed(path: str, digest: str) -> int:
+    """A sealed memory file with what is in a file.  Raises ValueError when that is not what it was,
+    OSError."""
+    fd = make_memory_file("insula-" + os.path.basename(path))
+    try:
+        with start_file(path, os.O_RDONLY) as source:
+            copy_sparse(source, fd)
+        if digest_sparse(fd)[0] != digest:  # of the copy: the file may change yet
+            raise ValueError("does not match its digest")
+        seal(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def digest_sparse(fd: int) -> tuple[str, int]:
     """(sha256 of size, and of the offset and bytes of every page that is not zero; bytes that are not holes).
 

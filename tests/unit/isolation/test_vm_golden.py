@@ -46,6 +46,7 @@ MACHINE = Machine(
     cpu=cpu_for(Accelerator.TCG, "AuthenticAMD"),
     disks=(Disk(serial="image", fd=25, read_only=True), Disk(serial="upper", fd=26, read_only=False)),
     nics=(Nic(fd=27, mac="02:42:ac:1d:00:02"),),
+    reporting=True,
 )
 KVM = Machine(
     name="0123456789ab",
@@ -63,9 +64,12 @@ KVM = Machine(
     cpu=cpu_for(Accelerator.KVM, "AuthenticAMD"),
     disks=(Disk(serial="image", fd=25, read_only=True), Disk(serial="upper", fd=26, read_only=False)),
     shares=(Share(tag="m0", fd=28), Share(tag="m1", fd=29)),
+    reporting=True,
 )
-TEMPLATE = dataclasses.replace(MACHINE, ram_fd=30, ram_shared=True)
-CLONE = dataclasses.replace(MACHINE, ram_fd=31, state_fd=32, kernel="/guest/vmlinux.stub", initramfs="")
+TEMPLATE = dataclasses.replace(MACHINE, ram_fd=30, ram_shared=True, reporting=False)
+CLONE = dataclasses.replace(
+    TEMPLATE, ram_fd=31, ram_shared=False, state_fd=32, kernel="/guest/vmlinux.stub", initramfs=""
+)
 CLONE_SHARES = dataclasses.replace(
     KVM,
     ram_fd=33,
@@ -74,6 +78,18 @@ CLONE_SHARES = dataclasses.replace(
     kernel="/guest/vmlinuz.stub",
     initramfs="",
     nics=(MACHINE.nics[0], Nic(fd=34, mac="02:42:ac:1e:00:02")),
+    reporting=False,
+)
+COPY = dataclasses.replace(
+    KVM,
+    ram_fd=33,
+    ram_shared=True,
+    state_fd=32,
+    kernel="/guest/vmlinuz.stub",
+    initramfs="",
+    nics=MACHINE.nics,
+    shares=(),
+    type="pc-q35-7.2",
 )
 PLAN = LaunchPlan(
     id="0123456789ab" + "0" * 52,
@@ -127,6 +143,8 @@ CASES = {
     "vm-template.argv": lay_out(finalize_argv(TEMPLATE, "/usr/bin/qemu-system-x86_64")),
     "vm-clone.argv": lay_out(finalize_argv(CLONE, "/usr/bin/qemu-system-x86_64")),
     "vm-clone-kvm-shares.argv": lay_out(finalize_argv(CLONE_SHARES, "/usr/bin/qemu-system-x86_64")),
+    "vm-copy-kvm.argv": lay_out(finalize_argv(COPY, "/usr/bin/qemu-system-x86_64")),
+    "vm-renew.fields": pairs_text(messages.renew(PLAN)),
     "vm-virtiofsd-c.argv": lay_out(share_argv(Virtiofsd("/usr/lib/qemu/virtiofsd", False), "/run/s/m0", 9)),
     "vm-virtiofsd-rust.argv": lay_out(share_argv(Virtiofsd("/usr/libexec/virtiofsd", True), "/run/s/m0", 9)),
     "vm-configure.fields": pairs_text(messages.configure(PLAN, {"m1": "x.conf"}, rescan=True)),

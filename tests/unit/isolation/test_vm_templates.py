@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from insula.errors import CorruptData, NotFound, RuntimeFailed
-from insula.isolation.vm.order import Order, with_interface
+from insula.isolation.vm.order import Order, with_interfaces
 from insula.isolation.vm.template import FORMAT, Template, TemplateStore, finalize_record, key_of
 from insula.isolation.vm.templates import Size, Templates
 from insula.model.limits import Limits
@@ -206,8 +206,8 @@ async def test_a_pool_gives_what_is_ready_or_nothing() -> None:
 
 def test_a_clone_without_a_network_still_has_an_interface() -> None:
     order = Order(id="a", run_dir="/r", vcpus=1, memory_mib=256, limits=Limits())
-    [(link, _)] = with_interface(order).taps
+    [(link, _)] = with_interfaces(order, 1).taps
     assert 12 == len(link)
-    assert with_interface(order).taps != with_interface(order).taps
+    assert with_interfaces(order, 1).taps != with_interfaces(order, 1).taps
     on = dataclasses.replace(order, taps=(("iv0", "02:00:00:00:00:02"),))
-    assert on is with_interface(on)
+    assert on is with_interfaces(on, 1)

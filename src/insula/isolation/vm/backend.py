@@ -12,27 +12,33 @@ import logging
 import os
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from insula.config import Settings
-from insula.errors import Conflict, InvalidRequest, NoSuchInstance
+from insula.errors import Conflict, InvalidRequest, NoSuchInstance, Unavailable
+from insula.isolation import backend
 from insula.isolation.backend import BackendInfo, Files, Liveness, ProcessTable
 from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.isolation.sizing import LEAST_MEMORY_MIB
 from insula.isolation.vm import boot, messages, stats
+from insula.isolation.vm import captured as files
 from insula.isolation.vm.boot import Booted
+from insula.isolation.vm.capture import capture, check_copyable, hold
+from insula.isolation.vm.captured import Captured
 from insula.isolation.vm.channel import AgentError, Channel, translate
 from insula.isolation.vm.check import check_plan, check_update, parse_cpus
 from insula.isolation.vm.facilities import Facilities
 from insula.isolation.vm.files import AgentFiles
 from insula.isolation.vm.guest import Guest
 from insula.isolation.vm.helper import Helpers
+from insula.isolation.vm.machine import netdev
 from insula.isolation.vm.order import (
     HELPER_SUFFIX,
     Order,
     helper_order,
     order_for,
 )
-from insula.isolation.vm.prepare import command_error, prepare_helper, prepare_workload
+from insula.isolation.vm.prepare import command_error, prepare_copy, prepare_helper, prepare_workload
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.recover import end_helpers, find_vm, forget
 from insula.isolation.vm.starter import Starter
@@ -115,6 +121,8 @@ class VmBackend:
         if vm is None or vm.record is None:
             return {}
         record = vm.record
+        if record.copy_of:
+            return {"Start": "copy", "Source": record.copy_of}
         if not record.template:
             return {"Start": "boot", "Reason": record.reason}
         return {
@@ -200,6 +208,49 @@ class VmBackend:
         )
         return booted, generation
 
+    # copies of what runs
+
+    def check_copyable(self, instance_id: str) -> None:
+        check_copyable(self._vm(instance_id))
+
+    def capture(
+        self, instance_id: str, upper_disk: str, *, leave_running: bool = True
+    ) -> AbstractAsyncContextManager[Captured]:
+        return capture(self._vm(instance_id), upper_disk, leave_running=leave_running)
+
+    async def save(self, captured: backend.Captured, directory: str) -> None:
+        assert isinstance(captured, Captured)
+        await asyncio.to_thread(files.save, captured, directory)
+
+    async def load(self, directory: str) -> Captured:
+        return await asyncio.to_thread(files.load, directory)
+
+    async def launch_copy(self, plan: LaunchPlan, captured: backend.Captured, how: str) -> int:
+        assert isinstance(captured, Captured)
+        assert plan.machine == captured.machine
+        if captured.accelerator is not (now := await self._facilities.accelerator()):
+            raise Unavailable(
+                f"the copy was made under {captured.accelerator}, but this host runs VMs under {now}"
+            )
+        check_plan(plan)
+        order = order_for(plan)
+        generation = str(uuid.uuid4())
+        vm = Vm(plan, self._gone)
+        booted = await self._starter.resume(
+            order, captured.source(how), generation, vm.make_channel, vm.monitor, steps=vm.steps
+        )
+        vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel, tap=booted.tap)
+        self._vms[plan.id] = vm
+        try:
+            await prepare_copy(booted.channel, plan, generation)
+            await vm.monitor.plug_in([netdev(n) for n in range(len(plan.endpoints))], True)
+            vm.steps.mark("identity")
+        except BaseException:
+            await vm.kill_and_wait()
+            await self.discard(plan)
+            raise
+        return booted.record.pid
+
     def _gone(self, vm: Vm) -> None:
         self._facilities.give_uid(vm.plan.id)
 
@@ -213,8 +264,13 @@ class VmBackend:
         vm = self._vm(instance_id)
         channel = await vm.channel()
         vm.steps.mark("engine")
+        assert vm.record is not None
         try:
-            await channel.request(Type.START)
+            if vm.record.unconfirmed:
+                vm.confirm()
+                await hold(channel, False)
+            else:
+                await channel.request(Type.START)
         except AgentError as error:
             await vm.kill_and_wait()
             raise command_error(error, vm.plan.process.args[0]) from None

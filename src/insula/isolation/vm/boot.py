@@ -1,8 +1,8 @@
 """Boot one VM: descriptors, helpers, QEMU, and the agent's greeting.  Async; undoes itself when it fails.
 
 What is booted was decided (`order`), what the command line is, too (`machine`), and how it is
-confined (`confine`): this module only acts.  With a template the guest goes on where that was frozen,
-instead of booting.
+confined (`confine`): this module only acts.  With a source (a template, or a copy of a machine that runs) the
+guest goes on where that was frozen, instead of booting.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from insula.isolation.vm.channel import Channel
 from insula.isolation.vm.check import parse_cpus
 from insula.isolation.vm.guest import Guest
 from insula.isolation.vm.machine import (
+    DEFAULT_TYPE,
     OVERHEAD_MIB,
     TCG_BUFFER_MIB,
     Accelerator,
@@ -33,6 +34,7 @@ from insula.isolation.vm.machine import (
     cpu_for,
     finalize_argv,
     late_devices,
+    netdev,
 )
 from insula.isolation.vm.order import SPARE_PREFIX, Order
 from insula.isolation.vm.qmp import Monitor
@@ -46,7 +48,7 @@ from insula.isolation.vm.record import (
     write_record,
 )
 from insula.isolation.vm.steps import Steps
-from insula.isolation.vm.template import Template
+from insula.isolation.vm.template import Source
 from insula.isolation.vm.virtiofs import Virtiofsd
 from insula.model.limits import Limits
 from insula.system import pidfd
@@ -160,15 +162,15 @@ class _Memory:
     copy_from: int = -1
 
 
-def _open_memory(order: Order, template: Template | None, ram: int, files: _Descriptors) -> _Memory:
+def _open_memory(order: Order, source: Source | None, ram: int, files: _Descriptors) -> _Memory:
     """virtiofsd maps the guest's memory: a clone with shares has a copy of its own."""
-    if template is None:
+    if source is None:
         return _Memory(ram_fd=ram, shared=ram >= 0)
-    state_fd = files.fd(open_again(template.state))
-    if not order.shares:
-        return _Memory(ram_fd=template.ram, state_fd=state_fd)
+    state_fd = files.fd(open_again(source.state))
+    if not order.shares and not source.own_copy:
+        return _Memory(ram_fd=source.ram, state_fd=state_fd)
     own = files.fd(make_memory_file("insula-ram", order.memory_mib * _MIB))
-    return _Memory(ram_fd=own, shared=True, state_fd=state_fd, copy_from=template.ram)
+    return _Memory(ram_fd=own, shared=True, state_fd=state_fd, copy_from=source.ram)
 
 
 def _open_machine(
@@ -180,6 +182,7 @@ def _open_machine(
     files: _Descriptors,
     shares: tuple[Share, ...],
     memory: _Memory,
+    source: Source | None,
 ) -> Machine:
     """Everything that QEMU is to reach, opened for it."""
     disks = []
@@ -211,6 +214,8 @@ def _open_machine(
         ram_fd=memory.ram_fd,
         ram_shared=memory.shared,
         state_fd=memory.state_fd,
+        reporting=source.own_copy if source is not None else memory.ram_fd < 0,
+        type=source.type if source is not None else DEFAULT_TYPE,
     )
 
 
@@ -233,15 +238,16 @@ async def boot(
     make_channel: Callable[[], Channel],
     timeout_s: float,
     monitor: Monitor | None = None,
-    template: Template | None = None,
+    source: Source | None = None,
     ram: int = -1,
     steps: Steps | None = None,
     reason: str = "",
 ) -> Booted:
     """Up to the agent's HELLO.  Raises RuntimeFailed or GuestFailed with what QEMU or the console said.
 
-    `template`: start as its clone, by way of `monitor`.  `ram`: an empty memory file for the guest's memory,
-    to be made a template's.  `reason` is kept: why there is no template.
+    `source`: go on from it, by way of `monitor`; with a workload in it, nothing that this machine sends
+    reaches a network before `Monitor.plug_in`.  `ram`: an empty memory file for the guest's memory, to be
+    made a template's.  `reason` is kept: why there is no template.
     """
     steps = steps or Steps()
     tap = -1
@@ -265,7 +271,7 @@ async def boot(
                 watch_, fd = _start_share(order, host, spec=spec, procs=procs, files=files, output=output)
                 helpers.append(watch_)
                 shares.append(Share(tag=tag, fd=fd))
-            memory = _open_memory(order, template, ram, files)
+            memory = _open_memory(order, source, ram, files)
             machine = _open_machine(
                 order,
                 guest,
@@ -274,6 +280,7 @@ async def boot(
                 files=files,
                 shares=tuple(shares),
                 memory=memory,
+                source=source,
             )
             confinement = confine.confine_qemu(
                 uid=uid,
@@ -300,17 +307,21 @@ async def boot(
             accelerator=accelerator.value,
             launched_ns=time.time_ns(),
             helpers=tuple((h.pid, pidfd.start_time(h.pid) or 0) for h in helpers),
-            template=template.record.key if template else "",
+            template=source.name if source is not None and source.template else "",
             owner=order.id,
             reason=reason,
+            nics=len(machine.nics),
+            reporting=machine.reporting,
+            copy_of="" if source is None or source.template else source.name,
+            unconfirmed=source is not None and not source.template,
         )
         write_record(order.run_dir, record)
         undo.callback(_forget, order.run_dir)
         channel = make_channel()
         undo.push_async_callback(channel.close)
-        if template is not None:
+        if source is not None:
             assert monitor is not None
-            await _resume(monitor, machine, watch, order.run_dir)
+            await _resume(monitor, machine, watch, order.run_dir, unplugged=not source.template)
             steps.mark("hypervisor")
         await _greet(channel, watch, order.run_dir, timeout_s)
         steps.mark("agent")
@@ -355,9 +366,13 @@ async def connect(channel: Channel, run_dir: str, timeout_s: float) -> None:
     await channel.open(reader, writer, timeout_s)
 
 
-async def _resume(monitor: Monitor, machine: Machine, watch: pidfd.Watch, run_dir: str) -> None:
+async def _resume(
+    monitor: Monitor, machine: Machine, watch: pidfd.Watch, run_dir: str, *, unplugged: bool
+) -> None:
     try:
-        await monitor.load_state(machine.state_fd)
+        if unplugged:
+            await monitor.plug_in([netdev(number) for number in range(len(machine.nics))], False)
+        await monitor.load_state(machine.state_fd, devices_only=unplugged)
         if devices := late_devices(machine):
             await monitor.loaded(_LOAD_S)
             for device in devices:

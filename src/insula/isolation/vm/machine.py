@@ -25,6 +25,8 @@ MOST_NICS = 1 + _FIRST_SHARE - _FIRST_NIC
 MOST_SHARES = 32 - _FIRST_SHARE
 """Of a clone: a conventional PCI bus has 32 slots, the first of which is the bridge's own."""
 
+DEFAULT_TYPE = "q35"
+
 # What a guest costs beyond its memory: QEMU itself, device rings, and TCG's translations
 OVERHEAD_MIB = 160
 FIRST_DISK_SET = 16  # 1 to 3 are the files of the ports
@@ -68,7 +70,8 @@ class Machine:
 
     `ram_fd` is the memory file of a template (`ram_shared`: being made into one), or of one clone's own
     (`ram_shared`), or a template's that is mapped copy on write.  `state_fd`: resume from this device
-    state; then `initramfs` is "", and `kernel` only a stub.
+    state; then `initramfs` is "", and `kernel` only a stub.  `reporting`: the guest tells which pages are
+    free; whoever goes on from its state has to have that as it had.  `type` is QEMU's name of the machine.
     """
 
     name: str
@@ -90,6 +93,8 @@ class Machine:
     ram_fd: int = -1
     ram_shared: bool = False
     state_fd: int = -1
+    reporting: bool = False
+    type: str = DEFAULT_TYPE
 
     def fds(self) -> tuple[int, ...]:
         """All descriptors that QEMU must inherit."""
@@ -220,16 +225,19 @@ def _word(value: str | bool) -> str:
     return ("on" if value else "off") if isinstance(value, bool) else value
 
 
+def netdev(number: int) -> str:
+    """QEMU's id of an interface's backend."""
+    return f"net{number}"
+
+
 def _nics(machine: Machine) -> list[str]:
     argv: list[str] = []
     for number, nic in enumerate(machine.nics):
         where = _at("nic") if number == 0 else f"bus={_BRIDGE},addr={_FIRST_NIC + number - 1}"
-        if number and machine.ram_fd < 0:
-            where = ""
         argv += [
-            "-netdev", f"tap,id=net{number},fd={nic.fd},vhost=off",
-            "-device", ",".join(filter(None, (
-                f"virtio-net-pci,netdev=net{number},mac={nic.mac},romfile=,disable-legacy=on", where))),
+            "-netdev", f"tap,id={netdev(number)},fd={nic.fd},vhost=off",
+            "-device",
+            f"virtio-net-pci,netdev={netdev(number)},mac={nic.mac},romfile=,disable-legacy=on,{where}",
         ]  # fmt: skip
     return argv
 
@@ -259,16 +267,10 @@ def late_devices(machine: Machine) -> list[dict[str, str]]:
     ]
 
 
-def _bridge(machine: Machine) -> list[str]:
-    if machine.ram_fd < 0:
-        return []
-    return ["-device", f"pci-bridge,id={_BRIDGE},chassis_nr=1,{_at(_BRIDGE)}"]
-
-
 def _balloon(machine: Machine) -> str:
     """Reporting free pages makes QEMU punch holes into the file behind the memory.  Behind a clone's is the
     template: its seals refuse that, and QEMU 7.2 then neither gives the page back nor keeps quiet."""
-    reporting = "" if machine.ram_fd >= 0 else ",free-page-reporting=on"
+    reporting = ",free-page-reporting=on" if machine.reporting else ""
     return f"virtio-balloon-pci,id=balloon{reporting},disable-legacy=on,{_at('balloon')}"
 
 
@@ -282,8 +284,8 @@ def finalize_argv(machine: Machine, program: str) -> list[str]:
         "-no-reboot",
         "-display", "none",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        "-machine", "q35,memory-backend=ram,hpet=off,smbus=off,sata=off,vmport=off,usb=off,graphics=off,"
-                    "dump-guest-core=off,mem-merge=off",
+        "-machine", f"{machine.type},memory-backend=ram,hpet=off,smbus=off,sata=off,vmport=off,usb=off,"
+                    "graphics=off,dump-guest-core=off,mem-merge=off",
         *_accelerator(machine.accelerator),
         "-cpu", machine.cpu,
         "-smp", f"{machine.vcpus},sockets=1,cores={machine.vcpus},threads=1",
@@ -294,7 +296,7 @@ def finalize_argv(machine: Machine, program: str) -> list[str]:
         *(["-initrd", machine.initramfs] if machine.initramfs else []),
         "-append", finalize_kernel_arguments(machine.accelerator),
         *_ports(machine),
-        *_bridge(machine),
+        "-device", f"pci-bridge,id={_BRIDGE},chassis_nr=1," + _at(_BRIDGE),
         *_disks(machine),
         *_nics(machine),
         "-object", "rng-random,id=entropy,filename=/dev/urandom",

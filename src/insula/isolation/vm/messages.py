@@ -74,6 +74,12 @@ def configure(
     return pairs
 
 
+def renew(plan: LaunchPlan) -> Pairs:
+    """What a machine that runs gets when it becomes this plan's."""
+    pairs: Pairs = [("nic", nic(endpoint)) for endpoint in plan.endpoints]
+    return pairs + [("file", etc_file(file)) for file in plan.etc_files]
+
+
 def rlimits(limits: Limits) -> Pairs:
     return [("rlimit", f"{u.name} {u.soft} {u.hard}") for u in limits.ulimits]
 

@@ -29,6 +29,8 @@ NEEDED = (
     "ext4",
     "af_packet",
     "ipv6",
+    "tcp_diag",
+    "udp_diag",
 )
 # loaded when they exist; a guest works without them
 WANTED = ("pvpanic_pci", "vmgenid")

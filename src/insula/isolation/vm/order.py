@@ -93,9 +93,10 @@ def _spare_tap() -> tuple[str, str]:
     return SPARE_PREFIX + secrets.token_hex(5), MAC
 
 
-def with_interface(order: Order) -> Order:
+def with_interfaces(order: Order, least: int) -> Order:
     """A clone has an interface because its template has; without a network it leads nowhere."""
-    return order if order.taps else dataclasses.replace(order, taps=(_spare_tap(),))
+    spare = tuple(_spare_tap() for _ in range(least - len(order.taps)))
+    return dataclasses.replace(order, taps=order.taps + spare) if spare else order
 
 
 def rehearsal_order(name: str, run_dir: str, *, image_disk: str, vcpus: int, memory_mib: int) -> Order:

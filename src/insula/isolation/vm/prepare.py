@@ -102,6 +102,19 @@ async def prepare_workload(
     _check_identity(answered[0], generation)
 
 
+async def prepare_copy(channel: Channel, plan: LaunchPlan, generation: str) -> None:
+    """A machine that goes on with another's workload becomes this plan's; the workload is frozen, before and
+    after."""
+    if (channel.hello.get("state") or [""])[0] != "running":
+        raise GuestFailed("the copy of the guest has no workload that runs")
+    answers = [
+        submit_identity(channel, plan, generation),
+        channel.submit(Type.RENEW, messages.renew(plan)),
+    ]
+    answered = await _all(answers, plan.process.args[0])
+    _check_identity(answered[0], generation)
+
+
 async def prepare_helper(channel: Channel, plan: LaunchPlan, generation: str, *, rescan: bool) -> None:
     """Only the root, for files."""
     pairs = [

@@ -6,7 +6,10 @@ Connected when first needed and kept.  Never qemu.qmp.legacy (GPL-2 only).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import logging
+import re
 import time
 from collections.abc import Sequence
 
@@ -15,6 +18,7 @@ from insula.isolation.vm import sockets
 from insula.isolation.vm.machine import FIRST_DISK_SET, Disk, disk_node, file_node
 
 _TIMEOUT_S = 20.0
+_STATE_SET = 9  # no other file has it
 _LOOK_S = 0.002  # saving a state takes 10 ms, with an event or without
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs every ended VM as an error
 
@@ -105,10 +109,11 @@ class Monitor:
         wanted = [{"capability": "x-ignore-shared", "state": True}]
         await self._execute("migrate-set-capabilities", {"capabilities": wanted})
 
-    async def load_state(self, fd: int) -> None:
+    async def load_state(self, fd: int, *, devices_only: bool) -> None:
         """Go on from a saved state; `fd` is QEMU's own number of its file.  Returns before it is loaded; a
-        QEMU that cannot load it ends."""
-        await self._ignore_shared()
+        QEMU that cannot load it ends.  `devices_only`: it is of `save_devices`, not of `save_state`."""
+        if not devices_only:
+            await self._ignore_shared()
         await self._execute("migrate-incoming", {"uri": f"fd:{fd}"})
 
     async def save_state(self, fd: int, timeout_s: float) -> None:
@@ -133,6 +138,90 @@ class Monitor:
                 )
             await asyncio.sleep(_LOOK_S)
         raise RuntimeFailed(f"QEMU did not carry over the state of {self._name} within {timeout_s:.0f} s")
+
+    async def plug_in(self, netdevs: Sequence[str], up: bool) -> None:
+        """Interfaces send and receive, or their frames go nowhere; the guest sees no difference when this is
+        done before its state is loaded."""
+        for name in netdevs:
+            await self._execute("set_link", {"name": name, "up": up})
+
+    # copying a machine that runs
+
+    async def machine_type(self) -> str:
+        """With its version: what `-machine` has to say for this one's state to be loaded."""
+        answer = await self._execute("qom-get", {"path": "/machine", "property": "type"})
+        return str(answer).removesuffix("-machine")
+
+    async def memory_address(self) -> int:
+        """Where, in QEMU's own address space, the guest's memory begins."""
+        answer = str(await self._execute("human-monitor-command", {"command-line": "gpa2hva 0"}))
+        found = re.search(r"\(ram\) is 0x([0-9a-f]+)|\(pc\.ram\) is 0x([0-9a-f]+)", answer)
+        if found is None:
+            raise RuntimeFailed(f"QEMU does not say where the memory of {self._name} is: {answer.strip()}")
+        return int(found[1] or found[2], 16)
+
+    async def save_devices(self, fd: int) -> None:
+        """The state of all devices, without memory, of a machine that is paused.  `fd` is open for writing
+        only.  (Xen's name for it, but nothing of it needs Xen; `migrate` always saves private memory too.)"""
+        await self._execute("add-fd", {"fdset-id": _STATE_SET}, fd=fd)
+        await self._execute("xen-save-devices-state", {"filename": f"/dev/fdset/{_STATE_SET}", "live": False})
+        await self._execute("remove-fd", {"fdset-id": _STATE_SET})
+
+    async def begin_disk_copy(self, node: str, name: str, fd: int) -> None:
+        """Note what is written to a disk from now on.  `fd` is the file that its copy goes to; who calls
+        copies into that what the disk has, then calls `take_disk_copy`.  `name` is for this copy alone."""
+        file_set = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1
+        await self._execute("add-fd", {"fdset-id": file_set}, fd=fd)
+        file = {"driver": "file", "filename": f"/dev/fdset/{file_set}", "discard": "unmap"}
+        await self._execute(
+            "blockdev-add", {"driver": "raw", "node-name": name, "discard": "unmap", "file": file}
+        )
+        await self._execute("remove-fd", {"fdset-id": file_set})
+        await self._execute("block-dirty-bitmap-add", {"node": node, "name": name})
+
+    async def take_disk_copy(self, node: str, name: str) -> None:
+        """The copy is to be of this moment: what was written since it began is copied now, and what is
+        written from now on is kept out of it, in the background."""
+        job: dict[str, object] = {
+            "job-id": name,
+            "device": node,
+            "target": name,
+            "sync": "bitmap",
+            "bitmap": name,
+            "bitmap-mode": "never",
+            "auto-dismiss": False,
+        }
+        await self._execute("blockdev-backup", job)
+
+    async def finish_disk_copy(self, node: str, name: str, timeout_s: float) -> None:
+        """Until the copy is complete.  Raises RuntimeFailed with QEMU's reason."""
+        until = time.monotonic() + timeout_s
+        while True:
+            answer = await self._execute("query-jobs")
+            jobs: list[dict[str, object]] = answer if isinstance(answer, list) else []
+            job = next((each for each in jobs if each.get("id") == name), {})
+            if job.get("status") == "concluded":
+                break
+            if not job or time.monotonic() > until:
+                raise RuntimeFailed(f"QEMU did not copy the disk of {self._name} within {timeout_s:.0f} s")
+            await asyncio.sleep(_LOOK_S)
+        if "error" in job:
+            raise RuntimeFailed(f"QEMU could not copy the disk of {self._name}: {job['error']}")
+        await self._execute("job-dismiss", {"id": name})
+        await self._execute("block-dirty-bitmap-remove", {"node": node, "name": name})
+        await self._execute("blockdev-del", {"node-name": name})
+
+    async def give_up_disk_copy(self, node: str, name: str) -> None:
+        """What of it was not begun is not there: fine."""
+        steps: tuple[tuple[str, dict[str, object]], ...] = (
+            ("job-cancel", {"id": name}),
+            ("job-dismiss", {"id": name}),
+            ("block-dirty-bitmap-remove", {"node": node, "name": name}),
+            ("blockdev-del", {"node-name": name}),
+        )
+        for command, arguments in steps:
+            with contextlib.suppress(RuntimeFailed):
+                await self._execute(command, arguments)
 
     async def add_device(self, arguments: dict[str, str]) -> None:
         await self._execute("device_add", dict(arguments))

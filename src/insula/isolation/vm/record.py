@@ -31,7 +31,9 @@ class VmRecord:
     """`helpers` are virtiofsd's pids and start times.  `boot_id` is the host's: they end with it.
     `template` is the key of the one that it started from, "" for one that was booted.  `owner` names
     its cgroup ("" in records of before: the instance's id); `link` is its tap, if that is not its
-    endpoint's; `reason` says why it was booted."""
+    endpoint's; `reason` says why it was booted.  `nics`: how many interfaces QEMU has; `reporting` as
+    `Machine`'s.  `copy_of` is what it goes on from if that had a workload already, with how it came to be
+    (`fork`, `snapshot`); while `unconfirmed` its guest has not confirmed that it is another now."""
 
     pid: int
     started: int
@@ -44,6 +46,10 @@ class VmRecord:
     owner: str = ""
     link: str = ""
     reason: str = ""
+    nics: int = 1
+    reporting: bool = False
+    copy_of: str = ""
+    unconfirmed: bool = False
 
 
 def host_boot_id() -> str:

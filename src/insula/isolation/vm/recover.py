@@ -62,6 +62,9 @@ async def find_vm(plan: LaunchPlan, vm: Vm, layout: Layout) -> Liveness:
         return await _ended(plan, vm, record, cgroup, same_boot)
     helpers = [w for w in (_watch(pid, started) for pid, started in record.helpers) if w is not None]
     vm.take(record, watch, helpers, cgroup, None)
+    if record.unconfirmed:
+        await vm.kill_and_wait()  # it is still the one that it was copied from
+        return Liveness.GONE
     with contextlib.suppress(InsulaError):
         vm.paused = await vm.monitor.status() == "paused"
     if vm.paused:

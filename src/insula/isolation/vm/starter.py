@@ -25,12 +25,12 @@ from insula.isolation.vm.order import (
     clone_place,
     rehearsal_order,
     template_place,
-    with_interface,
+    with_interfaces,
 )
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.rehearsal import rehearse
 from insula.isolation.vm.steps import Steps
-from insula.isolation.vm.template import Template, TemplateRecord
+from insula.isolation.vm.template import Source, Template, TemplateRecord
 from insula.isolation.vm.templates import Size, Templates, freeze, make_key
 from insula.model.limits import Limits
 from insula.model.root import IMAGE_DISK_BYTES
@@ -111,12 +111,12 @@ class Starter:
         if template is not None:
             try:
                 return await self._boot(
-                    with_interface(order),
+                    with_interfaces(order, 1),
                     owner,
                     generation,
                     make_channel,
                     monitor=monitor,
-                    template=template,
+                    source=template.source(),
                     steps=steps,
                 )
             except RuntimeFailed as error:
@@ -126,6 +126,28 @@ class Starter:
         log.info("%s boots: %s", order.id[:12], why)
         return await self._boot(order, owner, generation, make_channel, steps=steps, reason=why)
 
+    async def resume(
+        self,
+        order: Order,
+        source: Source,
+        generation: str,
+        make_channel: Callable[[], Channel],
+        monitor: Monitor,
+        *,
+        steps: Steps | None = None,
+    ) -> Booted:
+        """A machine that goes on with the workload of another.  Raises RuntimeFailed, GuestFailed,
+        Unavailable."""
+        return await self._boot(
+            with_interfaces(order, source.nics),
+            order.id,
+            generation,
+            make_channel,
+            monitor=monitor,
+            source=source,
+            steps=steps,
+        )
+
     async def _boot(
         self,
         order: Order,
@@ -134,7 +156,7 @@ class Starter:
         make_channel: Callable[[], Channel],
         *,
         monitor: Monitor | None = None,
-        template: Template | None = None,
+        source: Source | None = None,
         ram: int = -1,
         steps: Steps | None = None,
         reason: str = "",
@@ -155,7 +177,7 @@ class Starter:
                     make_channel=make_channel,
                     timeout_s=_BOOT_S,
                     monitor=monitor,
-                    template=template,
+                    source=source,
                     ram=ram,
                     steps=steps,
                     reason=reason[:_MOST_REASON],
@@ -301,7 +323,9 @@ class Starter:
         try:
             template = await self.templates.need(size)
             order = dataclasses.replace(await self._rehearsal(name, run_dir, size), background=True)
-            booted = await self._boot(order, name, generation, Channel, monitor=monitor, template=template)
+            booted = await self._boot(
+                order, name, generation, Channel, monitor=monitor, source=template.source()
+            )
             clone = Clone(order=order, booted=booted, monitor=monitor, generation=generation)
             try:
                 await rehearse(booted.channel, template.record.release)

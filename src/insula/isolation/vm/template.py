@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from insula.errors import CorruptData, NotFound
+from insula.isolation.vm.machine import DEFAULT_TYPE
 from insula.model import codec
 from insula.system import memory_file
 from insula.system.files import disk_errors, remove_tree, write_atomic
@@ -53,6 +54,23 @@ class TemplateRecord:
     state_digest: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a VM goes on from instead of booting: a guest's memory and QEMU's device state, in sealed memory
+    files, and what else a QEMU must have to load them.  `name` is for records and messages; `owner` keeps
+    the files open.  `own_copy`: its memory is not to be shared, because its guest gives pages back
+    (`Machine.reporting`).  `nics`: how many interfaces it has.  `template`: its workload is still to come."""
+
+    name: str
+    ram: int
+    state: int
+    owner: object
+    type: str = DEFAULT_TYPE
+    own_copy: bool = False
+    nics: int = 1
+    template: bool = False
+
+
 class Template:
     """One that can be started from.  Its memory goes with the last reference to it, here and in its
     clones."""
@@ -62,6 +80,9 @@ class Template:
         self.ram = ram
         self.state = state
         weakref.finalize(self, _close, ram, state)
+
+    def source(self) -> Source:
+        return Source(name=self.record.key, ram=self.ram, state=self.state, owner=self, template=True)
 
 
 def _close(*fds: int) -> None:
@@ -153,17 +174,10 @@ class TemplateStore:
             raise
 
     def _load(self, key: str, name: str, digest: str) -> int:
-        fd = memory_file.make_memory_file(f"insula-{name}")
         try:
-            with memory_file.start_file(os.path.join(self._path(key), name), os.O_RDONLY) as source:
-                memory_file.copy_sparse(source, fd)
-            if memory_file.digest_sparse(fd)[0] != digest:  # of the copy: the file may change yet
-                raise CorruptData(f"template {key}: its {name} does not match its digest")
-            memory_file.seal(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+            return memory_file.load_sealed(os.path.join(self._path(key), name), digest)
+        except ValueError as error:
+            raise CorruptData(f"template {key}: its {name} {error}") from None
 
     def remove(self, key: str) -> None:
         """Raises NotFound.  Clones that run are not touched: they have what they started from in memory."""

@@ -22,7 +22,7 @@ from insula.isolation.vm.cgroup import Cgroup
 from insula.isolation.vm.channel import Channel, State
 from insula.isolation.vm.order import Order
 from insula.isolation.vm.qmp import Monitor
-from insula.isolation.vm.record import VmRecord, finalize_status
+from insula.isolation.vm.record import VmRecord, finalize_status, write_record
 from insula.isolation.vm.stats import host_oom_kills
 from insula.isolation.vm.steps import Steps
 from insula.isolation.vm.wire import Fields, ProtocolViolation, Type
@@ -90,6 +90,12 @@ class Vm:
         self.record, self._watch, self._helpers = record, watch, helpers
         self.cgroup, self._channel = cgroup, channel
         self._supervisor = asyncio.create_task(self._supervise(watch))
+
+    def confirm(self) -> None:
+        """Its guest has become this instance's; a daemon that comes later may let it run."""
+        assert self.record is not None
+        self.record = dataclasses.replace(self.record, unconfirmed=False)
+        write_record(self.plan.run_dir, self.record)
 
     def take_ended(self, status: ExitStatus) -> None:
         self.status.set_result(status)

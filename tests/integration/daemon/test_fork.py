@@ -1,0 +1,252 @@
+"""Live copies: what a fork takes along, what it must not, and what its source notices of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from rig import IMAGE, Daemon, isolated
+
+pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(300)]
+
+COUNT = "i=0; while true; do i=$((i+1)); echo $i >> /numbers; echo $i > /dev/shm/last; done"
+IDENTITY = (
+    "hostname",
+    "cat /etc/machine-id",
+    "cat /proc/sys/kernel/random/boot_id",
+    "head -c 16 /dev/urandom | md5sum",
+    "cat /sys/class/net/eth0/address",
+    "ip -o -4 addr show eth0",
+)
+# listens in the daemon's namespace: prints its port, then every line that comes in
+LISTENER = """
+import socket, sys, threading
+server = socket.create_server((sys.argv[1], 0))
+print(server.getsockname()[1], flush=True)
+def serve(peer):
+    for line in peer.makefile():
+        print(line, end="", flush=True)
+    print("END", flush=True)
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+
+
+@pytest.fixture(scope="module")
+def own(make_daemon: Callable[..., Daemon]) -> Iterator[Daemon]:
+    """Its first VM boots, as it has templates of its own; the copies are of that one, and of a clone."""
+    one = make_daemon("--vm-pool", "0", "--vm-memory-mib", "144")
+    (one.directory / "data" / "templates").unlink()
+    one.start()
+    one.import_image()
+    yield one
+    one.stop()
+
+
+def fork(daemon: Daemon, *words: str) -> list[str]:
+    done = daemon.insula("fork", *words)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().split()
+
+
+def shell(daemon: Daemon, name: str, script: str) -> str:
+    return daemon.ok("exec", name, "sh", "-c", script)
+
+
+def inspect(daemon: Daemon, name: str) -> Any:
+    return json.loads(daemon.ok("inspect", name))[0]
+
+
+def test_copies_go_on_as_instances_of_their_own(own: Daemon, name: str) -> None:
+    own.ok("run", "-d", "--isolation", "vm", "--name", name, "-p", "8091:80", IMAGE, "sh", "-c", COUNT)
+    assert "boot" == inspect(own, name)["Insula"]["Start"]
+    own.ok("exec", "-d", name, "sh", "-c", "sleep 12345")
+    shell(own, name, "echo kept > /tmp/note; until ps | grep -q '[s]leep 12345'; do :; done")
+    done = own.insula("fork", name, "--count", "2")
+    assert done.returncode == 0, done.stderr.decode()
+    copies = done.stdout.decode().split()
+    assert [f"{name}-1", f"{name}-2"] == copies
+    assert b"WARNING: port 8091 of the host stays with the source" in done.stderr
+    everyone = [name, *copies]
+    told = [[shell(own, one, script) for script in IDENTITY] for one in everyone]
+    for values in zip(*told, strict=True):
+        assert len(set(values)) == len(everyone), values
+    for copy in copies:
+        assert "kept" == shell(own, copy, "cat /tmp/note")
+        assert "1" == shell(own, copy, "ps | grep -c '[s]leep 12345'")
+        shown = inspect(own, copy)
+        assert shown["State"]["Running"]
+        assert shown["Id"][:12] == shown["Config"]["Hostname"] == shell(own, copy, "hostname")
+        address = shown["NetworkSettings"]["IPAddress"]
+        assert address in shell(own, copy, "cat /etc/hosts; ip -o -4 addr show eth0")
+        assert ["copy", f"fork of {inspect(own, name)['Id'][:12]}"] == [
+            shown["Insula"]["Start"],
+            shown["Insula"]["Source"],
+        ]
+        assert "8091" not in own.ok("port", copy)
+        assert abs(int(shell(own, copy, "date +%s")) - time.time()) < 5
+        assert "1 packets received" in shell(own, copy, f"ping -c 1 {gateway(own)}")
+    own.ok("rm", "-f", *everyone)
+
+
+def gateway(daemon: Daemon) -> str:
+    return daemon.subnet.replace(".0/24", ".1")
+
+
+def numbers_are_whole(daemon: Daemon, name: str) -> int:
+    """What was written is 1, 2, 3 and so on, up to what memory knows; returns how many."""
+    script = "set $(awk '$1 != NR { bad++ } END { print NR, bad + 0 }' /numbers); echo $*"
+    lines, wrong = shell(daemon, name, script).split()
+    assert "0" == wrong
+    return int(lines)
+
+
+def test_disk_and_memory_are_of_one_instant(own: Daemon, name: str) -> None:
+    own.ok("run", "-d", "--isolation", "vm", "--name", name, IMAGE, "sh", "-c", COUNT)
+    shell(own, name, "until [ $(cat /dev/shm/last) -gt 50 ]; do :; done")
+    [copy] = fork(own, name, "--name", f"{name}-x")
+    for one in (name, copy):
+        assert numbers_are_whole(own, one) > 50
+    own.ok("kill", copy)  # its guest still writes its disk back
+    done = own.docker("cp", f"{copy}:/numbers", "-")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        member = tar.extractfile("numbers")
+        assert member is not None
+        numbers = [int(line) for line in member.read().split()]
+    assert list(range(1, len(numbers) + 1)) == numbers
+    assert len(numbers) > 50
+    own.ok("rm", "-f", name, copy)
+
+
+@contextlib.contextmanager
+def listening(daemon: Daemon, lines: list[str]) -> Iterator[int]:
+    argv = daemon.inside(sys.executable, "-c", LISTENER, gateway(daemon))
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+
+        reader = threading.Thread(target=lambda: [lines.append(line) for line in child.stdout or ()])
+        reader.start()
+        try:
+            yield port
+        finally:
+            child.kill()
+            reader.join()
+
+
+def until(condition: Callable[[], object], limit_s: float = 60) -> None:
+    limit = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_connections_stay_with_the_source(own: Daemon, name: str) -> None:
+    """And those between processes of one machine go on in both."""
+    lines: list[str] = []
+    with listening(own, lines) as port:
+        out = (
+            f"while sleep 0.2 && cat /etc/machine-id; do :; done | nc {gateway(own)} {port}; "
+            "echo broken > /tmp/out"
+        )
+        local = (
+            "(sleep 1000 | nc -l -p 99 > /tmp/got) & until busybox netstat -ltn | grep -q :99; do :; done; "
+            "while sleep 0.2; do echo x; done | nc 127.0.0.1 99"
+        )
+        own.ok(
+            *("run", "-d", "--isolation", "vm", "--name", name, IMAGE),
+            *("sh", "-c", f"({local}) & {out}; sleep 1000"),
+        )
+        source = shell(own, name, "cat /etc/machine-id")
+        until(lambda: lines)
+        shell(own, name, "until [ -s /tmp/got ]; do :; done")
+        [copy] = fork(own, name)
+        shell(own, copy, "until [ -s /tmp/out ]; do sleep 0.1; done")
+        before = len(lines)
+        until(lambda: len(lines) > before + 5)
+        assert {f"{source}\n"} == set(lines)
+        assert "" == shell(own, name, "cat /tmp/out 2>/dev/null || true")
+        for one in (name, copy):
+            shell(own, one, "n=$(wc -c < /tmp/got); until [ $(wc -c < /tmp/got) -gt $n ]; do sleep 0.1; done")
+    own.ok("rm", "-f", name, copy)
+
+
+def test_a_fork_of_a_fork(own: Daemon, name: str) -> None:
+    own.ok("run", "-d", "--isolation", "vm", "--name", name, "--hostname", "isle", IMAGE, "sleep", "1000")
+    shell(own, name, "echo 1 > /generation")
+    [second] = fork(own, name, "--name", f"{name}-b")
+    shell(own, second, "echo 2 > /generation")
+    [third] = fork(own, second, "--name", f"{name}-c")
+    assert ["1", "2", "2"] == [shell(own, one, "cat /generation") for one in (name, second, third)]
+    assert "isle" == shell(own, third, "hostname")
+    own.ok("rm", "-f", name, second)
+    assert "2" == shell(own, third, "cat /generation")
+    own.ok("stop", "-t", "1", third)
+    own.ok("rm", third)
+
+
+def test_what_cannot_be_forked_says_why(own: Daemon, name: str) -> None:
+    def refused(*words: str) -> str:
+        done = own.insula("fork", *words)
+        assert done.returncode != 0
+        return done.stderr.decode()
+
+    own.ok("run", "-d", "--name", name, IMAGE, "sleep", "1000")
+    said = refused(name)
+    assert "only a virtual machine's memory can be copied" in said
+    assert "commit" in said
+    own.ok("rm", "-f", name)
+    own.ok(*isolated("vm", "run", "-d", "--name", name, "-v", "/etc:/host", IMAGE, "sleep", "1000"))
+    assert "bind mounts or volumes" in refused(name)
+    own.ok("rm", "-f", name)
+    own.ok(*isolated("vm", "run", "-d", "--name", name, IMAGE, "sleep", "1000"))
+    assert "1 to 100 copies" in refused(name, "--count", "0")
+    assert "is already in use" in refused(name, "--name", name)
+    own.ok("pause", name)
+    assert "is paused" in refused(name)
+    own.ok("unpause", name)
+    own.ok("stop", "-t", "0", name)
+    assert "is not running" in refused(name)
+    assert "No such container" in refused("nobody")
+    own.ok("rm", name)
+
+
+def test_a_daemon_that_dies_while_it_forks(own: Daemon, name: str) -> None:
+    """The source goes on; of the copies there are only whole ones, and no file is left."""
+    own.ok("run", "-d", "--isolation", "vm", "--name", name, IMAGE, "sh", "-c", COUNT)
+    source = inspect(own, name)["Id"]
+    for moment_s in (0.1, 0.3, 0.8):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(own.socket)
+            body = '{"Count": 2}'
+            head = (
+                f"POST /insula/v1/containers/{source}/fork HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+            )
+            sock.sendall(f"{head}\r\nContent-Type: application/json\r\n\r\n{body}".encode())
+            sock.settimeout(moment_s)
+            with contextlib.suppress(TimeoutError):
+                sock.recv(1)
+        own.kill()
+        own.start()
+        before = int(shell(own, name, "cat /dev/shm/last"))
+        shell(own, name, f"until [ $(cat /dev/shm/last) -gt {before} ]; do :; done")
+        running = own.ok("ps", "--no-trunc", "-q").split()
+        assert source in running
+        everyone = {shell(own, one, "cat /etc/machine-id") for one in running}
+        assert len(running) == len(everyone)
+        for one in own.ok("ps", "-a", "--no-trunc", "-q").split():
+            if one != source:
+                own.ok("rm", "-f", one)
+        assert not list((own.directory / "data" / "instances" / source).glob("capture-*"))
+    own.ok("rm", "-f", name)
