@@ -34,7 +34,7 @@ async def test_ping_has_the_headers_that_clients_negotiate_by(house: House) -> N
         assert (status, got) == (200, body)
         assert headers["api-version"] == "1.47"
         assert headers["ostype"] == "linux"
-        assert headers["docker-experimental"] == "false"
+        assert headers["docker-experimental"] == "true"
 
 
 async def test_versions_by_path(house: House) -> None:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 COMMON_HEADERS = {
     "Api-Version": text_of(NEWEST),
-    "Docker-Experimental": "false",
+    "Docker-Experimental": "true",
     "Ostype": "linux",
     "Server": f"insula/{__version__} (linux)",
 }

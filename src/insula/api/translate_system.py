@@ -39,7 +39,7 @@ def render_version(info: EngineInfo) -> dict[str, Any]:
         "ApiVersion": text_of(NEWEST),
         "Arch": architecture,
         "BuildTime": "",
-        "Experimental": "false",
+        "Experimental": "true",
         "GitCommit": "",
         "GoVersion": "none (Python)",
         "KernelVersion": info.kernel,
@@ -56,7 +56,7 @@ def render_version(info: EngineInfo) -> dict[str, Any]:
         "Components": components,
         "Version": __version__,
         **{k: v for k, v in details.items() if k != "Experimental"},
-        "Experimental": False,
+        "Experimental": True,
     }
 
 
@@ -120,7 +120,7 @@ def render_info(info: EngineInfo, cgroup_version: str, listeners: int) -> dict[s
         "NoProxy": "",
         "Name": info.name,
         "Labels": list(info.labels),
-        "ExperimentalBuild": False,
+        "ExperimentalBuild": True,
         "ServerVersion": __version__,
         "Runtimes": runtimes,
         "DefaultRuntime": (default.runtime if default else "") or "runc",

@@ -66,6 +66,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("insula.cli.system:events", "Engine"),
     "compare": ("insula.compare.command:compare", "Engine"),
     "guest": ("insula.cli.groups:guest", "Engine"),
+    "snapshot": ("insula.cli.copies:snapshot", "Groups"),
     "template": ("insula.cli.vm_templates:template", "Engine"),
     "daemon": ("insula.daemon:command", "Engine"),
 }

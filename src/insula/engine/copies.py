@@ -70,7 +70,7 @@ class Copies:
         """
         if not 1 <= count <= MOST_COPIES:
             raise InvalidRequest(f"Count: a fork makes 1 to {MOST_COPIES} copies, not {count}")
-        names = self._choose_names(entry, count, name)
+        names = self.choose_names(entry.record.name, count, name)
         path = os.path.join(self._kit.state_dir(entry.id), f"{CAPTURE_PREFIX}{secrets.token_hex(6)}.ext4")
         try:
             async with exclusive(entry, "fork"):
@@ -114,17 +114,22 @@ class Copies:
         except InsulaError as error:
             return error
         try:
-            await self._lifecycle.start(
-                entry,
-                entry.id,
-                continuation=Continuation(captured=captured, how=f"fork of {short_id(source.id)}"),
-            )
+            await self.go_on(entry, captured, f"fork of {short_id(source.id)}")
         except InsulaError as error:
-            log.warning("%s, to be a copy of %s, could not start: %s", name, short_id(source.id), error)
-            if not source.spec.auto_remove:
-                await self._removal.auto_remove(entry)
             return error
         return entry.id
+
+    async def go_on(self, entry: Entry, captured: Captured, how: str) -> None:
+        """Start what `create` has made; it is removed when that fails, and the reason raised."""
+        try:
+            await self._lifecycle.start(
+                entry, entry.id, continuation=Continuation(captured=captured, how=how)
+            )
+        except BaseException as error:
+            log.warning("%s, a %s, could not start: %s", entry.record.name, how, error)
+            if not entry.record.spec.auto_remove:
+                await self._removal.auto_remove(entry)
+            raise
 
     async def create(self, source: Instance, source_plan: LaunchPlan, name: str, upper_disk: str) -> Entry:
         """An instance like `source` that is not started, with a copy of `upper_disk`.  Raises NameInUse,
@@ -181,15 +186,16 @@ class Copies:
         self._instances.event(entry, "create")
         return entry
 
-    def _choose_names(self, entry: Entry, count: int, name: str) -> Sequence[str]:
-        """`name` itself for one copy; `name-1` and so on for several, and for those that nobody named."""
+    def choose_names(self, source: str, count: int, name: str) -> Sequence[str]:
+        """`name` itself for one copy; `name-1` and so on for several, and for those that nobody named.
+        Raises NameInUse, InvalidRequest."""
         taken = self._instances.names
         if name and count == 1:
             check_name(name)
             if name in taken:
                 raise NameInUse(name, taken[name])
             return (name,)
-        base = check_name(name or entry.record.name)
+        base = check_name(name or source)
         names = [f"{base}-{number}" for number in range(1, count + 1)]
         if name:
             for one in names:

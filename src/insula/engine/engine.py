@@ -29,6 +29,7 @@ from insula.engine.mounting import Mounting
 from insula.engine.preparation import Preparation
 from insula.engine.recovery import Recovery
 from insula.engine.removal import Removal
+from insula.engine.snapshots import Snapshots
 from insula.engine.types import (
     Archive,
     CommitSpec,
@@ -42,6 +43,7 @@ from insula.engine.types import (
     InstanceView,
     LogQuery,
     LogRecord,
+    SnapshotView,
     WaitCondition,
 )
 from insula.engine.views import make_view
@@ -120,6 +122,7 @@ class Engine:
         self._copies = Copies(
             self._kit, self._instances, self._creation, self._preparation, self._lifecycle, self._removal
         )
+        self._snapshots = Snapshots(self._kit, self._instances, self._copies, self._lifecycle)
         self._contents = Contents(self._kit, self._instances, self._mounting)
         self._inventory = Inventory(self._kit, self._instances, self._creation, self._contents)
 
@@ -174,6 +177,36 @@ class Engine:
     async def fork(self, ref: str, *, count: int = 1, name: str = "") -> Forked:
         """Live copies of a running instance."""
         return await self._copies.fork(self._instances.find(ref), ref, count=count, name=name)
+
+    async def make_snapshot(self, ref: str, name: str = "", *, leave_running: bool = True) -> SnapshotView:
+        """`name` "": the time.  An instance that is not to go on is ended at that instant."""
+        entry = self._instances.find(ref)
+        return await self._snapshots.create(entry, ref, name, leave_running=leave_running)
+
+    def snapshots(self, ref: str | None = None) -> tuple[SnapshotView, ...]:
+        """Of one instance, or of all, newest first."""
+        entries = self._instances.all() if ref is None else (self._instances.find(ref),)
+        found = [view for entry in entries for view in self._snapshots.list(entry)]
+        return tuple(sorted(found, key=lambda view: view.created_ns, reverse=True))
+
+    async def remove_snapshot(self, ref: str, name: str) -> None:
+        await self._snapshots.remove(self._instances.find(ref), name)
+
+    async def restore(self, ref: str, name: str) -> None:
+        """Start an instance from one of its snapshots."""
+        await self._snapshots.restore(self._instances.find(ref), ref, name)
+
+    async def restore_as(self, ref: str, name: str, new_name: str) -> str:
+        """Another instance that goes on from a snapshot; its id."""
+        return await self._snapshots.restore_as(self._instances.find(ref), ref, name, new_name)
+
+    async def export_snapshot(self, ref: str, name: str) -> AsyncIterator[bytes]:
+        """A tar; its pieces have `aclose`."""
+        return await self._snapshots.export(self._instances.find(ref), name)
+
+    async def import_snapshot(self, archive: AsyncIterator[bytes], new_name: str) -> tuple[str, str]:
+        """(id, snapshot) of a new instance that has it."""
+        return await self._snapshots.import_(archive, new_name)
 
     def wait(self, ref: str, condition: WaitCondition = WaitCondition.NOT_RUNNING) -> Awaitable[ExitStatus]:
         """Registered when this returns.  Raises NoSuchInstance at once."""

@@ -26,7 +26,7 @@ from insula.isolation.plan import LaunchPlan
 from insula.model.instance import ExitStatus, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from insula.engine.kit import Kit
 
@@ -38,10 +38,12 @@ _START_FAILED = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """A start that goes on with a captured workload instead of beginning one.  `how` is for inspect."""
+    """A start that goes on with a captured workload instead of beginning one.  `how` is for inspect; `before`
+    puts its disks in place."""
 
     captured: Captured
     how: str
+    before: Callable[[contextlib.AsyncExitStack], Awaitable[None]] | None = None
 
 
 class Lifecycle:
@@ -101,6 +103,8 @@ class Lifecycle:
     ) -> None:
         kit = self._kit
         backend = kit.backend(entry.record.spec.isolation)
+        if continuation is not None and continuation.before is not None:
+            await continuation.before(undo)
         plan = await self._preparation.prepare(entry, undo)
         if continuation is not None:
             plan = dataclasses.replace(plan, machine=continuation.captured.machine)

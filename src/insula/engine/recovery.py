@@ -20,12 +20,13 @@ from insula.engine.lifecycle import UNKNOWN_EXIT, Lifecycle
 from insula.engine.mounting import Mounting
 from insula.engine.removal import REMOVE, REMOVE_WITH_VOLUMES, Removal
 from insula.engine.restarts import wanted_at_start
+from insula.engine.snapshots import BEFORE
 from insula.errors import InsulaError
 from insula.isolation.backend import Liveness
 from insula.model import codec
 from insula.model.instance import ExitStatus, State
 from insula.model.operation import Operation
-from insula.system.files import remove_file
+from insula.system.files import remove_file, remove_tree
 
 if TYPE_CHECKING:
     from insula.engine.kit import Kit
@@ -106,6 +107,8 @@ class Recovery:
         """A start that was cut: nothing of it stays, and the instance is as it was, with the reason."""
         if entry.plan is not None:
             await self._kit.backend(entry.plan.isolation).discard(entry.plan)
+            if entry.plan.disk is not None and os.path.exists(entry.plan.disk.upper_disk + BEFORE):
+                os.replace(entry.plan.disk.upper_disk + BEFORE, entry.plan.disk.upper_disk)
         state = State.EXITED if entry.record.started_ns else State.CREATED
         self._instances.put(
             entry, state=state, pid=0, exit_code=128, error="the daemon ended while it was starting this"
@@ -194,9 +197,14 @@ class Recovery:
 
 
 def remove_captures(directory: str) -> None:
-    """Disks of forks that a crash has cut: nobody goes on from those."""
-    for path in glob.iglob(os.path.join(glob.escape(directory), "*", f"{CAPTURE_PREFIX}*")):
-        remove_file(path)
+    """Disks of forks and restores that a crash has cut, and snapshots that were not finished."""
+    below = glob.escape(directory)
+    for pattern in (f"*/{CAPTURE_PREFIX}*", f"*/*{BEFORE}"):
+        for path in glob.iglob(os.path.join(below, pattern)):
+            remove_file(path)
+    for pattern in ("*/snapshots/.*", ".import-*"):
+        for path in glob.iglob(os.path.join(below, pattern)):
+            remove_tree(path)
 
 
 def _is_id(name: str) -> bool:

@@ -39,6 +39,7 @@ __all__ = [
     "MountView",
     "PruneFilters",
     "PruneReport",
+    "SnapshotView",
     "VolumeUsage",
     "WaitCondition",
 ]
@@ -199,6 +200,19 @@ class CommitSpec:
     pause: bool = True
     changes: tuple[str, ...] = ()
     config: ImageConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotView:
+    """`size_bytes`: what it takes on the disk, its image aside."""
+
+    name: str
+    instance_id: str
+    instance_name: str
+    image: str
+    memory_mib: int
+    created_ns: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

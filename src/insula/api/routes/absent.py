@@ -1,4 +1,4 @@
-"""What this engine has none of: swarm, plugins, builds, checkpoints.  Answers in Docker's words."""
+"""What this engine has none of: swarm, plugins, builds.  Answers in Docker's words."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ def _absent(what: str, hint: str) -> Handler:
 
 _swarm = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 _no_build = _absent("building images is", "build elsewhere, then docker load or docker pull")
-_no_checkpoint = _absent("checkpoints are", "docker commit keeps the files of a container")
 
 ROUTES = (
     *(Route(method, f"/{word}", no_swarm) for word in _swarm for method in ("GET", "POST")),
@@ -57,7 +56,4 @@ ROUTES = (
     Route("POST", "/build/cancel", _no_build),
     Route("POST", "/session", _no_build),
     Route("POST", "/grpc", _no_build),
-    Route("GET", "/containers/{id}/checkpoints", _no_checkpoint),
-    Route("POST", "/containers/{id}/checkpoints", _no_checkpoint),
-    Route("DELETE", "/containers/{id}/checkpoints/{name}", _no_checkpoint),
 )

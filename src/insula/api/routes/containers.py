@@ -8,6 +8,7 @@ from aiohttp import web
 
 from insula.api.call import Call, answer, empty, streaming
 from insula.api.listing import select
+from insula.api.routes.copies import refuse_directory
 from insula.api.routing import Route
 from insula.api.translate_create import parse_create, parse_restart, unknown_fields
 from insula.api.translate_inspect import render_inspect
@@ -18,7 +19,7 @@ from insula.api.wire.container import ContainerTopResponse, ContainerWaitRespons
 from insula.api.wire.container_config import ContainerCreateRequest, ContainerCreateResponse
 from insula.api.wire.host_config import ContainerUpdateResponse, UpdateConfig
 from insula.engine.types import WaitCondition
-from insula.errors import InvalidRequest, NotFound, NotImplementedYet
+from insula.errors import InvalidRequest, NotFound
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -89,10 +90,11 @@ async def start(call: Call) -> web.StreamResponse:
             "starting container with non-empty request body was deprecated since API v1.22 "
             "and removed in v1.24"
         )
-    for name in ("checkpoint", "checkpoint-dir"):
-        if call.text(name):
-            raise NotImplementedYet(f"{name}: starting from a checkpoint is not supported so far")
-    await call.engine.start_instance(call.names["id"])
+    refuse_directory(call.text("checkpoint-dir"))
+    if checkpoint := call.text("checkpoint"):
+        await call.engine.restore(call.names["id"], checkpoint)
+    else:
+        await call.engine.start_instance(call.names["id"])
     return empty()
 
 

@@ -11,7 +11,6 @@ from insula.api.call import Call, answer
 from insula.api.progress import Teller, stream_progress
 from insula.api.routing import Route
 from insula.api.times import format_time
-from insula.api.wire.copies import ForkConfig
 from insula.errors import InvalidRequest
 from insula.model.template import TemplateView
 
@@ -102,24 +101,10 @@ async def warm_template(call: Call) -> web.StreamResponse:
     return await stream_progress(call, work)
 
 
-async def fork(call: Call) -> web.StreamResponse:
-    asked = await call.json(ForkConfig, optional=True)
-    forked = await call.engine.fork(call.names["id"], count=asked.Count, name=asked.Name)
-    return answer(
-        {
-            "Copies": [{"Id": each.id, "Name": each.name, "Error": each.error} for each in forked.copies],
-            "PauseMs": round(forked.pause_ns / 1e6, 1),
-            "Warnings": list(forked.warnings),
-        },
-        status=201,
-    )
-
-
 ROUTES = (
     Route("GET", "/insula/v1/info", info),
     Route("POST", "/insula/v1/images/bootstrap", bootstrap),
     Route("POST", "/insula/v1/guest/make", make_guest),
-    Route("POST", "/insula/v1/containers/{id}/fork", fork, completes=True),
     Route("GET", "/insula/v1/templates", list_templates),
     Route("POST", "/insula/v1/templates/prune", prune_templates, completes=True),
     Route("POST", "/insula/v1/templates/warm", warm_template),

@@ -1,4 +1,4 @@
-"""Copies of running instances: what Docker has no word for, and its checkpoints."""
+"""Copies of running instances in requests: what Docker has no word for, and its checkpoints.  Pure."""
 
 from __future__ import annotations
 
@@ -10,3 +10,22 @@ class ForkConfig(Struct):
 
     Count: int = 1
     Name: str = ""
+
+
+class SnapshotConfig(Struct):
+    """`Name` "": the time."""
+
+    Name: str = ""
+    LeaveRunning: bool = True
+
+
+class RestoreConfig(Struct):
+    """`Name`: of another instance that goes on from there; "": the instance itself."""
+
+    Name: str = ""
+
+
+class CheckpointCreateOptions(Struct):
+    CheckpointID: str = ""
+    CheckpointDir: str = ""
+    Exit: bool = False
