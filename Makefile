@@ -17,7 +17,7 @@ $(VENV)/.done: pyproject.toml tools/setup.sh
 	@PYTHON=$(PYTHON) tools/setup.sh $(VENV)
 	@touch $@
 
-src/insula/_guest/.done: $(VENV)/.done $(wildcard guest/agent/*.[ch]) guest/build.py
+src/insula/_guest/.done: $(VENV)/.done $(wildcard guest/*/*.[ch]) guest/build.py
 	@$(BIN)/python guest/build.py
 	@touch $@
 

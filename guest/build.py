@@ -1,4 +1,4 @@
-"""Build the guest agent and the probe of `insula compare`: static binaries, made by `ziglang`'s C compiler.
+"""Build the guest agent, the probe of `insula compare` and QEMU's helper: made by `ziglang`'s C compiler.
 
 For the Makefile (`python guest/build.py`) and, through build_hook.py, for the wheel.  Writes
 src/insula/_guest/<program>-<arch> and does nothing when that is newer than every source.  Sync.
@@ -14,19 +14,19 @@ import sys
 from pathlib import Path
 
 GUEST = Path(__file__).resolve().parent
-PROGRAMS = ("agent", "probe")  # each a folder of C files
+PROGRAMS = ("agent", "probe")  # each a folder of C files; static, for guests
+LIBRARIES = ("discard",)  # the same, for a process of the host's
 DEFAULT_OUTPUT = GUEST.parent / "src" / "insula" / "_guest"
 
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes")
+COMMON = ("-std=gnu11", "-D_GNU_SOURCE", "-Os", "-s", "-fno-sanitize=all")
+SHARED = (*COMMON, "-shared", "-fPIC", "-Wl,-z,now")
+GLIBC = "2.28"  # or later, on the host; older than any distribution that has a QEMU for us
 FLAGS = (
-    "-std=gnu11",
-    "-D_GNU_SOURCE",
-    "-Os",
+    *COMMON,
     "-static",
-    "-s",
-    "-fno-sanitize=all",
     "-fstack-protector-strong",
     "-ffunction-sections",
     "-fdata-sections",
@@ -52,27 +52,29 @@ def is_current(output: Path, sources: Path) -> bool:
 
 
 def finalize_command(
-    architecture: str, sources: Path, output: Path, compiler: str = sys.executable
+    name: str, architecture: str, sources: Path, output: Path, compiler: str = sys.executable
 ) -> list[str]:
+    library = name in LIBRARIES
     return [
         compiler, "-m", "ziglang", "cc",
-        "-target", f"{architecture}-linux-musl",
-        *FLAGS,
+        "-target", f"{architecture}-linux-{f'gnu.{GLIBC}' if library else 'musl'}",
+        *(SHARED if library else FLAGS),
         *WARNINGS,
         *(str(path) for path in sorted(sources.glob("*.c"))),
         "-o", str(output),
     ]  # fmt: skip
 
 
-def build_program(program: str, architecture: str, directory: Path, *, force: bool = False) -> Path:
+def build_one(name: str, architecture: str, directory: Path, *, force: bool = False) -> Path:
     """The binary's path.  Built under another name and renamed, so that a half-built one is never used."""
-    sources, output = GUEST / program, directory / f"{program}-{architecture}"
+    suffix = ".so" if name in LIBRARIES else ""
+    sources, output = GUEST / name, directory / f"{name}-{architecture}{suffix}"
     if is_current(output, sources) and not force:
         return output
     directory.mkdir(parents=True, exist_ok=True)
-    fresh = directory / f".{program}-{architecture}.{os.getpid()}"
+    fresh = directory / f".{name}-{architecture}.{os.getpid()}"
     try:
-        subprocess.run(finalize_command(architecture, sources, fresh), check=True)
+        subprocess.run(finalize_command(name, architecture, sources, fresh), check=True)
         fresh.chmod(0o755)
         fresh.rename(output)
     finally:
@@ -80,17 +82,17 @@ def build_program(program: str, architecture: str, directory: Path, *, force: bo
     return output
 
 
-def build_programs(architecture: str, directory: Path = DEFAULT_OUTPUT, *, force: bool = False) -> list[Path]:
-    return [build_program(program, architecture, directory, force=force) for program in PROGRAMS]
+def build_all(architecture: str, directory: Path = DEFAULT_OUTPUT, *, force: bool = False) -> list[Path]:
+    return [build_one(name, architecture, directory, force=force) for name in (*PROGRAMS, *LIBRARIES)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build the guest agent and the probe.")
+    parser = argparse.ArgumentParser(description="Build the guest agent, the probe and QEMU's helper.")
     parser.add_argument("--arch", help="x86_64 or aarch64 (this machine's by default)")
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory for <program>-<arch>")
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory for <name>-<arch>")
     parser.add_argument("--force", action="store_true", help="build even when up to date")
     args = parser.parse_args()
-    for path in build_programs(find_architecture(args.arch), args.output, force=args.force):
+    for path in build_all(find_architecture(args.arch), args.output, force=args.force):
         print(path)
 
 

@@ -10,7 +10,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from build import build_programs, find_architecture
+from build import build_all, find_architecture
 
 
 class GuestHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -18,7 +18,7 @@ class GuestHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         architecture = find_architecture()
-        for path in build_programs(architecture):
+        for path in build_all(architecture):
             build_data["force_include"][str(path)] = f"insula/_guest/{path.name}"
         if version == "standard":
             build_data["pure_python"] = False

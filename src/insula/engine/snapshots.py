@@ -29,7 +29,7 @@ from insula.engine.operations import exclusive
 from insula.engine.snapshot_files import SnapshotRecord
 from insula.engine.types import SnapshotView
 from insula.errors import Conflict, CorruptData, InvalidRequest, NotFound
-from insula.model.ids import check_name, short_id
+from insula.model.ids import short_id
 from insula.system.disk_file import copy_sparse
 from insula.system.files import disk_errors, remove_file, remove_tree
 
@@ -172,21 +172,28 @@ class Snapshots:
         return files.pack(path)
 
     async def import_(self, archive: AsyncIterator[bytes], new_name: str) -> tuple[str, str]:
-        """(id, name of the snapshot) of a new instance that has the exported snapshot.  Raises CorruptData,
-        InvalidRequest, NameInUse, DiskFull."""
+        """(id, name of the snapshot) of a new instance that has the exported snapshot.  Raises InvalidRequest
+        for an archive that is damaged or none, NameInUse, DiskFull."""
         fresh = os.path.join(self._kit.settings.data_root, "instances", f".import-{secrets.token_hex(6)}")
         try:
             with disk_errors("importing a snapshot"):
                 os.makedirs(fresh, mode=0o700)
-            await files.unpack(archive, fresh)
-            record = await asyncio.to_thread(files.check, fresh)
-            if not _NAME.fullmatch(record.name):
-                raise CorruptData(f"the archive is of a snapshot with the name {record.name[:64]!r}")
-            if new_name:
-                check_name(new_name)
+            record = await _take_out(archive, fresh)
             entry = await self._copy_of(fresh, new_name)
             os.makedirs(self._base(entry), mode=0o700, exist_ok=True)
             os.rename(fresh, os.path.join(self._base(entry), record.name))
         finally:
             await asyncio.to_thread(remove_tree, fresh)
         return entry.id, record.name
+
+
+async def _take_out(archive: AsyncIterator[bytes], directory: str) -> SnapshotRecord:
+    """What is wrong with it is the sender's fault, not a fault of what is kept here."""
+    try:
+        await files.unpack(archive, directory)
+        record = await asyncio.to_thread(files.check, directory)
+        if not _NAME.fullmatch(record.name):
+            raise CorruptData(f"the archive is of a snapshot with the name {record.name[:64]!r}")
+    except CorruptData as error:
+        raise InvalidRequest(error.message, hint=error.hint) from error
+    return record

@@ -19,6 +19,7 @@ from insula.isolation.plan import ExecPlan, LaunchPlan, Process
 from insula.isolation.vm.backend import VmBackend
 from insula.isolation.vm.order import passing_prefixes
 from insula.isolation.vm.record import VmRecord, read_record
+from insula.model.progress import no_progress
 from insula.system import cgroups
 from integration.isolation.machines import Workshop, make_image
 
@@ -154,6 +155,40 @@ async def test_the_memory_of_a_template_cannot_be_written_to(backend: VmBackend,
             os.pwrite(fd, b"x", 0)
         os.close(fd)
     await end(backend, plan)
+
+
+def private_mib(pid: int) -> int:
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        found = dict(line.split(":") for line in file if line.startswith("Private_"))
+    return sum(int(text.split()[0]) for text in found.values()) // 1024
+
+
+async def test_memory_that_a_clone_does_not_need_any_more_comes_back(
+    backend: VmBackend, workshop: Workshop
+) -> None:
+    """And the template is still what it was: others start from it."""
+    plan, other = (workshop.plan("sleep", "1000", memory_mib=256) for _ in range(2))
+    await backend.warm_template(1, 256, no_progress)
+    record = await started(backend, plan)
+    assert record.template
+    before = private_mib(record.pid)
+    sample = await backend.sample(plan.id)  # what `stats` says is what nobody else shares
+    used = sample.memory_bytes - (sample.memory_stats or {}).get("total_inactive_file", 0)
+    assert abs(used // 2**20 - before) < 40
+    await said(backend, plan, "dd if=/dev/zero of=/dev/shm/big bs=1M count=60 2>/dev/null")
+    full = private_mib(record.pid)
+    assert full > before + 50
+    await said(backend, plan, "rm /dev/shm/big")
+    limit = time.monotonic() + READY_S
+    while private_mib(record.pid) > before + 25:  # the guest reports what is free every two seconds
+        assert time.monotonic() < limit, (before, full, private_mib(record.pid))
+        await asyncio.sleep(0.1)
+    with open(f"{plan.run_dir}/qemu.log", encoding="utf-8") as log:
+        assert "" == log.read()
+    assert (await started(backend, other)).template == record.template
+    for one in (plan, other):
+        assert "alive\n" == await said(backend, one, "echo alive")
+    await end(backend, plan, other)
 
 
 async def test_one_that_died_meanwhile_is_not_handed_out(backend: VmBackend, workshop: Workshop) -> None:

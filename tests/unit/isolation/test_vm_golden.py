@@ -46,7 +46,6 @@ MACHINE = Machine(
     cpu=cpu_for(Accelerator.TCG, "AuthenticAMD"),
     disks=(Disk(serial="image", fd=25, read_only=True), Disk(serial="upper", fd=26, read_only=False)),
     nics=(Nic(fd=27, mac="02:42:ac:1d:00:02"),),
-    reporting=True,
 )
 KVM = Machine(
     name="0123456789ab",
@@ -64,9 +63,8 @@ KVM = Machine(
     cpu=cpu_for(Accelerator.KVM, "AuthenticAMD"),
     disks=(Disk(serial="image", fd=25, read_only=True), Disk(serial="upper", fd=26, read_only=False)),
     shares=(Share(tag="m0", fd=28), Share(tag="m1", fd=29)),
-    reporting=True,
 )
-TEMPLATE = dataclasses.replace(MACHINE, ram_fd=30, ram_shared=True, reporting=False)
+TEMPLATE = dataclasses.replace(MACHINE, ram_fd=30, ram_shared=True)
 CLONE = dataclasses.replace(
     TEMPLATE, ram_fd=31, ram_shared=False, state_fd=32, kernel="/guest/vmlinux.stub", initramfs=""
 )
@@ -78,7 +76,6 @@ CLONE_SHARES = dataclasses.replace(
     kernel="/guest/vmlinuz.stub",
     initramfs="",
     nics=(MACHINE.nics[0], Nic(fd=34, mac="02:42:ac:1e:00:02")),
-    reporting=False,
 )
 COPY = dataclasses.replace(
     KVM,

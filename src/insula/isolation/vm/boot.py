@@ -167,7 +167,7 @@ def _open_memory(order: Order, source: Source | None, ram: int, files: _Descript
     if source is None:
         return _Memory(ram_fd=ram, shared=ram >= 0)
     state_fd = files.fd(open_again(source.state))
-    if not order.shares and not source.own_copy:
+    if not order.shares:
         return _Memory(ram_fd=source.ram, state_fd=state_fd)
     own = files.fd(make_memory_file("insula-ram", order.memory_mib * _MIB))
     return _Memory(ram_fd=own, shared=True, state_fd=state_fd, copy_from=source.ram)
@@ -214,7 +214,6 @@ def _open_machine(
         ram_fd=memory.ram_fd,
         ram_shared=memory.shared,
         state_fd=memory.state_fd,
-        reporting=source.own_copy if source is not None else memory.ram_fd < 0,
         type=source.type if source is not None else DEFAULT_TYPE,
     )
 
@@ -311,7 +310,6 @@ async def boot(
             owner=order.id,
             reason=reason,
             nics=len(machine.nics),
-            reporting=machine.reporting,
             copy_of="" if source is None or source.template else source.name,
             unconfirmed=source is not None and not source.template,
         )

@@ -118,7 +118,6 @@ class _Taken:
             accelerator=Accelerator(vm.record.accelerator),
             type=self.type,
             nics=vm.record.nics,
-            reporting=vm.record.reporting,
             ram=self.ram,
             state=self.state,
             pause_ns=pause_ns,

@@ -35,7 +35,6 @@ class MachineRecord:
     accelerator: Accelerator
     type: str
     nics: int
-    reporting: bool
     ram_digest: str
     state_digest: str
 
@@ -49,7 +48,6 @@ class Captured:
     accelerator: Accelerator
     type: str
     nics: int
-    reporting: bool
     ram: int
     state: int
     pause_ns: int = 0
@@ -65,7 +63,6 @@ class Captured:
             state=self.state,
             owner=self,
             type=self.type,
-            own_copy=self.reporting,
             nics=self.nics,
         )
 
@@ -88,7 +85,6 @@ def save(captured: Captured, directory: str) -> None:
             accelerator=captured.accelerator,
             type=captured.type,
             nics=captured.nics,
-            reporting=captured.reporting,
             ram_digest=memory_file.digest_sparse(captured.ram)[0],
             state_digest=memory_file.digest_sparse(captured.state)[0],
         )
@@ -120,7 +116,6 @@ def load(directory: str) -> Captured:
         accelerator=record.accelerator,
         type=record.type,
         nics=record.nics,
-        reporting=record.reporting,
         ram=ram,
         state=state,
     )

@@ -17,12 +17,16 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+import insula
 from insula.errors import Unavailable
 from insula.isolation.vm.machine import FDS
 
 FIRST_UID = 1_500_000
 UIDS = 65_536
 
+DISCARD = os.path.join(os.path.dirname(insula.__file__), "_guest", "discard-x86_64.so")
+"""Lets a guest whose memory is a template's give pages back (guest/discard/discard.c)."""
+PRELOAD = "/discard.so"
 _JAIL = os.path.join(os.path.dirname(__file__), "jail.py")
 
 
@@ -40,7 +44,8 @@ class ShareSpec:
 class Confinement:
     """What `jail.py` does before it becomes the program.  uid 0: keep root.  `root_at` "": keep the root.
 
-    `copies`: (source, target) of memory files that it copies, and then closes the sources of.
+    `copies`: (source, target) of memory files that it copies, and then closes the sources of.  `preload`: a
+    library in that root (LD_PRELOAD).
     """
 
     uid: int = 0
@@ -53,6 +58,7 @@ class Confinement:
     root_nodes: tuple[tuple[str, int, int], ...] = ()
     shares: tuple[ShareSpec, ...] = field(default=())
     copies: tuple[tuple[int, int], ...] = ()
+    preload: str = ""
 
     def to_json(self, keep: Sequence[int]) -> str:
         spec: dict[str, object] = {
@@ -63,6 +69,8 @@ class Confinement:
         }
         if self.copies:
             spec["copies"] = self.copies
+        if self.preload:
+            spec["preload"] = self.preload
         if self.uid:
             spec |= {"uid": self.uid, "gid": self.uid}
         if self.root_at:
@@ -132,10 +140,11 @@ def confine_qemu(
         cpus=cpus,
         private=True,
         root_at=root_at,
-        root_binds=(*binds, (guest_directory, "/guest", True)),
+        root_binds=(*binds, (guest_directory, "/guest", True), (DISCARD, PRELOAD, True)),
         root_links=links,
         root_nodes=tuple((path, device, uid) for path, device in nodes),
         copies=copies,
+        preload=PRELOAD,
     )
 
 

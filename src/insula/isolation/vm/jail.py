@@ -155,7 +155,10 @@ def main() -> None:
         os.setresuid(spec["uid"], spec["uid"], spec["uid"])
         check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "giving up new privileges")
     os.umask(0o077)
-    os.execve(argv[0], argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"})
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    if spec.get("preload"):
+        environment["LD_PRELOAD"] = spec["preload"]
+    os.execve(argv[0], argv, environment)
 
 
 if __name__ == "__main__":

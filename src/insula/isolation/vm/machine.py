@@ -70,8 +70,7 @@ class Machine:
 
     `ram_fd` is the memory file of a template (`ram_shared`: being made into one), or of one clone's own
     (`ram_shared`), or a template's that is mapped copy on write.  `state_fd`: resume from this device
-    state; then `initramfs` is "", and `kernel` only a stub.  `reporting`: the guest tells which pages are
-    free; whoever goes on from its state has to have that as it had.  `type` is QEMU's name of the machine.
+    state; then `initramfs` is "", and `kernel` only a stub.  `type` is QEMU's name of the machine.
     """
 
     name: str
@@ -93,7 +92,6 @@ class Machine:
     ram_fd: int = -1
     ram_shared: bool = False
     state_fd: int = -1
-    reporting: bool = False
     type: str = DEFAULT_TYPE
 
     def fds(self) -> tuple[int, ...]:
@@ -267,13 +265,6 @@ def late_devices(machine: Machine) -> list[dict[str, str]]:
     ]
 
 
-def _balloon(machine: Machine) -> str:
-    """Reporting free pages makes QEMU punch holes into the file behind the memory.  Behind a clone's is the
-    template: its seals refuse that, and QEMU 7.2 then neither gives the page back nor keeps quiet."""
-    reporting = ",free-page-reporting=on" if machine.reporting else ""
-    return f"virtio-balloon-pci,id=balloon{reporting},disable-legacy=on,{_at('balloon')}"
-
-
 def finalize_argv(machine: Machine, program: str) -> list[str]:
     """The whole command line; `program` is the path of qemu-system-x86_64."""
     return [
@@ -301,7 +292,8 @@ def finalize_argv(machine: Machine, program: str) -> list[str]:
         *_nics(machine),
         "-object", "rng-random,id=entropy,filename=/dev/urandom",
         "-device", "virtio-rng-pci,rng=entropy,disable-legacy=on," + _at("entropy"),
-        "-device", _balloon(machine),
+        # the guest reports free pages, which QEMU gives back; where they are a template's, with `discard`
+        "-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,disable-legacy=on," + _at("balloon"),
         "-device", f"vmgenid,guid={machine.generation}",
         "-device", "pvpanic-pci," + _at("pvpanic"),
         *_shares(machine),

@@ -31,9 +31,9 @@ class VmRecord:
     """`helpers` are virtiofsd's pids and start times.  `boot_id` is the host's: they end with it.
     `template` is the key of the one that it started from, "" for one that was booted.  `owner` names
     its cgroup ("" in records of before: the instance's id); `link` is its tap, if that is not its
-    endpoint's; `reason` says why it was booted.  `nics`: how many interfaces QEMU has; `reporting` as
-    `Machine`'s.  `copy_of` is what it goes on from if that had a workload already, with how it came to be
-    (`fork`, `snapshot`); while `unconfirmed` its guest has not confirmed that it is another now."""
+    endpoint's; `reason` says why it was booted.  `nics`: how many interfaces QEMU has.
+    `copy_of` says what it goes on from if that had a workload already; while it is `unconfirmed` its guest
+    has not confirmed that it is another now."""
 
     pid: int
     started: int
@@ -47,7 +47,6 @@ class VmRecord:
     link: str = ""
     reason: str = ""
     nics: int = 1
-    reporting: bool = False
     copy_of: str = ""
     unconfirmed: bool = False
 

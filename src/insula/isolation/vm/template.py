@@ -58,15 +58,13 @@ class TemplateRecord:
 class Source:
     """What a VM goes on from instead of booting: a guest's memory and QEMU's device state, in sealed memory
     files, and what else a QEMU must have to load them.  `name` is for records and messages; `owner` keeps
-    the files open.  `own_copy`: its memory is not to be shared, because its guest gives pages back
-    (`Machine.reporting`).  `nics`: how many interfaces it has.  `template`: its workload is still to come."""
+    the files open.  `nics`: how many interfaces it has.  `template`: its workload is still to come."""
 
     name: str
     ram: int
     state: int
     owner: object
     type: str = DEFAULT_TYPE
-    own_copy: bool = False
     nics: int = 1
     template: bool = False
 
