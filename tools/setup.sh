@@ -33,6 +33,7 @@ needs='
 /usr/include/stdio.h                  libc6-dev
 /usr/bin/cpio                         cpio
 /usr/bin/lz4                          lz4
+/usr/bin/ssh-keygen                   openssh-client
 '
 missing=
 while read -r file package; do

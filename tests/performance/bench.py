@@ -34,6 +34,7 @@ RUN_NONE, RUN = "run --rm, no network", "run --rm, bridge"
 ROUND_TRIP, EXEC, MANY = "API create+start+wait+delete", "exec", "20 at once"
 MEMORY, DAEMON = "memory per idle instance, KiB", "idle daemon, RSS MiB"
 FIRST = "first VM of its size"
+FORK_PAUSE, FORK_TEN = "fork: the source's pause", "fork: 10 copies until all answer"
 
 # what SPECIFICATION.md promises, by our column, as ratios to the engine in --against
 RATIOS = {
@@ -43,7 +44,10 @@ RATIOS = {
 # what it calls pending: printed when it is missed, and no failure
 GOALS = {"vm, pool empty": {RUN: 1.5, MANY: 2.5}, "vm": {MANY: 2.5}}
 # and as figures: milliseconds under TCG on two idle cores, KiB that nobody else shares
-FIGURES = {"vm, pool empty": {FIRST: 4000, MEMORY: 60 * 1024}}
+FIGURES = {
+    "vm, pool empty": {FIRST: 4000, MEMORY: 60 * 1024},
+    "vm": {FORK_PAUSE: 300, FORK_TEN: 6000},
+}
 POOL_LIMIT_S = 120.0
 
 
@@ -171,6 +175,37 @@ def memory_kib(peer: Peer, count: int) -> float:
     return each
 
 
+def fork(peer: Peer, ident: str, count: int) -> dict[str, Any]:
+    answer = peer.client.request(
+        "POST", f"/insula/v1/containers/{ident}/fork", body={"Count": count}, versioned=False
+    )
+    return dict(answer.json())
+
+
+def fork_figures(peer: Peer, samples: int) -> Iterator[tuple[str, float]]:
+    """Of a source that has a program running."""
+    source = start_idle(peer, 998)
+    peer.docker("exec", source, "/bin/true")
+    copies: list[str] = []
+    for _ in range(samples):
+        forked = fork(peer, source, 1)
+        yield FORK_PAUSE, forked["PauseMs"]
+        copies += [copy["Id"] for copy in forked["Copies"]]
+    for copy in copies:
+        peer.client.delete(f"/containers/{copy}", force=True)
+
+    def ten() -> None:
+        made = [copy["Id"] for copy in fork(peer, source, 10)["Copies"]]
+        assert all(made)
+        copies[:] = made
+        with ThreadPoolExecutor(10) as pool:
+            list(pool.map(lambda ident: peer.docker("exec", ident, "/bin/true"), made))
+
+    yield FORK_TEN, timed(ten)
+    for ident in (source, *copies):
+        peer.client.delete(f"/containers/{ident}", force=True)
+
+
 @contextlib.contextmanager
 def start_daemon(insula: str, scratch: Path, number: int, *options: str) -> Iterator[tuple[str, int]]:
     scratch.mkdir()
@@ -248,6 +283,11 @@ def measure(peers: list[Peer], samples: int) -> dict[str, dict[str, float]]:
     for peer in peers:
         print(f"\r{peer.title}: 20 at once  ", end="", file=sys.stderr, flush=True)
         note(peer, MANY, at_once(peer, 20))
+    for peer in peers:
+        if peer.pooled:
+            print(f"\r{peer.title}: fork  ", end="", file=sys.stderr, flush=True)
+            for key, value in fork_figures(peer, samples):
+                note(peer, key, value)
     print("\r\033[K", end="", file=sys.stderr)
     return {t: {k: statistics.median(v) for k, v in f.items()} for t, f in figures.items()}
 

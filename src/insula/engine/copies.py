@@ -33,6 +33,7 @@ from insula.model import codec
 from insula.model.ids import check_name, make_id, short_id
 from insula.model.instance import Instance, InstanceSpec, State
 from insula.model.root import DiskRoot
+from insula.system import ssh_keys
 from insula.system.disk_file import copy_sparse
 from insula.system.files import disk_errors, remove_file, remove_tree
 
@@ -152,6 +153,7 @@ class Copies:
             root=root,
             security=decide_security(spec, self._preparation.profile()),
             mounts=source_plan.mounts,
+            host_keys=ssh_keys.TYPES,
         )
         entry = Entry(
             Instance(

@@ -36,6 +36,7 @@ from insula.model.mounts import Mount, MountKind, MountSpec
 from insula.model.progress import no_progress
 from insula.model.root import DirectoryRoot, DiskRoot, RootKind
 from insula.system.files import disk_errors, remove_tree
+from insula.system.ssh_keys import find_host_keys
 from insula.volumes.checks import check_mounts, clean_target, prepare_bind
 from insula.volumes.copy_up import copy_up
 
@@ -97,6 +98,7 @@ class Creation:
                 root = await self._make_root(image, instance_id, spec, undo)
                 plan = dataclasses.replace(
                     draft,
+                    host_keys=self._shared_host_keys(image, root),
                     directory=root if isinstance(root, DirectoryRoot) else None,
                     disk=root if isinstance(root, DiskRoot) else None,
                     mounts=tuple(
@@ -163,6 +165,12 @@ class Creation:
         return await self._kit.roots.make_disk(
             image, instance_id, size_gib=self._kit.settings.vm_disk_gib, progress=no_progress
         )
+
+    def _shared_host_keys(self, image: Image, root: DirectoryRoot | DiskRoot) -> tuple[str, ...]:
+        """A machine of its own has ssh host keys of its own, and not its image's."""
+        if isinstance(root, DirectoryRoot):
+            return ()
+        return find_host_keys(self._kit.roots.layer_directories(image))
 
     async def _fill_volumes(
         self,

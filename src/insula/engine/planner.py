@@ -147,6 +147,7 @@ def make_plan(
     etc_files: tuple[EtcFile, ...] = (),
     endpoints: tuple[Endpoint, ...] = (),
     netns: str = "",
+    host_keys: tuple[str, ...] = (),
 ) -> LaunchPlan:
     return LaunchPlan(
         id=instance_id,
@@ -186,4 +187,5 @@ def make_plan(
         pid_mode=spec.pid_mode,
         ipc_mode=spec.ipc_mode,
         uts_mode=spec.uts_mode,
+        host_keys=host_keys,
     )

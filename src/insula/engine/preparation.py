@@ -75,6 +75,7 @@ class Preparation:
             etc_files=self._write_etc_files(entry, places.state_dir, endpoints),
             endpoints=endpoints,
             netns=netns,
+            host_keys=draft.host_keys if not entry.record.started_ns else (),
         )
 
     async def _hold_root(self, entry: Entry, undo: AsyncExitStack) -> None:

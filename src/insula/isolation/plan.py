@@ -91,7 +91,8 @@ class LaunchPlan:
 
     `state_dir` survives a reboot (data root), `run_dir` does not (exec root); both exist and belong
     to this instance alone.  `host_network` is `--network host`; no endpoints and not host: loopback only.
-    `init`: a small init is PID 1 and reaps (`--init`).
+    `init`: a small init is PID 1 and reaps (`--init`).  `host_keys`: of these types (`rsa`, `ed25519`, …) the
+    machine gets new ssh host keys before its workload goes on, if it has any: others have those too.
     """
 
     id: str
@@ -117,6 +118,7 @@ class LaunchPlan:
     pid_mode: str = ""
     ipc_mode: str = ""
     uts_mode: str = ""
+    host_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.directory is None) == (self.disk is None):

@@ -33,6 +33,7 @@ PACKAGES: Mapping[str, str] = {
     "apt-get": "apt",
     "dpkg-deb": "dpkg",
     "tini": "tini",
+    "ssh-keygen": "openssh-client",
 }
 
 

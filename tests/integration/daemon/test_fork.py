@@ -202,6 +202,45 @@ def test_a_fork_of_a_fork(own: Daemon, name: str) -> None:
     own.ok("rm", third)
 
 
+def test_ssh_host_keys_are_each_machines_own(own: Daemon, name: str) -> None:
+    """Those that an image has are new in each VM at its first start, and in each copy; a container's are the
+    image's, as with Docker."""
+    own.ok("create", "--name", name, IMAGE, "true")
+    own.ok("cp", "-", f"{name}:/", stdin=baked_keys())
+    image = f"{name}:keys"
+    own.ok("commit", name, image)
+    own.ok("rm", name)
+    show = (
+        "cat /etc/ssh/ssh_host_ed25519_key.pub /etc/ssh/ssh_host_ed25519_key | grep -v -e -----; ls /etc/ssh"
+    )
+    assert "baked" in own.ok("run", "--rm", image, "sh", "-c", show)
+    for one in (name, f"{name}-other"):
+        own.ok("run", "-d", "--isolation", "vm", "--name", one, image, "sleep", "1000")
+    [copy] = fork(own, name)
+    everyone = [name, f"{name}-other", copy]
+    told = [shell(own, one, show) for one in everyone]
+    assert 3 == len(set(told))
+    for text in told:
+        assert text.startswith("ssh-ed25519 ")
+        assert "baked" not in text
+        assert "rsa" not in text  # the image has none
+    assert "600 0" == shell(own, copy, "stat -c '%a %u' /etc/ssh/ssh_host_ed25519_key")
+    own.ok("restart", "-t", "0", name)
+    assert told[0] == shell(own, name, show)  # once and for all
+    own.ok("rm", "-f", *everyone)
+    own.ok("rmi", image)
+
+
+def baked_keys() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for ending in ("", ".pub"):
+            member = tarfile.TarInfo(f"etc/ssh/ssh_host_ed25519_key{ending}")
+            member.size = 6
+            tar.addfile(member, io.BytesIO(b"baked\n"))
+    return buffer.getvalue()
+
+
 def test_what_cannot_be_forked_says_why(own: Daemon, name: str) -> None:
     def refused(*words: str) -> str:
         done = own.insula("fork", *words)

@@ -38,7 +38,13 @@ from insula.isolation.vm.order import (
     helper_order,
     order_for,
 )
-from insula.isolation.vm.prepare import command_error, prepare_copy, prepare_helper, prepare_workload
+from insula.isolation.vm.prepare import (
+    command_error,
+    prepare_copy,
+    prepare_helper,
+    prepare_workload,
+    renew_host_keys,
+)
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.recover import end_helpers, find_vm, forget
 from insula.isolation.vm.starter import Starter
@@ -186,6 +192,7 @@ class VmBackend:
                 self._facilities.guest.release,
                 rescan=bool(booted.record.template and order.has_more),
             )
+            await renew_host_keys(booted.channel, plan)
             vm.steps.mark("machine and workload")
         except BaseException:
             await vm.kill_and_wait()
@@ -243,6 +250,7 @@ class VmBackend:
         self._vms[plan.id] = vm
         try:
             await prepare_copy(booted.channel, plan, generation)
+            await renew_host_keys(booted.channel, plan)
             await vm.monitor.plug_in([netdev(n) for n in range(len(plan.endpoints))], True)
             vm.steps.mark("identity")
         except BaseException:

@@ -6,18 +6,22 @@ Fails closed: without the agent's word that its identity is new, no workload is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import re
 import secrets
 import time
+from collections.abc import AsyncIterator
 
-from insula.errors import CommandNotExecutable, CommandNotFound, GuestFailed, InsulaError
+from insula.errors import CommandNotExecutable, CommandNotFound, GuestFailed, InsulaError, NoSuchPath
 from insula.isolation.plan import LaunchPlan
 from insula.isolation.vm import messages
 from insula.isolation.vm.channel import AgentError, Channel, translate
+from insula.isolation.vm.files import AgentFiles
 from insula.isolation.vm.wire import Fields, Type
 from insula.security.seccomp import compile_bpf
+from insula.system import ssh_keys
 
 _ENTROPY_BYTES = 64
 _TIMEOUT_S = 120.0
@@ -113,6 +117,28 @@ async def prepare_copy(channel: Channel, plan: LaunchPlan, generation: str) -> N
     ]
     answered = await _all(answers, plan.process.args[0])
     _check_identity(answered[0], generation)
+
+
+async def renew_host_keys(channel: Channel, plan: LaunchPlan) -> None:
+    """New ssh host keys of those types that the machine has any of.  Where a mount lies over them, they are
+    somebody else's."""
+    place = f"/{ssh_keys.DIRECTORY}"
+    covered = any(place == m.target or place.startswith(m.target.rstrip("/") + "/") for m in plan.mounts)
+    if not plan.host_keys or covered or plan.security.read_only_root:
+        return
+    files = AgentFiles(channel, plan.id)
+    there = []
+    for kind in plan.host_keys:
+        with contextlib.suppress(NoSuchPath):
+            await files.stat(f"{place}/{ssh_keys.key_name(kind)}")
+            there.append(kind)
+    if there:
+        archive = await asyncio.to_thread(ssh_keys.make_archive, there, f"root@{plan.hostname}")
+        await files.put(place, _once(archive), no_overwrite_dir=False, copy_owner=True)
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def prepare_helper(channel: Channel, plan: LaunchPlan, generation: str, *, rescan: bool) -> None:
