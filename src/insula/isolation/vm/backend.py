@@ -217,7 +217,7 @@ class VmBackend:
             await channel.request(Type.START)
         except AgentError as error:
             await vm.kill_and_wait()
-            raise command_error(error, vm.plan.process.args[0]) from None
+            raise command_error(error, vm.plan.process) from None
         vm.steps.mark("start")
         log.debug("%s runs: %s", instance_id[:12], vm.steps)
         if vm.cgroup is not None:
@@ -280,7 +280,7 @@ class VmBackend:
         try:
             answer = await asyncio.shield(stream.answer)
         except AgentError as error:
-            raise command_error(error, plan.process.args[0]) from None
+            raise command_error(error, plan.process) from None
         except BaseException:
             stream.let_go()
             raise
@@ -345,7 +345,9 @@ class VmBackend:
         finally:
             await monitor.close()
         try:
-            await prepare_helper(booted.channel, plan, generation, rescan=bool(booted.record.template))
+            files = {tag: share.file for tag, share in order.shares}
+            rescan = bool(booted.record.template and order.has_more)
+            await prepare_helper(booted.channel, plan, generation, files, rescan=rescan)
         except BaseException:
             await boot.end(booted)
             self._helper_gone(plan, booted)

@@ -74,6 +74,17 @@ def configure(
     return pairs
 
 
+def configure_helper(plan: LaunchPlan, share_files: dict[str, str], *, rescan: bool) -> Pairs:
+    """The root, and those of its binds and volumes that are among `share_files`."""
+    pairs: Pairs = [
+        ("image_serial", "image"),
+        ("upper_serial", "upper"),
+        ("upper_format", "ext4"),
+        ("rescan", str(int(rescan))),
+    ]
+    return pairs + [("mount", mount(m, share_files[m.tag])) for m in plan.mounts if m.tag in share_files]
+
+
 def rlimits(limits: Limits) -> Pairs:
     return [("rlimit", f"{u.name} {u.soft} {u.hard}") for u in limits.ulimits]
 
