@@ -376,7 +376,7 @@ class ProcessBackend:
         plan = self._find(instance_id).plan
         return await usage.list_processes(set(cgroups.processes(self._layout, cgroup_name(plan))), ps_args)
 
-    async def update(self, instance_id: str, limits: Limits) -> None:
+    async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
         group = cgroup_name(self._find(instance_id).plan)
         writes = control_writes(
             limits, version=self._layout.version, swap_accounting=self._facts.swap_accounting
@@ -391,7 +391,7 @@ class ProcessBackend:
                 except Failure as error:
                     refused = error
             if refused is None:
-                return
+                return ()
         assert refused is not None
         raise refused
 
