@@ -237,12 +237,12 @@ class ProcessBackend:
         )
 
     async def recover(self, plan: LaunchPlan) -> Liveness:
-        if self._problem:
-            raise Unavailable(f"containers cannot run on this host: {self._problem}")
         known = self._containers.get(plan.id)
         record = known.record if known else monitor.read_record(plan.run_dir)
-        if record is None or record.boot_id != self._boot_id:
+        if record is None or record.boot_id != monitor.boot_id():
             return Liveness.GONE
+        if self._problem:  # what ran before the host was started anew is gone in any case
+            raise Unavailable(f"containers cannot run on this host: {self._problem}")
         if known is None:
             watch = None
             if is_alive(record.conmon_pid, record.conmon_started):
