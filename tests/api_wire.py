@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from contract.schema import complaints
 from fake_house import House
 
 UPGRADE = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
@@ -49,13 +50,20 @@ async def dial(house: House) -> AsyncIterator[Wire]:
 async def ask(
     house: House, method: str, target: str, body: bytes | Any = b"", headers: str = ""
 ) -> tuple[int, dict[str, str], bytes]:
+    """One request and its answer, which must be as Docker's swagger says."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     kind = "Content-Type: application/json\r\n" if data and "Content-Type" not in headers else ""
     async with dial(house) as wire:
         head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{kind}{headers}"
         wire.writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         status, found = await wire.head()
-        return status, found, await wire.reader.read()
+        answer = await wire.reader.read()
+    if found.get("content-type") == "application/json" and "chunked" not in found.get(
+        "transfer-encoding", ""
+    ):
+        wrong = complaints(method, target, status, answer)
+        assert wrong == [], "\n".join(wrong)
+    return status, found, answer
 
 
 async def create(house: House, *command: str, **fields: Any) -> str:

@@ -47,6 +47,7 @@ enum message_type
   MSG_PAUSE,
   MSG_RESET,
   MSG_RENEW,
+  MSG_LIMIT,
 };
 
 extern const uint8_t sync_bytes[SYNC_LEN];

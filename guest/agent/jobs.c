@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -147,11 +148,18 @@ take_output (struct job *job, int *fd, bool is_stderr)
 {
   static char bytes[PIECE];
   size_t room = output_room (job);
-  ssize_t got;
+  ssize_t got, more;
 
   if (*fd < 0 || room == 0)
     return false;
   got = read (*fd, bytes, room);
+  if (got > 0 && (size_t) got < room && job->tty)
+    {
+      /* the kernel hands on a line and its end one after the other, and wakes us in between */
+      sched_yield ();
+      more = read (*fd, bytes + got, room - (size_t) got);
+      got += more > 0 ? more : 0;
+    }
   if (got < 0 && (errno == EAGAIN || errno == EINTR))
     return false;
   if (got <= 0) /* a terminal's end is EIO */

@@ -26,6 +26,8 @@ struct job
   struct fault fault;
   int code;
   int64_t exited_ms;
+  int64_t begun_ms; /* until when START is not answered; 0: it is */
+  int quiet;        /* how often in a row it was seen at rest meanwhile */
   int in, out, err; /* our ends; with a tty `in` is -1 and `out` the master */
   bool tty, stdin_once;
   bool answers_ok; /* a transfer that is answered */

@@ -19,6 +19,8 @@ enum
   RENEW_PAUSE_US = 10000,
 };
 
+static long long most_memory, most_tasks;
+
 int
 limits_set (const char *text, struct fault *fault)
 {
@@ -83,12 +85,38 @@ limits_keep_reserve (struct fault *fault)
 
   if (read_text ("/proc/meminfo", text, sizeof text) < 0)
     return fail (fault, FAULT_FAILED, errno, "read /proc/meminfo");
-  if (lower ("memory.max", limits_memory (text), fault) < 0)
+  most_memory = limits_memory (text);
+  if (lower ("memory.max", most_memory, fault) < 0)
     return -1;
   if (read_text ("/proc/sys/kernel/threads-max", text, sizeof text) < 0 || sysinfo (&now) < 0)
     return fail (fault, FAULT_FAILED, errno, "read how many tasks there may be");
   tasks = strtoll (text, NULL, 10) - now.procs - TASKS;
-  return lower ("pids.max", tasks > TASKS_LEAST ? tasks : TASKS_LEAST, fault);
+  most_tasks = tasks > TASKS_LEAST ? tasks : TASKS_LEAST;
+  return lower ("pids.max", most_tasks, fault);
+}
+
+int
+limits_change (const char *text, struct fault *fault)
+{
+  bool is_memory = strncmp (text, "memory.max=", strlen ("memory.max=")) == 0;
+
+  if (!is_memory && strncmp (text, "pids.max=", strlen ("pids.max=")) != 0)
+    return fail (fault, FAULT_INVALID, 0, "cgroup \"%.100s\" cannot change while the workload runs", text);
+  if (limits_set (text, fault) < 0)
+    return -1;
+  return lower (is_memory ? "memory.max" : "pids.max", is_memory ? most_memory : most_tasks, fault);
+}
+
+long long
+limits_most_memory (void)
+{
+  return most_memory;
+}
+
+long long
+limits_most_tasks (void)
+{
+  return most_tasks;
 }
 
 int

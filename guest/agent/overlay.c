@@ -69,25 +69,29 @@ tell (struct differ *d, char kind)
   fputc (0, d->out);
 }
 
-/* Directories above a change count as changed, in order, even if they look the same. */
+/* The directory of what was added or removed counts as changed even if it looks the same; that of a file which was
+ * only changed does not (moby: pkg/archive/changes.go). */
 static void
-tell_parents (struct differ *d)
+tell_parent (struct differ *d)
 {
-  for (size_t i = d->told + 1; d->path[i]; i++)
-    if (d->path[i] == '/')
-      {
-        d->path[i] = 0;
-        tell (d, 'C');
-        d->path[i] = '/';
-        d->told = i;
-      }
+  char *slash = strrchr (d->path, '/');
+
+  if (!slash || (size_t) (slash - d->path) <= d->told)
+    return;
+  *slash = 0;
+  tell (d, 'C');
+  *slash = '/';
+  d->told = (size_t) (slash - d->path);
 }
 
 static bool
-looks_the_same (const struct stat *a, const struct stat *b)
+looks_the_same (const char *path, const struct stat *a, const struct stat *b)
 {
+  bool times = a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+
+  /* the engine's own files in /etc change its time */
   return a->st_mode == b->st_mode && a->st_uid == b->st_uid && a->st_gid == b->st_gid
-         && a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+         && (times || strcmp (path, "etc") == 0);
 }
 
 static int walk (struct differ *d, int upper, int lower, size_t len, unsigned depth, struct fault *fault);
@@ -112,9 +116,10 @@ compare_one (struct differ *d, int upper, int lower, const char *name, size_t le
   bool both_dirs = existed && S_ISDIR (st.st_mode) && S_ISDIR (before.st_mode);
   if (is_whiteout && !existed)
     return 0;
-  if (!both_dirs || !looks_the_same (&st, &before))
+  if (!both_dirs || !looks_the_same (d->path, &st, &before))
     {
-      tell_parents (d);
+      if (is_whiteout || !existed)
+        tell_parent (d);
       tell (d, is_whiteout ? 'D' : existed ? 'C' : 'A');
       d->told = len;
     }
@@ -156,7 +161,7 @@ for_each (struct differ *d, int dirfd, size_t len, int upper, int lower, bool go
         result = compare_one (d, upper, lower, entry->d_name, len + slash + more, depth, fault);
       else if (fstatat (upper, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
         {
-          tell_parents (d);
+          tell_parent (d);
           tell (d, 'D');
         }
       d->path[len] = 0;

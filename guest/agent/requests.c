@@ -2,6 +2,7 @@
 
 #include "channel.h"
 #include "files.h"
+#include "limits.h"
 #include "power.h"
 #include "renew.h"
 #include "root.h"
@@ -18,6 +19,7 @@ static const struct field_rule signal_rules[]
 static const struct field_rule resize_rules[]
     = { { "seq", false }, { "rows", false }, { "cols", false }, { NULL, false } };
 static const struct field_rule on_rules[] = { { "seq", false }, { "on", false }, { NULL, false } };
+static const struct field_rule limit_rules[] = { { "seq", false }, { "cgroup", true }, { NULL, false } };
 static const struct field_rule path_rules[] = { { "seq", false }, { "path", false }, { NULL, false } };
 static const struct field_rule attach_rules[] = { { "seq", false }, { "stdin", false }, { NULL, false } };
 
@@ -219,6 +221,24 @@ handle_renew (const struct message *message, const struct fields *fields, long l
 }
 
 static int
+handle_limit (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
+              struct fault *fault)
+{
+  const char *key, *value;
+  size_t at = 0;
+
+  (void) message, (void) seq;
+  if (machine.state != STATE_RUNNING)
+    return fail (fault, FAULT_CONFLICT, 0, "the workload is not running");
+  while (fields_next (fields, &at, &key, &value))
+    if (strcmp (key, "cgroup") == 0 && limits_change (value, fault) < 0)
+      return -1;
+  answer_add (answer, "memory", "%lld", limits_most_memory ());
+  answer_add (answer, "pids", "%lld", limits_most_tasks ());
+  return 0;
+}
+
+static int
 handle_reset (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
               struct fault *fault)
 {
@@ -328,6 +348,7 @@ static const struct request requests[] = {
   [MSG_FREEZE] = { handle_freeze, on_rules, ON_CONNECTION },
   [MSG_POWEROFF] = { handle_poweroff, seq_only, ON_CONNECTION },
   [MSG_RESET] = { handle_reset, seq_only, ON_CONNECTION },
+  [MSG_LIMIT] = { handle_limit, limit_rules, ON_CONNECTION },
   [MSG_PAUSE] = { handle_pause, on_rules, ON_CONNECTION },
   [MSG_RENEW] = { handle_renew, NULL, ON_CONNECTION },
 };

@@ -10,6 +10,7 @@
 #include "paths.h"
 #include "ports.h"
 #include "power.h"
+#include "quiet.h"
 #include "streams.h"
 
 #include <fcntl.h>
@@ -23,6 +24,9 @@ enum
   STUCK_MS = 5000, /* how long a client that does not read may hold up the end */
   EXECS_MS = 1000, /* how long the end waits for execs to be told of theirs */
   FROZEN_MS = 10000, /* one that sleeps in the kernel freezes when it wakes */
+  BEGUN_MS = 400,  /* how long START is not answered while the workload computes */
+  LOOK_MS = 4,     /* how often it is looked at meanwhile, */
+  LOOKS = 2,       /* and how often in a row nothing must be going on */
 };
 
 struct machine machine;
@@ -131,6 +135,7 @@ workload_start (long long seq, struct fault *fault)
     say ("%s", rules.text);
   oom_kills_before = count_oom_kills ();
   job->faulted = job->exited = job->mute = false;
+  job->begun_ms = 0;
   job->seq = seq;
   return start_main (job, fault);
 }
@@ -141,8 +146,8 @@ workload_launched (struct job *job)
   if (job->launched)
     {
       machine.state = STATE_RUNNING;
-      if (!job->mute)
-        channel_ok (0, job->seq, NULL);
+      job->begun_ms = now_ms () + BEGUN_MS; /* workload_begin answers */
+      job->quiet = 0;
       return;
     }
   if (!job->mute)
@@ -150,6 +155,32 @@ workload_launched (struct job *job)
   /* its namespaces are gone with it; it may be tried again */
   job_close_stdio (job);
   job->pid = 0;
+}
+
+static bool
+has_output (const struct job *job)
+{
+  struct pollfd ends[] = { { .fd = job->out, .events = POLLIN }, { .fd = job->err, .events = POLLIN } };
+  return poll (ends, COUNT (ends), 0) > 0;
+}
+
+/* START is answered when the program has come to rest for the first time, has ended, or has computed for BEGUN_MS.
+ * Whoever starts an instance and looks into it at once expects to see what its first command did: on one kernel
+ * that has always happened by then, but an emulated CPU is fifty times slower than the host that asks. */
+static void
+workload_begin (struct job *job)
+{
+  if (!job->begun_ms)
+    return;
+  job->quiet = has_output (job) || !logfile_flushed () || !is_quiet () ? 0 : job->quiet + 1;
+  if (!job->exited && now_ms () < job->begun_ms && job->quiet < LOOKS)
+    {
+      loop_wake_at (now_ms () + LOOK_MS);
+      return;
+    }
+  job->begun_ms = 0;
+  if (!job->mute)
+    channel_ok (0, job->seq, NULL);
 }
 
 static void
@@ -191,6 +222,7 @@ drop_stuck (struct job *job)
 void
 workload_settle (struct job *job)
 {
+  workload_begin (job);
   if (!job->launched || !job->exited || machine.state != STATE_RUNNING)
     return;
   if (job->out >= 0 || job->err >= 0 || !logfile_flushed ())

@@ -5,7 +5,8 @@
     │   ├── InvalidReference         400   an image name that the reference grammar does not accept
     │   ├── UnsupportedField         400   a field that this isolation, or insula so far, does not honour
     │   ├── CommandNotFound          400   the program to run is not in the image            (exit 127)
-    │   └── CommandNotExecutable     400   it is there and cannot be executed                (exit 126)
+    │   ├── CommandNotExecutable     400   it is there and cannot be executed                (exit 126)
+    │   └── CannotEnter              400   the working directory of an exec is not there     (exit 127)
     ├── Unauthorized                 401   a registry wants credentials, or refuses those it got
     ├── Forbidden                    403   policy says no
     ├── NotFound                     404
@@ -85,6 +86,15 @@ class CommandNotExecutable(InvalidRequest):
     def __init__(self, command: str, why: str = "permission denied") -> None:
         super().__init__(f'exec: "{command}": {why}: unknown')
         self.command = command
+
+
+class CannotEnter(InvalidRequest):
+    """The working directory of an exec is not there, or is none.  runc's words, and dockerd's code for it."""
+
+    exit_code = 127
+
+    def __init__(self, cwd: str, why: str) -> None:
+        super().__init__(f'chdir to cwd ("{cwd}") set in config.json failed: {why}: unknown')
 
 
 class Unauthorized(InsulaError):

@@ -20,9 +20,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """`tty`: raw bytes and detach keys; else Docker's frames.  `stdin`: input is for the workload."""
+    """`tty`: it is a terminal, so detach keys count.  `framed`: output in Docker's frames, else raw bytes.
+    `stdin`: input is for the workload."""
 
     tty: bool
+    framed: bool
     stdin: bool
     detach_keys: bytes
     content_type: str
@@ -77,7 +79,7 @@ async def _feed(
 async def _show(connection: HijackedConnection, stream: Stream, terms: Terms) -> None:
     try:
         while (chunk := await stream.read()) is not None:
-            await connection.write(chunk.data if terms.tty else mux.frame(chunk.channel, chunk.data))
+            await connection.write(mux.frame(chunk.channel, chunk.data) if terms.framed else chunk.data)
     except ConnectionError:
         pass
     except (InsulaError, OSError) as error:
@@ -88,6 +90,6 @@ async def say(call: Call, text: str, terms: Terms) -> web.StreamResponse:
     """A hijacked answer that is one message: what dockerd does when an exec cannot start."""
     connection = hijack(call.http, terms.content_type)
     data = (text + "\r\n").encode()
-    await connection.write(data if terms.tty else mux.frame(Channel.STDOUT, data))
+    await connection.write(mux.frame(Channel.STDOUT, data) if terms.framed else data)
     await connection.finish()
     return Hijacked()

@@ -129,6 +129,7 @@ def render_host_config(view: InstanceView) -> host.HostConfig:
             Name=spec.restart.name, MaximumRetryCount=spec.restart.maximum_retry_count
         ),
         AutoRemove=spec.auto_remove,
+        ConsoleSize=[spec.console_rows, spec.console_cols],
         Annotations=spec.annotations,
         CapAdd=list(spec.cap_add) or None,
         CapDrop=list(spec.cap_drop) or None,

@@ -133,6 +133,7 @@ class Control:
     ) -> tuple[str, ...]:
         async with exclusive(entry, "update"):
             check(Action.UPDATE, entry.record, ref)
+            warnings: tuple[str, ...] = ()
             spec = entry.record.spec
             if limits is not None:
                 check_limits(limits)
@@ -145,11 +146,11 @@ class Control:
                 plan = dataclasses.replace(entry.plan, limits=limits)
                 backend.check(plan)
                 if entry.alive:
-                    await backend.update(entry.id, limits)
+                    warnings = await backend.update(entry.id, limits)
                 self._instances.put_plan(entry, plan)
             self._instances.put(entry, spec=spec)
             self._instances.event(entry, "update")
-        return ()
+        return warnings
 
     async def _send(self, entry: Entry, ref: str, number: int, action: Action, *, final: bool) -> None:
         """`final`: the user wants it to end, so no policy shall bring it back."""

@@ -14,12 +14,15 @@ from insula.engine.legality import Action, check, still_running
 from insula.engine.merge import process_env, replace_env
 from insula.engine.types import ExecSpec, ExecView
 from insula.errors import (
+    CannotEnter,
     CommandNotExecutable,
     CommandNotFound,
     Conflict,
+    GuestFailed,
     InsulaError,
     InvalidRequest,
     NoSuchExec,
+    RuntimeFailed,
 )
 from insula.isolation.backend import Exec
 from insula.isolation.plan import ExecPlan, Process
@@ -102,14 +105,8 @@ class Execs:
         try:
             with still_running(entry):
                 running = await self._kit.backend(entry.record.spec.isolation).exec(entry.id, plan)
-        except CommandNotFound:
-            made.exit_code = 127
-            raise
-        except CommandNotExecutable:
-            made.exit_code = 126
-            raise
-        except BaseException:
-            made.exit_code = 255
+        except BaseException as error:
+            made.exit_code = _failed_code(error)
             raise
         made.running = running
         made.watcher = asyncio.create_task(self._watch(made, running), name=f"exec {made.id}")
@@ -203,6 +200,14 @@ class _ExecStream:
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+def _failed_code(error: BaseException) -> int:
+    """moby's (daemon/errors.go, setExitCodeFromError, and daemon/exec.go): by what the runtime says, and 126
+    for what was found before it was asked."""
+    if isinstance(error, CommandNotFound | CommandNotExecutable | CannotEnter):
+        return error.exit_code
+    return 128 if isinstance(error, RuntimeFailed | GuestFailed) else 126
 
 
 def _shown(spec: ExecSpec) -> str:

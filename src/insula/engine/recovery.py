@@ -21,7 +21,7 @@ from insula.engine.mounting import Mounting
 from insula.engine.removal import REMOVE, REMOVE_WITH_VOLUMES, Removal
 from insula.engine.restarts import wanted_at_start
 from insula.engine.snapshots import BEFORE
-from insula.errors import InsulaError
+from insula.errors import InsulaError, Unavailable
 from insula.isolation.backend import Liveness
 from insula.model import codec
 from insula.model.instance import ExitStatus, State
@@ -52,7 +52,10 @@ class Recovery:
         self._mounting = mounting
 
     async def recover(self) -> None:
-        """Before any request is taken.  What one instance suffers does not keep the others away."""
+        """Before any request is taken.  What one instance suffers does not keep the others away.  But when
+        nobody can say whether it runs, Unavailable is raised before anything was changed: one that is taken
+        as ended is cleaned up, and so ended.
+        """
         kit = self._kit
         for record in kit.store.get_instances():
             entry = Entry(record, plan=self._instances.read_plan(record.id))
@@ -95,8 +98,11 @@ class Recovery:
                 try:
                     return await self._kit.backend(entry.plan.isolation).recover(entry.plan)
                 except InsulaError as error:
-                    log.error("instance %s: cannot be recovered: %s", entry.id, error)
-                    return Liveness.GONE
+                    name = entry.record.name
+                    raise Unavailable(
+                        f"nobody can say whether instance {name} ({entry.id[:12]}) runs: {error}",
+                        hint="mend that and start the daemon again; the instance was left alone",
+                    ) from error
 
         wanted = [entry for entry in self._instances.all() if entry.alive and entry.id not in but]
         return dict(zip(wanted, await asyncio.gather(*map(look, wanted)), strict=True))

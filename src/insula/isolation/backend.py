@@ -157,8 +157,8 @@ class Backend(Protocol):
 
     async def processes(self, instance_id: str, ps_args: Sequence[str]) -> ProcessTable: ...
 
-    async def update(self, instance_id: str, limits: Limits) -> None:
-        """Change the limits of a running instance."""
+    async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
+        """Change the limits of a running instance.  Warnings: what holds only from its next start on."""
         ...
 
     def files(self, plan: LaunchPlan) -> AbstractAsyncContextManager[Files]:

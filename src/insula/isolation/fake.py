@@ -199,8 +199,9 @@ class FakeBackend:
             ),
         )
 
-    async def update(self, instance_id: str, limits: Limits) -> None:
+    async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
         self._find(instance_id).limits = limits
+        return ()
 
     @contextlib.asynccontextmanager
     async def files(self, plan: LaunchPlan) -> AsyncIterator[Files]:

@@ -30,10 +30,13 @@ def spawn(
     stdio: tuple[int, int, int],
     pass_fds: Mapping[int, int] | None = None,
     new_session: bool = False,
+    urgent: bool = False,
 ) -> int:
     """Start `argv[0]` (an absolute path) and return its pid, which the caller must wait for.
 
     `stdio` are the descriptors it gets as 0, 1 and 2.  `pass_fds`: ours → the number it gets (3 and up).
+    `urgent`: no ordinary process takes a CPU from it, where the host allows that, until `make_ordinary`; its
+    children are ordinary.
     """
     passed = dict(pass_fds or {})
     # lift out of the way first: one of ours may be a number that is wanted for another
@@ -41,7 +44,7 @@ def spawn(
     try:
         actions = [(os.POSIX_SPAWN_DUP2, lifted[old], new) for new, old in enumerate(stdio)]
         actions += [(os.POSIX_SPAWN_DUP2, lifted[old], new) for old, new in passed.items()]
-        return os.posix_spawn(
+        pid = os.posix_spawn(
             argv[0],
             list(argv),
             dict(env),
@@ -50,11 +53,27 @@ def spawn(
             setsigmask=(),
             setsigdef=_RESET_SIGNALS,
         )
+        if urgent:
+            _make_urgent(pid)
+        return pid
     except FileNotFoundError:
         raise ProgramMissing(argv[0], package=PACKAGES.get(argv[0].rpartition("/")[2])) from None
     finally:
         for fd in lifted.values():
             os.close(fd)
+
+
+def _make_urgent(pid: int) -> None:
+    """posix_spawn itself cannot: glibc knows no policy that is reset on fork."""
+    # it has ended, or there is no CAP_SYS_NICE, or no real-time budget for our cgroup
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.sched_setscheduler(pid, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
+def make_ordinary(pid: int) -> None:
+    """Undo what `urgent` did.  Does nothing when it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
 
 
 def keep_descriptors() -> None:

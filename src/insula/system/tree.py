@@ -74,14 +74,18 @@ def stat(root: str, path: str) -> PathStat:
         raise
     finally:
         os.close(root_fd)
-    name = os.path.basename(path.rstrip("/")) or "/"
     return PathStat(
-        name=name,
+        name=name_of(path),
         size=found.st_size,
         mode=go_mode(found.st_mode),
         mtime_ns=found.st_mtime_ns,
         link_target=target,
     )
+
+
+def name_of(path: str) -> str:
+    """The last part of a path, as Docker names what it finds there."""
+    return os.path.basename(path.rstrip("/")) or "/"
 
 
 def _final_target(root_fd: int, path: str, link_fd: int) -> str:
@@ -108,9 +112,10 @@ async def _archive(root: str, request: dict[str, object]) -> AsyncGenerator[byte
         os.close(fd)
 
 
-def get(root: str, path: str) -> AsyncGenerator[bytes, None]:
-    """A tar of `path`, its members named from the last part of `path` on.  May raise NotFound when begun."""
-    return _archive(root, {"what": "get", "path": path})
+def get(root: str, path: str, *, name: str = "") -> AsyncGenerator[bytes, None]:
+    """A tar of `path`, its members named from `name` (else the last part of `path`) on.  May raise NotFound
+    when begun."""
+    return _archive(root, {"what": "get", "path": path, "name": name or name_of(path)})
 
 
 def export(root: str) -> AsyncGenerator[bytes, None]:

@@ -188,12 +188,11 @@ def _resolve(path: bytes) -> bytes:
 
 def _get(request: dict[str, Any], reply: Reply) -> None:
     untrusted_path = b"/" + os.fsencode(request["path"]).lstrip(b"/")
-    base = untrusted_path.rstrip(b"/").rpartition(b"/")[2]
     path = _resolve(untrusted_path)
     if not os.path.lexists(path):
         raise NotFound(f"{request['path']}: no such file or directory")
     packer = _Packer(reply, crosses=True)
-    packer.tree(path, base or b"/")
+    packer.tree(path, os.fsencode(request["name"]))
     packer.end()
 
 

@@ -23,7 +23,7 @@ from integration.images.fake_registry import FakeRegistry
 pytestmark = pytest.mark.integration
 
 _PROGRAM = "/usr/bin/docker-registry"
-_SESAME = "$2b$04$3.U3EIu.kDLsNwNcLpShnOVn.cdedUHckLSOvSQ1rKk8Smjah0RiK"
+SESAME = "$2b$04$3.U3EIu.kDLsNwNcLpShnOVn.cdedUHckLSOvSQ1rKk8Smjah0RiK"
 _USER = Credentials(username="ali", password="sesame")
 _BUSYBOX = "/usr/bin/busybox"
 
@@ -48,8 +48,9 @@ def _free_port() -> int:
 
 
 @contextmanager
-def start_registry(directory: Path, htpasswd: str = "") -> Iterator[str]:
-    """docker-registry on a free port of the loopback; yields its `host:port` when it listens."""
+def start_registry(directory: Path, htpasswd: str = "", netns: str = "") -> Iterator[str]:
+    """docker-registry on a free port of the loopback (of `netns`); yields its `host:port` when it listens."""
+    enter = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
     port = _free_port()
     (directory / "data").mkdir(parents=True)
     config: dict[str, object] = {
@@ -63,24 +64,23 @@ def start_registry(directory: Path, htpasswd: str = "") -> Iterator[str]:
         config["auth"] = {"htpasswd": {"realm": "here", "path": str(directory / "htpasswd")}}
     (directory / "config.yml").write_text(json.dumps(config))
     process = subprocess.Popen(
-        [_PROGRAM, "serve", str(directory / "config.yml")],
+        [*enter, _PROGRAM, "serve", str(directory / "config.yml")],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     try:
-        _wait_for_port(process, port)
+        _wait_for_port(process, port, enter)
         yield f"127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
 
 
-def _wait_for_port(process: subprocess.Popen[bytes], port: int) -> None:
+def _wait_for_port(process: subprocess.Popen[bytes], port: int, enter: list[str]) -> None:
+    probe = [*enter, "bash", "-c", f": </dev/tcp/127.0.0.1/{port}"]
     while process.poll() is None:
-        with socket.socket() as sock:
-            sock.settimeout(5)
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return
         try:
             process.wait(0.02)
         except subprocess.TimeoutExpired:
@@ -97,7 +97,7 @@ def plain(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[str]:
-    with start_registry(tmp_path / "guarded", f"ali:{_SESAME}") as address:
+    with start_registry(tmp_path / "guarded", f"ali:{SESAME}") as address:
         yield address
 
 

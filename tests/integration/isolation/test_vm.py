@@ -261,14 +261,23 @@ async def test_a_paused_vm_stands_still_and_goes_on(backend: VmBackend, shared: 
     assert (0, b"", b"") == await run_exec(backend, shared, "true")
 
 
-async def test_limits_of_cpu_change_live_and_others_are_refused(
-    backend: VmBackend, shared: LaunchPlan
-) -> None:
+async def test_limits_change_live_as_far_as_the_guest_reaches(backend: VmBackend, shared: LaunchPlan) -> None:
     same = shared.limits
-    await backend.update(shared.id, Limits(pids=same.pids, ulimits=same.ulimits, nano_cpus=500_000_000))
-    with pytest.raises(Conflict, match="memory"):
-        await backend.update(shared.id, Limits(pids=same.pids, ulimits=same.ulimits, memory_bytes=1 << 30))
-    await backend.update(shared.id, same)
+
+    async def maximum(name: str) -> str:
+        return (await run_exec(backend, shared, "cat", f"/sys/fs/cgroup/{name}.max"))[1].decode().strip()
+
+    least = dataclasses.replace(same, pids=40, memory_bytes=32 << 20, nano_cpus=500_000_000)
+    before = [await maximum(name) for name in ("memory", "pids")]
+    assert () == await backend.update(shared.id, least)
+    assert [str(32 << 20), "40"] == [await maximum(name) for name in ("memory", "pids")]
+    (warning,) = await backend.update(shared.id, dataclasses.replace(same, memory_bytes=1 << 40))
+    assert "MiB for its workload until its next start" in warning
+    assert int(await maximum("memory")) < 1 << 32
+    with pytest.raises(Conflict, match="shm size"):
+        await backend.update(shared.id, dataclasses.replace(same, shm_size_bytes=1))
+    assert () == await backend.update(shared.id, same)
+    assert before == [await maximum(name) for name in ("memory", "pids")]
 
 
 async def test_input_is_half_closed_and_reaches_its_end(backend: VmBackend, workshop: Workshop) -> None:

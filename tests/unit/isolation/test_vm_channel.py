@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import struct
 from collections.abc import AsyncIterator
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insula.errors import CommandNotFound, Conflict, GuestFailed, InvalidRequest
+from insula.isolation.plan import Process
 from insula.isolation.vm.channel import AgentError, Channel, State
 from insula.isolation.vm.prepare import command_error
 from insula.isolation.vm.streams import VmExec, VmStream
@@ -166,7 +168,21 @@ async def test_an_error_answer_is_an_exception_with_its_kind() -> None:
         with pytest.raises(AgentError) as caught:
             await asked
         assert ("not-found", 2, "gone") == (caught.value.kind, caught.value.errno, caught.value.text)
-        assert isinstance(command_error(caught.value, "gone"), CommandNotFound)
+        assert isinstance(command_error(caught.value, Process(args=("gone",), env=())), CommandNotFound)
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "code"),
+    [
+        (errno.ENOENT, 'chdir to cwd ("/here") set in config.json failed: no such file or directory', 127),
+        (errno.ENOTDIR, 'chdir to cwd ("/here") set in config.json failed: not a directory', 127),
+        (errno.EACCES, 'exec: "pwd": permission denied', 126),
+    ],
+)
+def test_a_working_directory_that_cannot_be_entered(number: int, text: str, code: int) -> None:
+    said = AgentError("not-executable", number, 'chdir to cwd ("/here"): whatever the guest says')
+    error = command_error(said, Process(args=("pwd",), env=(), cwd="/here"))
+    assert (f"{text}: unknown", code) == (str(error), error.exit_code)
 
 
 async def test_an_error_without_a_number_fails_what_was_asked_after_it() -> None:

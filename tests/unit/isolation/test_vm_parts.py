@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from insula.errors import Conflict, CorruptData, InsulaError, RuntimeFailed, UnsupportedField
 from insula.isolation.plan import Device
-from insula.isolation.vm import accel, cgroup, guest, initramfs, kernel, modules, stats
+from insula.isolation.vm import accel, cgroup, guest, initramfs, kernel, messages, modules, stats
 from insula.isolation.vm.check import check_plan, check_update, parse_cpus
 from insula.isolation.vm.files import go_mode, parse_changes
 from insula.isolation.vm.initramfs import Entry
@@ -127,11 +127,17 @@ def test_a_socket_of_the_host_is_refused(tmp_path: Path) -> None:
             check_plan(dataclasses.replace(PLAN, mounts=(mount,)))
 
 
-def test_only_cpu_time_changes_live() -> None:
-    check_update(Limits(), Limits(nano_cpus=5, cpu_shares=7))
-    for change in ({"memory_bytes": 1}, {"pids": 5}, {"shm_size_bytes": 1}, {"memory_reservation_bytes": 3}):
+def test_what_changes_live() -> None:
+    check_update(
+        Limits(), Limits(nano_cpus=5, cpu_shares=7, memory_bytes=1, pids=5, memory_reservation_bytes=3)
+    )
+    for change in ({"shm_size_bytes": 1}, {"cpuset_mems": "0"}):
         with pytest.raises(Conflict):
             check_update(Limits(), Limits(**change))  # type: ignore[arg-type]
+    assert [] == messages.change(Limits(pids=3), Limits(pids=3, nano_cpus=1))
+    assert [("cgroup", "memory.max=5"), ("cgroup", "pids.max=max")] == messages.change(
+        Limits(pids=3), Limits(memory_bytes=5)
+    )
 
 
 def test_cpu_lists() -> None:

@@ -43,6 +43,7 @@ async def attach(call: Call) -> web.StreamResponse:
     multiplexed = not tty and call.version >= (1, 42)
     terms = Terms(
         tty=tty,
+        framed=not tty,
         stdin=stdin and call.flag("stream"),
         detach_keys=keys,
         content_type=mux.MULTIPLEXED if multiplexed else mux.RAW,

@@ -13,8 +13,19 @@ from insula.api.routing import Route
 from insula.api.translate_create import parse_console_size
 from insula.api.wire.container import ExecConfig, ExecStartConfig, IDResponse
 from insula.engine.types import ExecSpec
-from insula.errors import CommandNotExecutable, CommandNotFound, GuestFailed, InvalidRequest, RuntimeFailed
+from insula.errors import (
+    CannotEnter,
+    CommandNotExecutable,
+    CommandNotFound,
+    Conflict,
+    GuestFailed,
+    InsulaError,
+    InvalidRequest,
+    NotFound,
+    RuntimeFailed,
+)
 
+_OF_THE_RUNTIME = (CannotEnter, CommandNotFound, CommandNotExecutable, RuntimeFailed, GuestFailed)
 _WHY = "OCI runtime exec failed: exec failed: unable to start container process: "
 
 
@@ -52,9 +63,11 @@ async def start(call: Call) -> web.StreamResponse:
     view = call.engine.exec_inspect(call.names["id"])
     rows, cols = parse_console_size(given.ConsoleSize)
     tty = view.spec.tty
-    multiplexed = not tty and call.version >= (1, 42)
+    framed = not given.Tty  # moby goes by this, not by whether it is a terminal
+    multiplexed = framed and call.version >= (1, 42)
     terms = Terms(
         tty=tty,
+        framed=framed,
         stdin=view.spec.attach_stdin,
         detach_keys=parse_keys(view.spec.detach_keys),
         content_type=mux.MULTIPLEXED if multiplexed else mux.RAW,
@@ -63,11 +76,13 @@ async def start(call: Call) -> web.StreamResponse:
         stream = await call.engine.exec_start(
             view.id, detach=given.Detach, tty=tty, console_rows=rows, console_cols=cols
         )
-    except (CommandNotFound, CommandNotExecutable, RuntimeFailed, GuestFailed) as error:
+    except (Conflict, NotFound):
+        raise
+    except InsulaError as error:
         if given.Detach:
             raise
         # on the stream, as Docker: of another answer than 101 its client shows the number alone
-        return await say(call, _WHY + str(error), terms)
+        return await say(call, (_WHY if isinstance(error, _OF_THE_RUNTIME) else "") + str(error), terms)
     if stream is None:
         return empty(200)
     response, _ = await pump(call, stream, terms)

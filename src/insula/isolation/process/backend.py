@@ -21,6 +21,7 @@ from insula.isolation.backend import BackendInfo, Exec, Files, Liveness, Process
 from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.isolation.process import complaints, monitor, prepare, usage
 from insula.isolation.process.attach import ConsoleStream
+from insula.isolation.process.beginning import Beginning
 from insula.isolation.process.checks import check_plan
 from insula.isolation.process.execs import ExecPlace, start_exec
 from insula.isolation.process.facts import conmon_version, find_facts
@@ -206,12 +207,14 @@ class ProcessBackend:
 
     async def release(self, instance_id: str) -> None:
         container = self._find(instance_id)
-        if self._runtime.let_go(instance_id):
-            return
-        argv = self._runtime.argv("start", instance_id)
-        done = await self._launcher.run(lambda: run(argv, check=False))
-        if done.returncode != 0:
-            raise complaints.translate(done.stderr.decode(errors="replace"), container.plan.process.args[0])
+        beginning = Beginning(self._layout, container.plan, container.record.init_pid)
+        if not self._runtime.let_go(instance_id):
+            argv = self._runtime.argv("start", instance_id)
+            done = await self._launcher.run(lambda: run(argv, check=False))
+            if done.returncode != 0:
+                said = done.stderr.decode(errors="replace")
+                raise complaints.translate(said, container.plan.process.args[0])
+        await beginning.wait()
 
     async def wait(self, instance_id: str) -> ExitStatus:
         return await asyncio.shield(self._find(instance_id).ended)
@@ -234,12 +237,12 @@ class ProcessBackend:
         )
 
     async def recover(self, plan: LaunchPlan) -> Liveness:
-        if self._problem:
-            raise Unavailable(f"containers cannot run on this host: {self._problem}")
         known = self._containers.get(plan.id)
         record = known.record if known else monitor.read_record(plan.run_dir)
-        if record is None or record.boot_id != self._boot_id:
+        if record is None or record.boot_id != monitor.boot_id():
             return Liveness.GONE
+        if self._problem:  # what ran before the host was started anew is gone in any case
+            raise Unavailable(f"containers cannot run on this host: {self._problem}")
         if known is None:
             watch = None
             if is_alive(record.conmon_pid, record.conmon_started):
@@ -337,6 +340,7 @@ class ProcessBackend:
         container = self._find(instance_id)
         with self._live_root(container) as root:
             identity = prepare.identify(root, plan.process)
+            prepare.check_cwd(root, plan.process)
             prepare.check_program(root, plan.process, identity)
         document = make_exec_process(
             container.plan, plan.process, identity, self._facts, privileged=plan.privileged
@@ -372,7 +376,7 @@ class ProcessBackend:
         plan = self._find(instance_id).plan
         return await usage.list_processes(set(cgroups.processes(self._layout, cgroup_name(plan))), ps_args)
 
-    async def update(self, instance_id: str, limits: Limits) -> None:
+    async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
         group = cgroup_name(self._find(instance_id).plan)
         writes = control_writes(
             limits, version=self._layout.version, swap_accounting=self._facts.swap_accounting
@@ -387,7 +391,7 @@ class ProcessBackend:
                 except Failure as error:
                     refused = error
             if refused is None:
-                return
+                return ()
         assert refused is not None
         raise refused
 

@@ -23,7 +23,7 @@ from insula.isolation.process.attach import DescriptorStream, settle
 from insula.isolation.process.launcher import Launcher
 from insula.isolation.process.runtimes import Runtime
 from insula.model.stream import Channel, Chunk, Stream
-from insula.system.pidfd import Watch, spawn
+from insula.system.pidfd import Watch, make_ordinary, spawn
 from insula.system.run import fixed_environment
 
 _CONSOLE_LIMIT_S = 20.0
@@ -165,8 +165,10 @@ async def _start_on_terminal(
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, null)
         argv = [*argv, "--console-socket", short, "--tty", place.instance_id]
+        # crun lets the program go and then sets the terminal's size (src/libcrun/container.c,
+        # libcrun_container_exec): what it wakes must not take its CPU in between
         pid = await place.launcher.run(
-            lambda: spawn(argv, fixed_environment(), stdio=(null, null, null), new_session=True)
+            lambda: spawn(argv, fixed_environment(), stdio=(null, null, null), new_session=True, urgent=True)
         )
         watch = Watch(pid, child=True)
         accepting = asyncio.ensure_future(_accept_master(listener))
@@ -181,6 +183,7 @@ async def _start_on_terminal(
                 watch.close()
                 raise _read_problem(stem, plan) or RuntimeFailed("the runtime sent no terminal")
             master = accepting.result()
+            make_ordinary(pid)  # it waits for the program now; until then nobody else reaps it
         finally:
             accepting.cancel()
             ending.cancel()

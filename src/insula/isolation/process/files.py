@@ -11,6 +11,7 @@ import contextlib
 import os
 import posixpath
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 from insula.errors import NoSuchPath, NotFound
 from insula.isolation.plan import LaunchPlan
@@ -29,11 +30,14 @@ class DirectoryFiles:
 
     async def stat(self, path: str) -> PathStat:
         with self._no_such_path(path):
-            return tree.stat(*self._place(path))
+            root, inner = self._place(path)
+            found = tree.stat(root, inner)
+        return found if inner == path else replace(found, name=tree.name_of(path))
 
     async def get(self, path: str) -> AsyncIterator[bytes]:
         with self._no_such_path(path):
-            async with contextlib.aclosing(tree.get(*self._place(path))) as pieces:
+            root, inner = self._place(path)
+            async with contextlib.aclosing(tree.get(root, inner, name=tree.name_of(path))) as pieces:
                 async for piece in pieces:
                     yield piece
 
@@ -69,9 +73,13 @@ class DirectoryFiles:
         ending = "/" if path.endswith(("/", "/.")) else ""
         normal = posixpath.normpath("/" + path.lstrip("/"))
         for mount in sorted(self._plan.mounts, key=lambda m: -len(m.target)):
-            below = mount.target.rstrip("/") + "/"
-            if mount.kind is MountKind.BIND and normal.startswith(below) and os.path.isdir(mount.source):
-                return mount.source, "/" + normal.removeprefix(below) + ending
+            target = mount.target.rstrip("/")
+            if mount.kind is not MountKind.BIND or not (normal + "/").startswith(target + "/"):
+                continue
+            if os.path.isdir(mount.source):
+                return mount.source, normal.removeprefix(target) + ending or "/"
+            if normal == target:
+                return os.path.dirname(mount.source), "/" + os.path.basename(mount.source) + ending
         return self._directory.merged, path
 
     @contextlib.contextmanager

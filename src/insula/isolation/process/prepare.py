@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from insula.errors import CommandNotExecutable, CommandNotFound, InvalidRequest
+from insula.errors import CannotEnter, CommandNotExecutable, CommandNotFound, InvalidRequest
 from insula.isolation.plan import Device, LaunchPlan, Process
 from insula.isolation.process.spec import DeviceNode
 from insula.isolation.users import Identity, find_identity
@@ -41,6 +41,18 @@ def make_cwd(root: int, process: Process) -> None:
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
             raise InvalidRequest(f"the working directory {process.cwd} is not a directory") from error
         raise
+
+
+def check_cwd(root: int, process: Process) -> None:
+    """For an exec, which makes none.  Raises CannotEnter; whether its user may is the runtime's to say."""
+    if process.cwd in ("", "/"):
+        return
+    try:
+        os.close(open_in_root(root, process.cwd, os.O_PATH | os.O_DIRECTORY))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise CannotEnter(process.cwd, (error.strerror or "").lower()) from error
 
 
 def find_devices(plan: LaunchPlan) -> tuple[DeviceNode, ...]:

@@ -51,7 +51,7 @@ from insula.isolation.vm.starter import Starter
 from insula.isolation.vm.streams import VmExec, VmStream
 from insula.isolation.vm.templates import Size
 from insula.isolation.vm.vm import Vm
-from insula.isolation.vm.wire import Type, number
+from insula.isolation.vm.wire import Fields, Type, number
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
@@ -281,7 +281,7 @@ class VmBackend:
                 await channel.request(Type.START)
         except AgentError as error:
             await vm.kill_and_wait()
-            raise command_error(error, vm.plan.process.args[0]) from None
+            raise command_error(error, vm.plan.process) from None
         vm.steps.mark("start")
         log.debug("%s runs: %s", instance_id[:12], vm.steps)
         if vm.cgroup is not None:
@@ -344,7 +344,7 @@ class VmBackend:
         try:
             answer = await asyncio.shield(stream.answer)
         except AgentError as error:
-            raise command_error(error, plan.process.args[0]) from None
+            raise command_error(error, plan.process) from None
         except BaseException:
             stream.let_go()
             raise
@@ -377,14 +377,23 @@ class VmBackend:
         channel = await self._vm(instance_id).channel()
         return stats.finalize_table(await channel.request(Type.PS), ps_args)
 
-    async def update(self, instance_id: str, limits: Limits) -> None:
+    async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
         vm = self._vm(instance_id)
         check_update(vm.limits, limits)
         assert vm.cgroup is not None
+        warnings: tuple[str, ...] = ()
+        if pairs := messages.change(vm.limits, limits):
+            try:
+                answer = await (await vm.channel()).request(Type.LIMIT, *pairs)
+            except AgentError as error:
+                raise translate(error) from None
+            warnings = _too_much(answer, limits)
         vm.cgroup.limit_cpu(limits)
+        vm.cgroup.reserve_memory(limits)
         if limits.cpuset_cpus != vm.limits.cpuset_cpus:
             _set_affinity(vm.cgroup.pids(), parse_cpus(limits.cpuset_cpus))
         vm.limits = limits
+        return warnings
 
     # files
 
@@ -409,7 +418,9 @@ class VmBackend:
         finally:
             await monitor.close()
         try:
-            await prepare_helper(booted.channel, plan, generation, rescan=bool(booted.record.template))
+            files = {tag: share.file for tag, share in order.shares}
+            rescan = bool(booted.record.template and order.has_more)
+            await prepare_helper(booted.channel, plan, generation, files, rescan=rescan)
         except BaseException:
             await boot.end(booted)
             self._helper_gone(plan, booted)
@@ -419,6 +430,17 @@ class VmBackend:
     def _helper_gone(self, plan: LaunchPlan, _: Booted) -> None:
         self._facilities.give_uid(plan.id + HELPER_SUFFIX)
         remove_tree(os.path.join(plan.run_dir, "files"))
+
+
+def _too_much(answer: Fields, limits: Limits) -> tuple[str, ...]:
+    """Sentences about limits above what the guest has booted with; they hold from the next start on."""
+    memory, pids = number(answer, "memory", 0, 1 << 62), number(answer, "pids", 0, 1 << 22)
+    warnings = []
+    if limits.memory_bytes > memory:
+        warnings.append(f"This virtual machine has {memory >> 20} MiB for its workload until its next start.")
+    if limits.pids > pids:
+        warnings.append(f"This virtual machine can run {pids} processes until its next start.")
+    return tuple(warnings)
 
 
 def _set_affinity(pids: Sequence[int], cpus: Sequence[int]) -> None:

@@ -38,6 +38,13 @@ def memory_settings(most_bytes: int, reservation_bytes: int, version: int) -> di
     return {"memory.limit_in_bytes": str(most_bytes)} | soft
 
 
+def reservation_settings(reservation_bytes: int, version: int) -> dict[str, str]:
+    """None is written as such, so that an update can lift one."""
+    if version == 2:
+        return {"memory.low": str(reservation_bytes)}
+    return {"memory.soft_limit_in_bytes": str(reservation_bytes or -1)}
+
+
 def cpu_settings(limits: Limits, version: int) -> dict[str, str]:
     """Quota and shares; no quota is written as such, so that an update can lift one."""
     period = limits.cpu_period_us or _PERIOD_US
@@ -89,6 +96,10 @@ class Cgroup:
 
     def limit_cpu(self, limits: Limits) -> None:
         self._write("cpu", cpu_settings(limits, self.layout.version))
+
+    def reserve_memory(self, limits: Limits) -> None:
+        version = self.layout.version
+        self._write("memory", reservation_settings(limits.memory_reservation_bytes, version))
 
     def _write(self, controller: str, settings: Mapping[str, str]) -> None:
         """Does nothing on a host without the controller, as Docker does (it warns in `info`)."""

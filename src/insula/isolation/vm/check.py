@@ -103,16 +103,8 @@ def check_plan(plan: LaunchPlan) -> None:
 
 
 def check_update(old: Limits, new: Limits) -> None:
-    """What can change while a VM runs is its share of CPU time.  Raises Conflict for the rest, naming it."""
+    """What can change while a VM runs is CPU time, memory and pids.  Raises Conflict for the rest."""
     fixed = (
-        ("memory", old.memory_bytes, new.memory_bytes, "the guest booted with this much memory"),
-        (
-            "memory reservation",
-            old.memory_reservation_bytes,
-            new.memory_reservation_bytes,
-            "it is set at boot",
-        ),
-        ("pids limit", old.pids, new.pids, "it is set inside the guest at boot"),
         ("cpuset mems", old.cpuset_mems, new.cpuset_mems, "a guest's memory is not bound to nodes"),
         ("ulimits", old.ulimits, new.ulimits, "they are set when the workload starts"),
         ("shm size", old.shm_size_bytes, new.shm_size_bytes, "it is set at boot"),

@@ -80,6 +80,25 @@ def renew(plan: LaunchPlan) -> Pairs:
     return pairs + [("file", etc_file(file)) for file in plan.etc_files]
 
 
+def configure_helper(plan: LaunchPlan, share_files: dict[str, str], *, rescan: bool) -> Pairs:
+    """The root, and those of its binds and volumes that are among `share_files`."""
+    pairs: Pairs = [
+        ("image_serial", "image"),
+        ("upper_serial", "upper"),
+        ("upper_format", "ext4"),
+        ("rescan", str(int(rescan))),
+    ]
+    return pairs + [("mount", mount(m, share_files[m.tag])) for m in plan.mounts if m.tag in share_files]
+
+
+def change(old: Limits, new: Limits) -> Pairs:
+    """What of a running workload's limits is another now."""
+    memory = str(new.memory_bytes) if new.memory_bytes > 0 else "max"
+    pids = str(new.pids) if new.pids > 0 else "max"
+    pairs: Pairs = [("cgroup", f"memory.max={memory}")] if old.memory_bytes != new.memory_bytes else []
+    return pairs + ([("cgroup", f"pids.max={pids}")] if old.pids != new.pids else [])
+
+
 def rlimits(limits: Limits) -> Pairs:
     return [("rlimit", f"{u.name} {u.soft} {u.hard}") for u in limits.ulimits]
 

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import hashlib
+import os
 import re
 import secrets
 import time
 from collections.abc import AsyncIterator
 
-from insula.errors import CommandNotExecutable, CommandNotFound, GuestFailed, InsulaError, NoSuchPath
-from insula.isolation.plan import LaunchPlan
+from insula.errors import (
+    CannotEnter,
+    CommandNotExecutable,
+    CommandNotFound,
+    GuestFailed,
+    InsulaError,
+    NoSuchPath,
+)
+from insula.isolation.plan import LaunchPlan, Process
 from insula.isolation.vm import messages
 from insula.isolation.vm.channel import AgentError, Channel, translate
 from insula.isolation.vm.files import AgentFiles
@@ -43,12 +52,14 @@ def machine_id_of(instance_id: str) -> str:
     return hashlib.sha256(b"insula machine-id " + instance_id.encode()).hexdigest()[:32]
 
 
-def command_error(error: AgentError, program: str) -> InsulaError:
+def command_error(error: AgentError, process: Process) -> InsulaError:
+    """What kept `process` from running."""
+    program = process.args[0] if process.args else ""
     if error.kind == "not-found":
         return CommandNotFound(program)
     if error.kind == "not-executable":
-        if error.text.startswith("chdir"):
-            return CommandNotExecutable(program, f"{error.text}: no such file or directory")
+        if error.text.startswith("chdir") and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return CannotEnter(process.cwd, os.strerror(error.errno).lower())
         return CommandNotExecutable(program)
     return translate(error)
 
@@ -69,13 +80,13 @@ def submit_identity(channel: Channel, plan: LaunchPlan, generation: str) -> asyn
     return channel.submit(Type.IDENTITY, pairs)
 
 
-async def _all(answers: list[asyncio.Future[Fields]], program: str) -> list[Fields]:
+async def _all(answers: list[asyncio.Future[Fields]], process: Process) -> list[Fields]:
     """Every answer, or the first error in the order of sending (a later one only follows from it)."""
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             return [await answer for answer in answers]
     except AgentError as error:
-        raise command_error(error, program) from None
+        raise command_error(error, process) from None
     except TimeoutError:
         raise GuestFailed(f"the guest did not get ready within {_TIMEOUT_S:.0f} s") from None
     finally:
@@ -102,7 +113,7 @@ async def prepare_workload(
     ]
     channel.send(Type.SECCOMP, 0, filter_)
     answers.append(channel.submit(Type.WORKLOAD, messages.workload(plan)))
-    answered = await _all(answers, plan.process.args[0])
+    answered = await _all(answers, plan.process)
     _check_identity(answered[0], generation)
 
 
@@ -115,7 +126,7 @@ async def prepare_copy(channel: Channel, plan: LaunchPlan, generation: str) -> N
         submit_identity(channel, plan, generation),
         channel.submit(Type.RENEW, messages.renew(plan)),
     ]
-    answered = await _all(answers, plan.process.args[0])
+    answered = await _all(answers, plan.process)
     _check_identity(answered[0], generation)
 
 
@@ -141,14 +152,11 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def prepare_helper(channel: Channel, plan: LaunchPlan, generation: str, *, rescan: bool) -> None:
-    """Only the root, for files."""
-    pairs = [
-        ("image_serial", "image"),
-        ("upper_serial", "upper"),
-        ("upper_format", "ext4"),
-        ("rescan", str(int(rescan))),
-    ]
+async def prepare_helper(
+    channel: Channel, plan: LaunchPlan, generation: str, share_files: dict[str, str], *, rescan: bool
+) -> None:
+    """Only the root and what is mounted there from the host, for files."""
+    pairs = messages.configure_helper(plan, share_files, rescan=rescan)
     answers = [submit_identity(channel, plan, generation), channel.submit(Type.CONFIGURE, pairs)]
-    answered = await _all(answers, "")
+    answered = await _all(answers, plan.process)
     _check_identity(answered[0], generation)

@@ -5,7 +5,9 @@ Synchronous readers of cgroup and /sys files, and pure tables.
 
 from __future__ import annotations
 
+import functools
 import os
+import pwd
 import time
 from collections.abc import Callable, Sequence
 
@@ -122,6 +124,7 @@ def host_oom_kills(layout: Layout, group: str) -> int:
 
 # docker top
 
+_USER_WIDTH = 8  # of ps
 _Row = tuple[str, ...]  # pid, ppid, user, tty, start (seconds since 1970), cpu ms, rss KiB, command
 
 
@@ -136,11 +139,21 @@ def _started(text: str) -> str:
     return time.strftime("%H:%M", time.localtime(int(text)))
 
 
+@functools.lru_cache(maxsize=256)
+def _user(uid: str) -> str:
+    """As ps names it: by the host's users, as for a container; the number where the name is too long."""
+    try:
+        name = pwd.getpwuid(int(uid)).pw_name
+    except (KeyError, ValueError, OverflowError):
+        return uid
+    return name if len(name) <= _USER_WIDTH else uid
+
+
 _COLUMNS: dict[str, tuple[str, Callable[[_Row], str]]] = {
     "pid": ("PID", lambda r: r[0]),
     "ppid": ("PPID", lambda r: r[1]),
-    "user": ("USER", lambda r: r[2]),
-    "uid": ("UID", lambda r: r[2]),
+    "user": ("USER", lambda r: _user(r[2])),
+    "uid": ("UID", lambda r: _user(r[2])),
     "tty": ("TTY", lambda r: r[3]),
     "stime": ("STIME", lambda r: _started(r[4])),
     "start": ("START", lambda r: _started(r[4])),

@@ -56,6 +56,7 @@ class Type(enum.IntEnum):
     PAUSE = 31
     RESET = 32
     RENEW = 33
+    LIMIT = 34
 
 
 FROM_GUEST = frozenset(

@@ -1,0 +1,130 @@
+"""What client suites take for granted because Docker's containers have always been so; in both isolations."""
+
+from __future__ import annotations
+
+import gc
+import io
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import pytest
+
+from rig import IMAGE, Daemon
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(240),
+    # docker-py leaves the sockets of its streams to the garbage collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def client(daemon: Daemon) -> Iterator[docker.DockerClient]:
+    one = docker.DockerClient(base_url=daemon.host, timeout=120)
+    yield one
+    one.close()
+    gc.collect()
+
+
+@pytest.fixture(scope="module", params=["process", pytest.param("vm", marks=pytest.mark.vm)])
+def box(client: docker.DockerClient, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Its first command has only just begun when the first test looks into it."""
+    script = (
+        "mkdir /made; echo hello >/made/it; rm /bin/vi; echo more >>/etc/plain; trap 'echo hup' HUP; "
+        "while :; do sleep 0.1; done"
+    )
+    one = client.containers.run(IMAGE, ["sh", "-c", script], detach=True, isolation=request.param)
+    yield one
+    one.remove(force=True)
+
+
+def one_file(name: str, text: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(text)
+        tar.addfile(member, io.BytesIO(text))
+    return buffer.getvalue()
+
+
+def unpacked(pieces: Iterator[bytes]) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+        return {m.name: (tar.extractfile(m) or io.BytesIO()).read() if m.isfile() else b"" for m in tar}
+
+
+def test_after_run_the_first_command_has_done_its_work(box: Any) -> None:
+    assert (0, b"hello\n") == tuple(box.exec_run("cat /made/it"))
+    box.kill("HUP")
+    assert b"hup\n" == next(iter(box.logs(stream=True, follow=True)))
+
+
+def test_diff_names_what_docker_names(box: Any) -> None:
+    expected = {"/bin": 0, "/bin/vi": 2, "/etc/plain": 0, "/made": 1, "/made/it": 1}
+    assert expected == {change["Path"]: change["Kind"] for change in box.diff()}
+
+
+def test_top_names_users_as_the_host_does(box: Any) -> None:
+    assert {"root"} == {row[0] for row in box.top()["Processes"]}
+
+
+def test_exec_output_is_framed_as_its_start_says(client: docker.DockerClient, box: Any) -> None:
+    api = client.api
+    made = api.exec_create(box.id, ["echo", "-n", "x"], tty=True)["Id"]
+    assert b"x" == api.exec_start(made)  # by Docker's frames, of which docker-py strips the heads
+    made = api.exec_create(box.id, ["echo", "-n", "x"], tty=True)["Id"]
+    assert b"x" == api.exec_start(made, tty=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "code"),
+    [
+        ({"user": "nobodyx"}, b"unable to find user nobodyx: no matching entries in passwd file", 126),
+        (
+            {"workdir": "/no"},
+            b'chdir to cwd ("/no") set in config.json failed: no such file',
+            127,
+        ),
+        (
+            {"workdir": "/etc/plain"},
+            b'chdir to cwd ("/etc/plain") set in config.json failed: not a directory',
+            127,
+        ),
+    ],
+)
+def test_an_exec_that_cannot_start_says_why(
+    box: Any, options: dict[str, str], said: bytes, code: int
+) -> None:
+    done = box.exec_run("pwd", **options)
+    assert said in done.output
+    assert code == done.exit_code
+
+
+def test_a_line_on_a_terminal_comes_whole(client: docker.DockerClient, isolation: str) -> None:
+    one = client.containers.create(IMAGE, ["sh", "-c", "echo hello; sleep 1"], tty=True, isolation=isolation)
+    try:
+        output = one.attach(stream=True, logs=False)
+        one.start()
+        assert [b"hello\r\n"] == list(output)
+    finally:
+        one.remove(force=True)
+
+
+def test_files_in_volumes_of_what_does_not_run(client: docker.DockerClient, isolation: str) -> None:
+    script = ["sh", "-c", "cat /vol/in; echo out >/vol/out"]
+    one = client.containers.create(IMAGE, script, volumes=["/vol"], isolation=isolation)
+    try:
+        assert one.put_archive("/vol", one_file("in", b"came in\n"))
+        one.start()
+        assert 0 == one.wait()["StatusCode"]
+        assert b"came in\n" == one.logs()
+        pieces, stat = one.get_archive("/vol/out")
+        assert ("out", 4) == (stat["name"], stat["size"])
+        assert {"out": b"out\n"} == unpacked(pieces)
+        pieces, stat = one.get_archive("/vol")
+        assert "vol" == stat["name"]
+        assert {"vol": b"", "vol/in": b"came in\n", "vol/out": b"out\n"} == unpacked(pieces)
+    finally:
+        one.remove(force=True, v=True)
