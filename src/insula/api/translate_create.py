@@ -34,8 +34,6 @@ _CONFIG_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ("OnBuild", (None, []), "is for images, not for containers"),
 )
 _HOST_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    ("VolumeDriver", ("", "local"), "only the local volume driver exists"),
-    ("VolumesFrom", (None, []), "volumes of other containers are not supported; name the volumes"),
     ("Links", (None, []), "legacy links are not supported"),
     ("Cgroup", ("",), "joining a cgroup is not supported"),
     ("UsernsMode", ("", "host"), "user namespaces are not supported so far"),
@@ -99,7 +97,15 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         attach_stdout=given.AttachStdout,
         attach_stderr=given.AttachStderr,
         limits=parse_limits(host, oom_score_adj=host.OomScoreAdj, shm_size=host.ShmSize),
-        mounts=parse_mounts(host.Binds or (), host.Mounts or (), host.Tmpfs or {}, given.Volumes or {}),
+        mounts=parse_mounts(
+            host.Binds or (),
+            host.Mounts or (),
+            host.Tmpfs or {},
+            given.Volumes or {},
+            driver=host.VolumeDriver,
+            version=version,
+        ),
+        volumes_from=tuple(host.VolumesFrom or ()),
         privileged=privileged,
         cap_add=_listed(host.CapAdd),
         cap_drop=_listed(host.CapDrop),

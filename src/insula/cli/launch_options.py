@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from insula.cli import values
+from insula.cli.mount import parse_mount
 from insula.errors import InvalidRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,6 +43,7 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("-q", "--quiet"), {"is_flag": True, "help": "No progress while pulling."}),
     (("-v", "--volume"), {"multiple": True, "metavar": "SRC:DST[:OPTS]", "help": "Bind a host path or a volume."}),
     (("--mount",), {"multiple": True, "metavar": "KEY=VALUE,…", "help": "Attach a bind, volume or tmpfs."}),
+    (("--volumes-from",), {"multiple": True, "metavar": "NAME[:ro]", "help": "Mount what another instance mounts."}),
     (("--tmpfs",), {"multiple": True, "metavar": "DST[:OPTS]", "help": "Mount a tmpfs."}),
     (("--read-only",), {"is_flag": True, "help": "Root file system read-only."}),
     (("--network", "--net"), {"default": "default", "metavar": "NETWORK", "help": "bridge, none, host, or a network."}),
@@ -92,7 +94,6 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--ip6",), {"hidden": True}),
     (("--link",), {"multiple": True, "hidden": True}),
     (("--network-alias", "--net-alias", "network_alias"), {"multiple": True, "hidden": True}),
-    (("--volumes-from",), {"multiple": True, "hidden": True}),
     (("--memory-swappiness",), {"type": int, "hidden": True}),
     (("--kernel-memory",), {"hidden": True}),
     (("--blkio-weight",), {"type": int, "hidden": True}),
@@ -205,7 +206,7 @@ def _host_config(o: dict[str, Any]) -> dict[str, Any]:
     return {
         **_limits(o),
         "Isolation": o["isolation"] or "",
-        "Mounts": [values.parse_mount(word) for word in o["mount"]],
+        "Mounts": [parse_mount(word) for word in o["mount"]],
         "Tmpfs": dict(word.partition(":")[::2] for word in o["tmpfs"]),
         "NetworkMode": o["network"],
         "PublishAllPorts": o["publish_all"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from typing import Any
@@ -131,47 +130,6 @@ def parse_volumes(words: tuple[str, ...]) -> tuple[list[str], dict[str, Any]]:
         else:
             binds.append(word)
     return binds, volumes
-
-
-_MOUNT_KEYS = {
-    "type": "Type",
-    "source": "Source",
-    "src": "Source",
-    "target": "Target",
-    "dst": "Target",
-    "destination": "Target",
-}
-_TRUE = ("", "1", "true")
-
-
-def parse_mount(word: str) -> dict[str, Any]:
-    """One `--mount type=bind,src=…,dst=…`.  Raises InvalidRequest for a key that does not exist."""
-    mount: dict[str, Any] = {"Type": "volume"}
-    for part in next(csv.reader([word])):
-        key, _, value = part.partition("=")
-        key = key.strip().lower()
-        if key in _MOUNT_KEYS:
-            mount[_MOUNT_KEYS[key]] = value
-        elif key in ("readonly", "ro"):
-            mount["ReadOnly"] = value.lower() in _TRUE
-        elif key == "bind-propagation":
-            mount.setdefault("BindOptions", {})["Propagation"] = value
-        elif key == "volume-nocopy":
-            mount.setdefault("VolumeOptions", {})["NoCopy"] = value.lower() in _TRUE
-        elif key == "tmpfs-size":
-            mount.setdefault("TmpfsOptions", {})["SizeBytes"] = parse_bytes(value, "--mount tmpfs-size")
-        elif key == "tmpfs-mode":
-            try:
-                mount.setdefault("TmpfsOptions", {})["Mode"] = int(value, 8)
-            except ValueError:
-                raise InvalidRequest(f"--mount: tmpfs-mode: {value!r} is not an octal number") from None
-        else:
-            raise InvalidRequest(f"--mount: unknown key {key!r} in {word!r}")
-    if mount["Type"] == "bind" and str(mount.get("Source", "")).startswith((".", "~")):
-        mount["Source"] = os.path.abspath(os.path.expanduser(str(mount["Source"])))
-    if not mount.get("Target"):
-        raise InvalidRequest(f"--mount: {word!r} says no target")
-    return mount
 
 
 def parse_ulimit(word: str) -> dict[str, Any]:

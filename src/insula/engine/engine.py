@@ -104,16 +104,21 @@ class Engine:
             growth=Growth(),
         )
         self._instances = Instances(store, events)
-        self._mounting = Mounting(roots)
+        self._mounting = Mounting(self._kit)
         self._execs = Execs(self._kit, self._instances)
         self._preparation = Preparation(self._kit, self._mounting)
-        self._creation = Creation(self._kit, self._instances, self._preparation)
+        self._creation = Creation(self._kit, self._instances, self._mounting, self._preparation)
         self._lifecycle = Lifecycle(
             self._kit, self._instances, self._mounting, self._preparation, self._auto_remove
         )
         self._control = Control(self._kit, self._instances, self._lifecycle)
         self._removal = Removal(
-            self._kit, self._instances, self._execs, self._volume_users, self._control.end
+            self._kit,
+            self._instances,
+            self._execs,
+            self._mounting,
+            volume_users=self._volume_users,
+            end=self._control.end,
         )
         self._contents = Contents(self._kit, self._instances, self._mounting)
         self._inventory = Inventory(self._kit, self._instances, self._creation, self._contents)
@@ -191,6 +196,11 @@ class Engine:
             endpoints=(endpoint,) if endpoint is not None else (),
             ports=self.networks.ports(entry.id),
             state_dir=self._kit.state_dir(entry.id),
+            mountpoints={
+                name: self.volumes.find(name).mountpoint
+                for name in entry.record.volumes.values()
+                if self.volumes.have(name)
+            },
             origin={k: v for keeper in self._keepers() for k, v in keeper.origin(entry.id).items()},
         )
 

@@ -192,10 +192,11 @@ class Lifecycle:
                 backend.discard(plan), self._kit.networks.disconnect(entry.id), return_exceptions=True
             )
         )
-        try:  # after the processes: they keep the root busy
-            await self._mounting.drop(entry)
-        except (InsulaError, OSError) as error:
-            results.append(error)
+        for drop in (self._mounting.drop, self._mounting.volumes.drop):
+            try:  # after the processes: they keep root and volumes busy
+                await drop(entry)
+            except (InsulaError, OSError) as error:
+                results.append(error)
         problems: list[str] = []
         for result in results:
             if isinstance(result, InsulaError | OSError):

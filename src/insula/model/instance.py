@@ -81,6 +81,7 @@ class InstanceSpec:
 
     limits: Limits = field(default_factory=Limits)
     mounts: tuple[MountSpec, ...] = ()
+    volumes_from: tuple[str, ...] = ()
 
     privileged: bool = False
     cap_add: tuple[str, ...] = ()
@@ -146,7 +147,8 @@ class ExitStatus:
 class Instance:
     """What the engine knows of one instance; the record that the store keeps.  Times: ns since 1970, 0 never.
 
-    `volumes` are the names of its volumes by mount target, those without a name in the request included.
+    `mounts` are all of them: the request's, those taken from other instances, the image's volumes; each
+    volume with its name.  `volumes` are those names by mount target.
     """
 
     id: str
@@ -165,3 +167,4 @@ class Instance:
     stopped_by_user: bool = False
     config: MergedConfig = MergedConfig()
     volumes: dict[str, str] = field(default_factory=dict)
+    mounts: tuple[MountSpec, ...] = ()

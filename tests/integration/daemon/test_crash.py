@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,9 +50,6 @@ def test_exit_code_while_the_daemon_was_away(crashing: Daemon, isolation: str, n
 
 def wait_until_gone(pid: int) -> None:
     """By its pidfd; a zombie counts as gone."""
-    import os
-    import select
-
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -67,3 +68,36 @@ def test_an_instance_that_was_to_be_removed_is(crashing: Daemon, isolation: str,
     wait_until_gone(pid)
     crashing.start()
     assert 1 == crashing.docker("inspect", name).returncode
+
+
+def test_what_volumes_have_mounted_is_kept_and_given_back(
+    crashing: Daemon, isolation: str, name: str
+) -> None:
+    """A volume with driver options and a pinned part of another, of one that runs on and of one that ends."""
+    crashing.ok("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m", f"{name}-t")
+    point, plain = (
+        crashing.ok("volume", "inspect", "-f", "{{.Mountpoint}}", volume)
+        for volume in (f"{name}-t", crashing.ok("volume", "create", f"{name}-p"))
+    )
+    os.mkdir(f"{plain}/part")
+    words = ("-v", f"{name}-t:/t", "--mount", f"src={name}-p,dst=/p,volume-subpath=part")
+    crashing.ok(*isolated(isolation, "run", "-d", "--name", name, *words, IMAGE, "sleep", "1000"))
+    crashing.ok("exec", name, "sh", "-c", "echo kept >/t/file; echo part >/p/file")
+    pins = Path(crashing.directory, "run/mounts", crashing.ok("inspect", "-f", "{{.Id}}", name))
+    crashing.kill()
+    crashing.start()
+    assert ["kept", "part"] == crashing.ok("exec", name, "cat", "/t/file", "/p/file").splitlines()
+    assert "kept\n" == Path(point, "file").read_text()
+    assert os.path.ismount(point)
+    assert pins.is_dir()
+    pid = int(crashing.ok("inspect", "-f", "{{.State.Pid}}", name))
+    crashing.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until_gone(pid)
+    crashing.start()
+    assert "exited" == crashing.ok("inspect", "-f", "{{.State.Status}}", name)
+    assert not os.path.ismount(point)
+    assert not pins.exists()
+    assert "part\n" == Path(plain, "part/file").read_text()
+    crashing.ok("rm", name)
+    crashing.ok("volume", "rm", f"{name}-t", f"{name}-p")
