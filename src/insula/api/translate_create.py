@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from insula.api.translate_health import parse_health
 from insula.api.translate_limits import parse_limits, refuse_unsupported
 from insula.api.translate_mounts import parse_mounts
 from insula.api.translate_network import (
@@ -87,6 +88,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         annotations=host.Annotations if version >= (1, 43) else {},
         stop_signal=given.StopSignal,
         stop_timeout_s=given.StopTimeout,
+        health=parse_health(given.Healthcheck),
         init=bool(host.Init),
         tty=given.Tty,
         console_rows=rows,
@@ -146,8 +148,6 @@ def _refuse(given: ContainerCreateRequest, version: Version) -> None:
         raise UnsupportedField(
             "HostConfig.KernelMemory", "kernels since 5.4 do not limit kernel memory by itself"
         )
-    if given.Healthcheck and given.Healthcheck.Test[:1] not in ([], ["NONE"]):
-        raise UnsupportedField("Healthcheck", "health checks are not supported so far")
     if host.Runtime not in _RUNTIMES:
         raise InvalidRequest(
             f"unknown or invalid runtime name: {host.Runtime}", hint="--isolation process or vm"

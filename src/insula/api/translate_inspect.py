@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from insula.api.times import format_time
+from insula.api.translate_health import render_check, render_health
 from insula.api.translate_list import render_mounts, render_networks
 from insula.api.wire import host_config as host
 from insula.api.wire.container import (
@@ -54,7 +55,7 @@ def render_inspect(view: InstanceView) -> ContainerInspectResponse:
 
 def render_state(instance: Instance) -> ContainerState:
     state = instance.state
-    return ContainerState(
+    rendered = ContainerState(
         Status=state.value,
         Running=state in (State.RUNNING, State.PAUSED, State.RESTARTING),
         Paused=state is State.PAUSED,
@@ -67,6 +68,9 @@ def render_state(instance: Instance) -> ContainerState:
         StartedAt=format_time(instance.started_ns),
         FinishedAt=format_time(instance.finished_ns),
     )
+    if instance.health is not None:  # otherwise the field is absent
+        rendered.Health = render_health(instance.health)
+    return rendered
 
 
 def render_config(view: InstanceView) -> ContainerConfig:
@@ -87,6 +91,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
         StdinOnce=spec.stdin_once,
         Env=list(config.env),
         Cmd=list(config.command) or None,
+        Healthcheck=render_check(config.health),
         Image=spec.image,
         Volumes=volumes or None,
         WorkingDir=config.working_dir,

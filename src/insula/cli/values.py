@@ -7,10 +7,9 @@ import re
 from typing import Any
 
 from insula.errors import InvalidRequest
+from insula.model.durations import parse_duration
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(i?b)?", re.IGNORECASE)
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_bytes(text: str, flag: str) -> int:
@@ -23,10 +22,10 @@ def parse_bytes(text: str, flag: str) -> int:
 
 def parse_duration_ns(text: str, flag: str) -> int:
     """`1m30s` (Go's durations).  Raises InvalidRequest naming the flag."""
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    duration_ns = parse_duration(text)
+    if duration_ns is None:
         raise InvalidRequest(f"{flag}: {text!r} is not a duration", hint="for example 1m30s")
-    return int(sum(float(number) * _SECONDS[unit] for number, unit in parts) * 1e9)
+    return duration_ns
 
 
 def parse_pairs(words: tuple[str, ...], flag: str) -> dict[str, str]:

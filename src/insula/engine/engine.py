@@ -26,6 +26,7 @@ from insula.engine.lifecycle import Lifecycle
 from insula.engine.logs import read_log
 from insula.engine.mounting import Mounting
 from insula.engine.preparation import Preparation
+from insula.engine.probing import Probing
 from insula.engine.recovery import Recovery
 from insula.engine.removal import Removal
 from insula.engine.types import (
@@ -108,10 +109,16 @@ class Engine:
         self._execs = Execs(self._kit, self._instances)
         self._preparation = Preparation(self._kit, self._mounting)
         self._creation = Creation(self._kit, self._instances, self._mounting, self._preparation)
+        self._probing = Probing(self._instances, self._execs)
         self._lifecycle = Lifecycle(
-            self._kit, self._instances, self._mounting, self._preparation, self._auto_remove
+            self._kit,
+            self._instances,
+            self._mounting,
+            self._preparation,
+            probing=self._probing,
+            auto_remove=self._auto_remove,
         )
-        self._control = Control(self._kit, self._instances, self._lifecycle)
+        self._control = Control(self._kit, self._instances, self._lifecycle, self._probing)
         self._removal = Removal(
             self._kit,
             self._instances,
@@ -129,6 +136,7 @@ class Engine:
 
     async def stop(self) -> None:
         """The daemon ends; instances go on."""
+        await self._probing.close()
         self._execs.close()
         await self._lifecycle.close()
         self._kit.growth.close()

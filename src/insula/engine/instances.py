@@ -57,6 +57,7 @@ class Entry:
     root_users: int = 0
     root_mounted: bool = False
     holds_volumes: bool = False
+    prober: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from insula.model.health import Health, HealthCheck
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.mounts import MountSpec
@@ -68,6 +69,7 @@ class InstanceSpec:
     annotations: dict[str, str] = field(default_factory=dict)
     stop_signal: str = ""
     stop_timeout_s: int | None = None
+    health: HealthCheck | None = None
     init: bool = False
 
     tty: bool = False
@@ -127,6 +129,8 @@ class MergedConfig:
     labels: dict[str, str] = field(default_factory=dict)
     exposed_ports: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
+    health: HealthCheck | None = None
+    shell: tuple[str, ...] = ()
 
     @property
     def args(self) -> tuple[str, ...]:
@@ -148,7 +152,7 @@ class Instance:
     """What the engine knows of one instance; the record that the store keeps.  Times: ns since 1970, 0 never.
 
     `mounts` are all of them: the request's, those taken from other instances, the image's volumes; each
-    volume with its name.  `volumes` are those names by mount target.
+    volume with its name.  `volumes` are those names by mount target.  `health` None: nothing is probed.
     """
 
     id: str
@@ -168,3 +172,4 @@ class Instance:
     config: MergedConfig = MergedConfig()
     volumes: dict[str, str] = field(default_factory=dict)
     mounts: tuple[MountSpec, ...] = ()
+    health: Health | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,9 +28,16 @@ def crashing(make_daemon: Callable[..., Daemon]) -> Iterator[Daemon]:
 
 def test_instances_survive_and_logs_have_no_gap(crashing: Daemon, isolation: str, name: str) -> None:
     counting = "i=0; while true; do echo $i; i=$((i+1)); sleep 0.01; done"
-    crashing.ok(*isolated(isolation, "run", "-d", "--name", name, IMAGE, "sh", "-c", counting))
+    check = ("--health-cmd", "true", "--health-interval", "300ms")
+    crashing.ok(*isolated(isolation, "run", "-d", "--name", name, *check, IMAGE, "sh", "-c", counting))
+    wait_for_probes(crashing, name)
     crashing.kill()
     crashing.start()
+    before = json.loads(crashing.ok("inspect", "-f", "{{json .State.Health}}", name))
+    assert "healthy" == before["Status"]
+    wait_for_probes(crashing, name)
+    after = json.loads(crashing.ok("inspect", "-f", "{{json .State.Health}}", name))
+    assert after["Log"][-1]["Start"] > before["Log"][-1]["Start"]
     assert "running" == crashing.ok("inspect", "-f", "{{.State.Status}}", name)
     assert "new" == crashing.ok("exec", name, "echo", "new")
     crashing.ok("stop", "-t", "0", name)
@@ -46,6 +55,18 @@ def test_exit_code_while_the_daemon_was_away(crashing: Daemon, isolation: str, n
     crashing.start()
     assert "exited 42" == crashing.ok("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name)
     crashing.ok("rm", name)
+
+
+def wait_for_probes(daemon: Daemon, name: str) -> None:
+    """Until a health check has ended and what it said is recorded: the next one has begun, too."""
+    filters = ("--filter", f"container={name}", "--filter", "event=exec_create")
+    argv, environment = daemon.command("docker", "events", *filters)
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE) as events:
+        assert events.stdout is not None
+        try:
+            assert all(events.stdout.readline() for _ in range(2))
+        finally:
+            events.terminate()
 
 
 def wait_until_gone(pid: int) -> None:

@@ -13,6 +13,7 @@ from insula.api.wire.codec import decode
 from insula.api.wire.container_config import ContainerCreateRequest
 from insula.api.wire.host_config import HostConfig, Resources, UpdateConfig
 from insula.errors import InvalidRequest, UnsupportedField
+from insula.model.health import HealthCheck
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.mounts import MountKind, MountSpec
@@ -249,10 +250,12 @@ def test_what_is_not_honoured_is_refused_by_name(host: dict[str, Any], field: st
 
 
 def test_health_checks() -> None:
-    parse(Healthcheck={"Test": []})
-    parse(Healthcheck={"Test": ["NONE"]})
-    with pytest.raises(UnsupportedField, match="Healthcheck"):
-        parse(Healthcheck={"Test": ["CMD", "true"]})
+    assert parse(Healthcheck={"Test": []}).spec.health is None
+    assert parse(Healthcheck={"Test": ["NONE"]}).spec.health == HealthCheck(test=("NONE",))
+    given = {"Test": ["CMD", "true"], "Interval": 1, "Timeout": 2, "StartPeriod": 3, "StartInterval": 4}
+    assert parse(Healthcheck={**given, "Retries": 5}).spec.health == HealthCheck(
+        test=("CMD", "true"), interval_ns=1, timeout_ns=2, start_period_ns=3, start_interval_ns=4, retries=5
+    )
 
 
 def test_every_field_of_host_config_is_either_read_or_refused() -> None:
