@@ -55,7 +55,7 @@ def make_directories(settings: Settings) -> None:
             os.makedirs(path, mode=0o711, exist_ok=True)
         for name in ("images", "instances", "volumes", "guest"):
             os.makedirs(os.path.join(settings.data_root, name), mode=0o711, exist_ok=True)
-        for name in ("instances", "roots", "netns"):
+        for name in ("instances", "roots", "netns", "mounts"):
             os.makedirs(os.path.join(settings.exec_root, name), mode=0o711, exist_ok=True)
     except PermissionError as error:
         raise Unavailable(f"{error.filename}: permission denied", hint="the daemon needs root") from error

@@ -10,7 +10,8 @@
     ├── Unauthorized                 401   a registry wants credentials, or refuses those it got
     ├── Forbidden                    403   policy says no
     ├── NotFound                     404
-    │   ├── NoSuchInstance · NoSuchImage · NoSuchExec · NoSuchNetwork · NoSuchVolume · NoSuchPath
+    │   ├── NoSuchInstance · NoSuchImage · NoSuchExec · NoSuchNetwork · NoSuchVolume · NoSuchPlugin ·
+    │       NoSuchPath
     ├── Conflict                     409   the state of the thing does not allow it now
     │   └── NameInUse                409
     ├── NotModified                  304   it already is as asked (no body)
@@ -132,6 +133,16 @@ class NoSuchNetwork(NotFound):
 class NoSuchVolume(NotFound):
     def __init__(self, ref: str) -> None:
         super().__init__(f"get {ref}: no such volume")
+
+
+class NoSuchPlugin(NotFound):
+    """Of volumes: another driver than the engine's own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'error looking up volume plugin {name}: plugin "{name}" not found',
+            hint="there is one volume driver: local",
+        )
 
 
 class NoSuchPath(NotFound):

@@ -176,8 +176,6 @@ async def test_what_is_not_supported_is_refused_by_name(house: House) -> None:
         (("--memory-swappiness", "5"), "MemorySwappiness"),
         (("--blkio-weight", "100"), "BlkioWeight"),
         (("--gpus", "all"), "DeviceRequests"),
-        (("--health-cmd", "x"), "Healthcheck"),
-        (("--volumes-from", "other"), "VolumesFrom"),
         (("--link", "other"), "Links"),
         (("--cgroupns", "host"), "CgroupnsMode"),
     ):

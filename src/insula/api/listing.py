@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from insula.api.filters import Filters
+from insula.api.translate_health import health_word
 from insula.engine.types import InstanceView
 from insula.errors import InvalidRequest, NotFound
 from insula.model.instance import State
@@ -51,7 +52,7 @@ def select(
             continue
         if not filters.has("isolation", instance.spec.isolation.value):
             continue
-        if "health" in filters and "none" not in filters.get("health"):
+        if not filters.has("health", health_word(instance.health)):
             continue
         if filters.flag("is-task"):
             continue

@@ -6,21 +6,11 @@ import datetime
 import re
 
 from insula.errors import InvalidRequest
+from insula.model.durations import parse_duration
 
 ZERO = "0001-01-01T00:00:00Z"
 SECOND_NS = 1_000_000_000
 
-_UNITS_NS = {
-    "ns": 1,
-    "us": 1_000,
-    "µs": 1_000,
-    "ms": 1_000_000,
-    "s": SECOND_NS,
-    "m": 60 * SECOND_NS,
-    "h": 3600 * SECOND_NS,
-}
-_DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
 _UNIX = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9}))?")
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9})\d*)?)?)?)?(Z|[+-]\d\d:\d\d)?"
@@ -36,13 +26,6 @@ def format_time(ns: int, *, fixed: bool = False) -> str:
     moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     fraction = f".{rest:09d}" if fixed else f".{rest:09d}".rstrip("0").rstrip(".")
     return f"{moment:%Y-%m-%dT%H:%M:%S}{fraction}Z"
-
-
-def parse_duration(text: str) -> int | None:
-    """Go's `1h30m` in nanoseconds, None when it is not one."""
-    if not _DURATION.fullmatch(text):
-        return None
-    return int(sum(float(n) * _UNITS_NS[unit] for n, unit in _DURATION_PART.findall(text)))
 
 
 def parse_time(text: str, now_ns: int, what: str) -> int:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from insula.api.translate_health import parse_health
 from insula.api.translate_limits import parse_limits, refuse_unsupported
 from insula.api.translate_mounts import parse_mounts
 from insula.api.translate_network import (
@@ -34,8 +35,6 @@ _CONFIG_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ("OnBuild", (None, []), "is for images, not for containers"),
 )
 _HOST_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    ("VolumeDriver", ("", "local"), "only the local volume driver exists"),
-    ("VolumesFrom", (None, []), "volumes of other containers are not supported; name the volumes"),
     ("Links", (None, []), "legacy links are not supported"),
     ("Cgroup", ("",), "joining a cgroup is not supported"),
     ("UsernsMode", ("", "host"), "user namespaces are not supported so far"),
@@ -89,6 +88,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         annotations=host.Annotations if version >= (1, 43) else {},
         stop_signal=given.StopSignal,
         stop_timeout_s=given.StopTimeout,
+        health=parse_health(given.Healthcheck),
         init=bool(host.Init),
         tty=given.Tty,
         console_rows=rows,
@@ -99,7 +99,15 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         attach_stdout=given.AttachStdout,
         attach_stderr=given.AttachStderr,
         limits=parse_limits(host, oom_score_adj=host.OomScoreAdj, shm_size=host.ShmSize),
-        mounts=parse_mounts(host.Binds or (), host.Mounts or (), host.Tmpfs or {}, given.Volumes or {}),
+        mounts=parse_mounts(
+            host.Binds or (),
+            host.Mounts or (),
+            host.Tmpfs or {},
+            given.Volumes or {},
+            driver=host.VolumeDriver,
+            version=version,
+        ),
+        volumes_from=tuple(host.VolumesFrom or ()),
         privileged=privileged,
         cap_add=_listed(host.CapAdd),
         cap_drop=_listed(host.CapDrop),
@@ -140,8 +148,6 @@ def _refuse(given: ContainerCreateRequest, version: Version) -> None:
         raise UnsupportedField(
             "HostConfig.KernelMemory", "kernels since 5.4 do not limit kernel memory by itself"
         )
-    if given.Healthcheck and given.Healthcheck.Test[:1] not in ([], ["NONE"]):
-        raise UnsupportedField("Healthcheck", "health checks are not supported so far")
     if host.Runtime not in _RUNTIMES:
         raise InvalidRequest(
             f"unknown or invalid runtime name: {host.Runtime}", hint="--isolation process or vm"

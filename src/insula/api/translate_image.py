@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from insula.api.filters import Filters
 from insula.api.times import ZERO, parse_time, unix_seconds
+from insula.api.translate_health import parse_health, render_check
 from insula.api.wire.container import GraphDriverData
 from insula.api.wire.container_config import ContainerConfig
 from insula.api.wire.image import HistoryResponseItem, ImageInspect, ImageSummary, RootFS
@@ -58,6 +59,7 @@ def render_image_config(config: ImageConfig) -> ContainerConfig:
         ExposedPorts={p: {} for p in config.exposed_ports},
         Env=list(config.env) or None,
         Cmd=list(config.command) or None,
+        Healthcheck=render_check(config.health),
         Volumes={v: {} for v in config.volumes} or None,
         WorkingDir=config.working_dir,
         Entrypoint=list(config.entrypoint) or None,
@@ -82,6 +84,7 @@ def parse_image_config(given: ContainerConfig) -> ImageConfig:
         stop_signal=given.StopSignal,
         shell=tuple(given.Shell or ()),
         on_build=tuple(given.OnBuild or ()),
+        health=parse_health(given.Healthcheck),
     )
 
 

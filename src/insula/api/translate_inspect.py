@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from insula.api.times import format_time
+from insula.api.translate_health import render_check, render_health
 from insula.api.translate_list import render_mounts, render_networks
 from insula.api.wire import host_config as host
 from insula.api.wire.container import (
@@ -52,7 +55,7 @@ def render_inspect(view: InstanceView) -> ContainerInspectResponse:
 
 def render_state(instance: Instance) -> ContainerState:
     state = instance.state
-    return ContainerState(
+    rendered = ContainerState(
         Status=state.value,
         Running=state in (State.RUNNING, State.PAUSED, State.RESTARTING),
         Paused=state is State.PAUSED,
@@ -65,6 +68,9 @@ def render_state(instance: Instance) -> ContainerState:
         StartedAt=format_time(instance.started_ns),
         FinishedAt=format_time(instance.finished_ns),
     )
+    if instance.health is not None:  # otherwise the field is absent
+        rendered.Health = render_health(instance.health)
+    return rendered
 
 
 def render_config(view: InstanceView) -> ContainerConfig:
@@ -85,6 +91,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
         StdinOnce=spec.stdin_once,
         Env=list(config.env),
         Cmd=list(config.command) or None,
+        Healthcheck=render_check(config.health),
         Image=spec.image,
         Volumes=volumes or None,
         WorkingDir=config.working_dir,
@@ -146,17 +153,23 @@ def render_host_config(view: InstanceView) -> host.HostConfig:
         PublishAllPorts=spec.publish_all,
         ReadonlyRootfs=spec.read_only_root,
         SecurityOpt=list(spec.security_opt) or None,
-        Tmpfs={m.target: ",".join(m.options) for m in spec.mounts if m.kind is MountKind.TMPFS} or None,
+        Tmpfs={m.target: ",".join(m.options) for m in spec.mounts if _is_tmpfs_option(m)} or None,
         UTSMode=spec.uts_mode,
+        VolumeDriver=next((m.driver for m in spec.mounts if m.legacy and m.driver), ""),
+        VolumesFrom=list(spec.volumes_from) or None,
         ShmSize=limits.shm_size_bytes,
         Sysctls=spec.sysctls or None,
         Runtime="runc",
         Isolation=spec.isolation.value,
-        Mounts=[_mount(m) for m in spec.mounts if m.kind is not MountKind.TMPFS and not m.legacy] or None,
+        Mounts=[_mount(m) for m in spec.mounts if not m.legacy] or None,
         MaskedPaths=list(masked),
         ReadonlyPaths=list(readonly),
         Init=spec.init or None,
     )
+
+
+def _is_tmpfs_option(mount: MountSpec) -> bool:
+    return mount.kind is MountKind.TMPFS and mount.legacy
 
 
 def _is_bind(mount: MountSpec) -> bool:
@@ -175,9 +188,46 @@ def _mount(mount: MountSpec) -> host.Mount:
         Source=mount.source,
         Target=mount.target,
         ReadOnly=mount.read_only,
-        BindOptions=host.BindOptions(Propagation=mount.propagation) if mount.propagation else None,
-        VolumeOptions=host.VolumeOptions(NoCopy=True) if mount.no_copy else None,
+        BindOptions=_or_none(
+            host.BindOptions(
+                Propagation=mount.propagation,
+                NonRecursive=mount.non_recursive,
+                CreateMountpoint=mount.create_source,
+                ReadOnlyNonRecursive=mount.read_only_above,
+                ReadOnlyForceRecursive=mount.read_only_below,
+            )
+        ),
+        VolumeOptions=_or_none(
+            host.VolumeOptions(
+                NoCopy=mount.no_copy,
+                Labels=mount.labels,
+                Subpath=mount.subpath,
+                DriverConfig=_or_none(host.Driver(Name=mount.driver, Options=mount.driver_options)),
+            )
+        ),
+        TmpfsOptions=_or_none(_tmpfs(mount.options)),
     )
+
+
+def _tmpfs(words: tuple[str, ...]) -> host.TmpfsOptions:
+    options = host.TmpfsOptions()
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "size" and value.isdecimal():
+            options.SizeBytes = int(value)
+        elif key == "mode":
+            options.Mode = int(value, 8)
+        else:
+            options.Options.append(word.split("=", 1))
+    return options
+
+
+T = TypeVar("T", host.BindOptions, host.VolumeOptions, host.TmpfsOptions, host.Driver)
+
+
+def _or_none(options: T) -> T | None:
+    """None when nothing was asked for."""
+    return options if options != type(options)() else None
 
 
 def _bindings(ports: tuple[PortBinding, ...]) -> dict[str, list[host.PortBinding]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from insula.api.times import SECOND_NS, human_duration
+from insula.api.translate_health import health_suffix
 from insula.api.wire.container import ContainerSummary, HostConfigSummary, MountPoint, Port
 from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSettings
 from insula.engine.types import InstanceView
@@ -42,7 +43,7 @@ def status_text(instance: Instance, now_ns: int) -> str:
         case State.RESTARTING:
             return f"Restarting ({instance.exit_code}) {ago} ago"
         case State.RUNNING:
-            return f"Up {up}"
+            return f"Up {up}{health_suffix(instance.health)}"
         case State.REMOVING:
             return "Removal In Progress"
         case State.DEAD:

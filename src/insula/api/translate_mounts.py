@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from insula.api.wire.host_config import Mount
+from insula.api.versions import NEWEST, Version
+from insula.api.wire.host_config import BindOptions, Driver, Mount, VolumeOptions
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.mounts import MountKind, MountSpec
 
@@ -21,16 +23,20 @@ def parse_mounts(
     mounts: Sequence[Mount],
     tmpfs: Mapping[str, str],
     volumes: Mapping[str, object],
+    *,
+    driver: str = "",
+    version: Version = NEWEST,
 ) -> tuple[MountSpec, ...]:
-    """Raises InvalidRequest, UnsupportedField."""
+    """`driver`: of new volumes that are not in `mounts`.  Raises InvalidRequest, UnsupportedField."""
     found: dict[str, MountSpec] = {}
     specs = [parse_bind(text) for text in binds]
-    specs += [parse_mount(mount) for mount in mounts]
+    specs += [parse_mount(mount, version) for mount in mounts]
     specs += [
         MountSpec(
             kind=MountKind.TMPFS,
             target=_target(path, path),
             options=tuple(o for o in options.split(",") if o),
+            legacy=True,
         )
         for path, options in tmpfs.items()
     ]
@@ -42,7 +48,10 @@ def parse_mounts(
         # `-v /data` alone arrives here; a mount of the same place wins
         spec = parse_bind(text) if ":" in text else anonymous(text)
         found.setdefault(spec.target, spec)
-    return tuple(found.values())
+    return tuple(
+        dataclasses.replace(spec, driver=driver) if spec.kind is MountKind.VOLUME and spec.legacy else spec
+        for spec in found.values()
+    )
 
 
 def anonymous(path: str) -> MountSpec:
@@ -93,8 +102,8 @@ def parse_bind(text: str) -> MountSpec:
     )
 
 
-def parse_mount(given: Mount) -> MountSpec:
-    """One entry of HostConfig.Mounts."""
+def parse_mount(given: Mount, version: Version = NEWEST) -> MountSpec:
+    """One entry of HostConfig.Mounts.  Options newer than `version` mean nothing, as Docker's."""
 
     def invalid(why: str) -> InvalidRequest:
         return InvalidRequest(f'invalid mount config for type "{given.Type}": {why}')
@@ -105,67 +114,71 @@ def parse_mount(given: Mount) -> MountSpec:
         raise InvalidRequest(f'invalid mount config for type "{given.Type}": mount type unknown')
     for name, kind in (("BindOptions", "bind"), ("VolumeOptions", "volume"), ("TmpfsOptions", "tmpfs")):
         if getattr(given, name) is not None and given.Type != kind:
-            raise InvalidRequest(f'{name} must not be specified on mount type "{given.Type}"')
+            raise invalid(f"field {name} must not be specified")
     if not given.Target:
         raise invalid("field Target must not be empty")
     if not given.Target.startswith("/"):
         raise invalid(f"invalid mount path: '{given.Target}' mount path must be absolute")
     target = _target(given.Target, given.Target)
     if given.Type == "bind":
-        return _bind(given, target, invalid)
+        return _bind(given, target, invalid, version)
     if given.Type == "volume":
-        return _volume(given, target)
+        return _volume(given, target, invalid, version)
     return _tmpfs(given, target, invalid)
 
 
-def _bind(given: Mount, target: str, invalid: Callable[[str], InvalidRequest]) -> MountSpec:
+def _bind(given: Mount, target: str, invalid: Callable[[str], InvalidRequest], version: Version) -> MountSpec:
     if not given.Source:
         raise invalid("field Source must not be empty")
     if not given.Source.startswith("/"):
         raise invalid(f"invalid mount path: '{given.Source}' mount path must be absolute")
-    options = given.BindOptions
-    propagation = options.Propagation if options else ""
+    options = given.BindOptions or BindOptions()
+    propagation = options.Propagation
     if propagation and propagation not in _PROPAGATION:
         raise invalid(f"invalid propagation mode: {propagation}")
-    for name in ("NonRecursive", "ReadOnlyNonRecursive", "ReadOnlyForceRecursive"):
-        if options and getattr(options, name):
-            raise UnsupportedField(f"HostConfig.Mounts.BindOptions.{name}", "binds are always recursive")
+    above, below = options.ReadOnlyNonRecursive, options.ReadOnlyForceRecursive
+    if version < (1, 44):
+        above = below = False
+    if above and below:
+        raise invalid("ReadOnlyNonRecursive and ReadOnlyForceRecursive are conflicting options")
+    if below and not given.ReadOnly:
+        raise invalid("ReadOnlyForceRecursive requires ReadOnly")
+    if below and propagation not in ("", "rprivate"):
+        raise invalid("ReadOnlyForceRecursive requires the propagation to be rprivate")
     return MountSpec(
         kind=MountKind.BIND,
         target=target,
         source=posixpath.normpath(given.Source),
         read_only=given.ReadOnly,
         propagation=propagation,
-        legacy=bool(options and options.CreateMountpoint),
+        create_source=options.CreateMountpoint,
+        non_recursive=options.NonRecursive,
+        read_only_above=above,
+        read_only_below=below,
     )
 
 
-def _volume(given: Mount, target: str) -> MountSpec:
-    options = given.VolumeOptions
+def _volume(
+    given: Mount, target: str, invalid: Callable[[str], InvalidRequest], version: Version
+) -> MountSpec:
+    options = given.VolumeOptions or VolumeOptions()
+    driver = options.DriverConfig or Driver()
     if given.Source:
         _check_volume_name(given.Source)
-    if options:
-        prefix = "HostConfig.Mounts.VolumeOptions."
-        if options.Subpath:
-            raise UnsupportedField(prefix + "Subpath", "a part of a volume cannot be mounted")
-        if options.Labels:
-            raise UnsupportedField(
-                prefix + "Labels",
-                "labels are given when a volume is created",
-                hint="docker volume create --label",
-            )
-        if options.DriverConfig and (
-            options.DriverConfig.Name not in ("", "local") or options.DriverConfig.Options
-        ):
-            raise UnsupportedField(
-                prefix + "DriverConfig", "only the local driver without options", hint="docker volume create"
-            )
+    elif given.ReadOnly:
+        raise invalid("must not set ReadOnly mode when using anonymous volumes")
+    if options.Subpath and version < (1, 45):
+        raise InvalidRequest("VolumeOptions.Subpath needs API v1.45 or newer")
     return MountSpec(
         kind=MountKind.VOLUME,
         target=target,
         source=given.Source,
         read_only=given.ReadOnly,
-        no_copy=bool(options and options.NoCopy),
+        no_copy=options.NoCopy,
+        subpath=options.Subpath,
+        labels=options.Labels,
+        driver=driver.Name,
+        driver_options=driver.Options,
     )
 
 

@@ -11,16 +11,13 @@ from insula.model.volume import Volume
 
 
 def render_volume(volume: Volume) -> dict[str, Any]:
-    labels = dict(volume.labels)
-    if volume.anonymous:
-        labels.setdefault("com.docker.volume.anonymous", "")
     return {
         "CreatedAt": format_time(volume.created_ns),
         "Driver": "local",
-        "Labels": labels or None,
+        "Labels": volume.labels or None,
         "Mountpoint": volume.mountpoint,
         "Name": volume.name,
-        "Options": None,
+        "Options": volume.options or None,
         "Scope": "local",
     }
 

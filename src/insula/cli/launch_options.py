@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from insula.cli import values
+from insula.cli.mount import parse_mount
 from insula.errors import InvalidRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,6 +43,7 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("-q", "--quiet"), {"is_flag": True, "help": "No progress while pulling."}),
     (("-v", "--volume"), {"multiple": True, "metavar": "SRC:DST[:OPTS]", "help": "Bind a host path or a volume."}),
     (("--mount",), {"multiple": True, "metavar": "KEY=VALUE,…", "help": "Attach a bind, volume or tmpfs."}),
+    (("--volumes-from",), {"multiple": True, "metavar": "NAME[:ro]", "help": "Mount what another instance mounts."}),
     (("--tmpfs",), {"multiple": True, "metavar": "DST[:OPTS]", "help": "Mount a tmpfs."}),
     (("--read-only",), {"is_flag": True, "help": "Root file system read-only."}),
     (("--network", "--net"), {"default": "default", "metavar": "NETWORK", "help": "bridge, none, host, or a network."}),
@@ -86,13 +88,18 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--userns",), {"metavar": "MODE", "help": "User namespace: host."}),
     (("--cgroupns",), {"metavar": "MODE", "help": "Cgroup namespace: private."}),
     (("--volume-driver",), {"metavar": "NAME", "help": "Driver of new volumes: local."}),
+    (("--health-cmd",), {"metavar": "COMMAND", "help": "Run this to see whether it is healthy."}),
+    (("--health-interval",), {"metavar": "SPAN", "help": "Time between two checks: 30s."}),
+    (("--health-timeout",), {"metavar": "SPAN", "help": "How long a check may take: 30s."}),
+    (("--health-retries",), {"type": int, "metavar": "N", "help": "Failures in a row that make it unhealthy: 3."}),
+    (("--health-start-period",), {"metavar": "SPAN", "help": "Failures do not count until then."}),
+    (("--health-start-interval",), {"metavar": "SPAN", "help": "Time between two checks until then: 5s."}),
     (("--no-healthcheck",), {"is_flag": True, "help": "No health check of the image's."}),
     (("--disable-content-trust",), {"is_flag": True, "hidden": True}),
     # the daemon refuses these by name; here so that it, and not the parser, says why
     (("--ip6",), {"hidden": True}),
     (("--link",), {"multiple": True, "hidden": True}),
     (("--network-alias", "--net-alias", "network_alias"), {"multiple": True, "hidden": True}),
-    (("--volumes-from",), {"multiple": True, "hidden": True}),
     (("--memory-swappiness",), {"type": int, "hidden": True}),
     (("--kernel-memory",), {"hidden": True}),
     (("--blkio-weight",), {"type": int, "hidden": True}),
@@ -101,11 +108,6 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--gpus",), {"hidden": True}),
     (("--device-cgroup-rule",), {"multiple": True, "hidden": True}),
     (("--storage-opt",), {"multiple": True, "hidden": True}),
-    (("--health-cmd",), {"hidden": True}),
-    (("--health-interval",), {"hidden": True}),
-    (("--health-timeout",), {"hidden": True}),
-    (("--health-start-period",), {"hidden": True}),
-    (("--health-retries",), {"type": int, "hidden": True}),
 ]  # fmt: skip
 
 
@@ -173,12 +175,31 @@ def finalize_create(
         body["StopSignal"] = o["stop_signal"]
     if o["stop_timeout"] is not None:
         body["StopTimeout"] = o["stop_timeout"]
-    health = ("health_cmd", "health_interval", "health_timeout", "health_start_period", "health_retries")
-    if o["no_healthcheck"] or any(o[name] for name in health):
-        body["Healthcheck"] = {"Test": ["NONE"] if o["no_healthcheck"] else ["CMD-SHELL", o["health_cmd"]]}
+    if health := _health(o):
+        body["Healthcheck"] = health
     if endpoint := _endpoint(o):
         body["NetworkingConfig"] = {"EndpointsConfig": {o["network"]: endpoint}}
     return body
+
+
+def _health(o: dict[str, Any]) -> dict[str, Any]:
+    """Empty when nothing was said of it; what is left out is the image's."""
+    spans = {
+        name: values.parse_duration_ns(o[option], f"--{option.replace('_', '-')}")
+        for name, option in (
+            ("Interval", "health_interval"),
+            ("Timeout", "health_timeout"),
+            ("StartPeriod", "health_start_period"),
+            ("StartInterval", "health_start_interval"),
+        )
+        if o[option]
+    }
+    asked = {**spans, **({"Retries": o["health_retries"]} if o["health_retries"] else {})}
+    if o["no_healthcheck"]:
+        if asked or o["health_cmd"]:
+            raise InvalidRequest("--no-healthcheck conflicts with --health-* options")
+        return {"Test": ["NONE"]}
+    return {**asked, **({"Test": ["CMD-SHELL", o["health_cmd"]]} if o["health_cmd"] else {})}
 
 
 def _limits(o: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +226,7 @@ def _host_config(o: dict[str, Any]) -> dict[str, Any]:
     return {
         **_limits(o),
         "Isolation": o["isolation"] or "",
-        "Mounts": [values.parse_mount(word) for word in o["mount"]],
+        "Mounts": [parse_mount(word) for word in o["mount"]],
         "Tmpfs": dict(word.partition(":")[::2] for word in o["tmpfs"]),
         "NetworkMode": o["network"],
         "PublishAllPorts": o["publish_all"],

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from typing import Any
 
 from insula.errors import InvalidRequest
+from insula.model.durations import parse_duration
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(i?b)?", re.IGNORECASE)
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_bytes(text: str, flag: str) -> int:
@@ -24,10 +22,10 @@ def parse_bytes(text: str, flag: str) -> int:
 
 def parse_duration_ns(text: str, flag: str) -> int:
     """`1m30s` (Go's durations).  Raises InvalidRequest naming the flag."""
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    duration_ns = parse_duration(text)
+    if duration_ns is None:
         raise InvalidRequest(f"{flag}: {text!r} is not a duration", hint="for example 1m30s")
-    return int(sum(float(number) * _SECONDS[unit] for number, unit in parts) * 1e9)
+    return duration_ns
 
 
 def parse_pairs(words: tuple[str, ...], flag: str) -> dict[str, str]:
@@ -131,47 +129,6 @@ def parse_volumes(words: tuple[str, ...]) -> tuple[list[str], dict[str, Any]]:
         else:
             binds.append(word)
     return binds, volumes
-
-
-_MOUNT_KEYS = {
-    "type": "Type",
-    "source": "Source",
-    "src": "Source",
-    "target": "Target",
-    "dst": "Target",
-    "destination": "Target",
-}
-_TRUE = ("", "1", "true")
-
-
-def parse_mount(word: str) -> dict[str, Any]:
-    """One `--mount type=bind,src=…,dst=…`.  Raises InvalidRequest for a key that does not exist."""
-    mount: dict[str, Any] = {"Type": "volume"}
-    for part in next(csv.reader([word])):
-        key, _, value = part.partition("=")
-        key = key.strip().lower()
-        if key in _MOUNT_KEYS:
-            mount[_MOUNT_KEYS[key]] = value
-        elif key in ("readonly", "ro"):
-            mount["ReadOnly"] = value.lower() in _TRUE
-        elif key == "bind-propagation":
-            mount.setdefault("BindOptions", {})["Propagation"] = value
-        elif key == "volume-nocopy":
-            mount.setdefault("VolumeOptions", {})["NoCopy"] = value.lower() in _TRUE
-        elif key == "tmpfs-size":
-            mount.setdefault("TmpfsOptions", {})["SizeBytes"] = parse_bytes(value, "--mount tmpfs-size")
-        elif key == "tmpfs-mode":
-            try:
-                mount.setdefault("TmpfsOptions", {})["Mode"] = int(value, 8)
-            except ValueError:
-                raise InvalidRequest(f"--mount: tmpfs-mode: {value!r} is not an octal number") from None
-        else:
-            raise InvalidRequest(f"--mount: unknown key {key!r} in {word!r}")
-    if mount["Type"] == "bind" and str(mount.get("Source", "")).startswith((".", "~")):
-        mount["Source"] = os.path.abspath(os.path.expanduser(str(mount["Source"])))
-    if not mount.get("Target"):
-        raise InvalidRequest(f"--mount: {word!r} says no target")
-    return mount
 
 
 def parse_ulimit(word: str) -> dict[str, Any]:

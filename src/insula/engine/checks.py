@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from insula.engine.health import check_health
 from insula.engine.signals import parse_signal
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.instance import InstanceSpec, RestartPolicy
@@ -33,6 +34,8 @@ def check_spec(spec: InstanceSpec) -> None:
             "HostConfig.LogConfig.Config",
             f"log options are not supported: {', '.join(sorted(spec.log.options))}",
         )
+    if spec.health is not None:
+        check_health(spec.health)
     if spec.stop_signal:
         parse_signal(spec.stop_signal)
     if spec.working_dir and not spec.working_dir.startswith("/"):

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from insula.engine.health import merge_health
 from insula.engine.instances import Entry, Instances
 from insula.engine.legality import Action, check
 from insula.engine.mounting import Mounting
@@ -193,6 +194,8 @@ def committed_config(entry: Entry) -> ImageConfig:
         exposed_ports=config.exposed_ports,
         volumes=config.volumes,
         stop_signal=config.stop_signal,
+        shell=config.shell,
+        health=config.health,
     )
 
 
@@ -211,6 +214,7 @@ def _filled(given: ImageConfig, own: ImageConfig) -> ImageConfig:
         exposed_ports=tuple(sorted({*own.exposed_ports, *given.exposed_ports})),
         volumes=tuple(sorted({*own.volumes, *given.volumes})),
         stop_signal=given.stop_signal or own.stop_signal,
+        health=merge_health(given.health, own.health),
     )
 
 

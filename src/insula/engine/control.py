@@ -16,6 +16,7 @@ from insula.engine.legality import Action, check
 from insula.engine.lifecycle import Lifecycle
 from insula.engine.merge import DEFAULT_STOP_SIGNAL
 from insula.engine.operations import exclusive
+from insula.engine.probing import Probing
 from insula.engine.signals import parse_signal
 from insula.errors import Conflict, Failure, InvalidRequest, NoSuchInstance, NotModified
 from insula.model.ids import check_name
@@ -30,8 +31,9 @@ _KILL_PATIENCE_S = 30
 
 
 class Control:
-    def __init__(self, kit: Kit, instances: Instances, lifecycle: Lifecycle) -> None:
+    def __init__(self, kit: Kit, instances: Instances, lifecycle: Lifecycle, probing: Probing) -> None:
         self._kit = kit
+        self._probing = probing
         self._instances = instances
         self._lifecycle = lifecycle
 
@@ -102,7 +104,7 @@ class Control:
         async with exclusive(entry, "pause"):
             check(Action.PAUSE, entry.record, ref)
             await self._kit.backend(entry.record.spec.isolation).freeze(entry.id, True)
-            self._instances.put(entry, state=State.PAUSED)
+            self._instances.put(entry, state=State.PAUSED, health=self._probing.stop(entry))
             self._instances.event(entry, "pause")
 
     async def unpause(self, entry: Entry, ref: str) -> None:
@@ -179,6 +181,7 @@ class Control:
     async def _thaw(self, entry: Entry) -> None:
         await self._kit.backend(entry.record.spec.isolation).freeze(entry.id, False)
         self._instances.put(entry, state=State.RUNNING)
+        self._probing.watch(entry)
         self._instances.event(entry, "unpause")
 
     async def _over(self, entry: Entry, over: asyncio.Event) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from insula.engine.checks import check_spec
 from insula.engine.instances import Entry, Instances
 from insula.engine.merge import merge_config
+from insula.engine.mounting import Mounting
 from insula.engine.names import make_name
 from insula.engine.operations import Journal
 from insula.engine.planner import (
@@ -26,6 +27,7 @@ from insula.engine.planner import (
 )
 from insula.engine.preparation import Preparation, host_name
 from insula.engine.types import Created
+from insula.engine.volume_use import inherited_mounts
 from insula.errors import Unavailable
 from insula.model import codec
 from insula.model.ids import check_name, make_id
@@ -39,16 +41,18 @@ from insula.system.files import disk_errors, remove_tree
 from insula.system.ssh_keys import find_host_keys
 from insula.volumes.checks import check_mounts, clean_target, prepare_bind
 from insula.volumes.copy_up import copy_up
+from insula.volumes.mounting import open_part
 
 if TYPE_CHECKING:
     from insula.engine.kit import Kit
 
 
 class Creation:
-    def __init__(self, kit: Kit, instances: Instances, preparation: Preparation) -> None:
+    def __init__(self, kit: Kit, instances: Instances, mounting: Mounting, preparation: Preparation) -> None:
         self._kit = kit
         self._instances = instances
         self._preparation = preparation
+        self._mounting = mounting
         self.images: dict[str, str] = {}
         """Image ids by instance id, of creates that are under way: those images are in use."""
         self.volumes: dict[str, set[str]] = {}
@@ -66,12 +70,12 @@ class Creation:
         name = check_name(name) if name else make_name(self._instances.names)
         config = merge_config(spec, image.config, instance_id, host_name=host_name())
         decide_ports(spec, config)
+        inherited = inherited_mounts(spec.volumes_from, self._instances)
         # names for anonymous volumes are chosen here, so that the journal has them before they are made
-        asked = decide_mounts(spec, image.config.volumes)
         mounts = tuple(
-            dataclasses.replace(mount, source=make_id()) if is_anonymous(mount) else mount for mount in asked
+            dataclasses.replace(mount, source=make_id(), anonymous=True) if is_nameless(mount) else mount
+            for mount in decide_mounts(spec, image.config.volumes, inherited)
         )
-        anonymous = {named.source for named, mount in zip(mounts, asked, strict=True) if is_anonymous(mount)}
         draft = make_plan(
             instance_id,
             spec,
@@ -93,7 +97,7 @@ class Creation:
             journal = Journal(kit.store, instance_id, "create", codec.encode(fresh))
             undo.callback(journal.end)
             try:
-                volumes, sources = await self._make_sources(mounts, anonymous, undo)
+                volumes, sources = await self._make_sources(mounts, undo)
                 self._make_directories(instance_id, undo)
                 root = await self._make_root(image, instance_id, spec, undo)
                 plan = dataclasses.replace(
@@ -106,7 +110,7 @@ class Creation:
                         for index, (mount, source) in enumerate(zip(mounts, sources, strict=True))
                     ),
                 )
-                await self._fill_volumes(image, plan.directory, mounts, volumes)
+                await self._fill_volumes(image, plan.directory, instance_id, mounts)
                 record = Instance(
                     id=instance_id,
                     name=name,
@@ -116,6 +120,7 @@ class Creation:
                     created_ns=time.time_ns(),
                     config=config,
                     volumes=volumes,
+                    mounts=mounts,
                 )
                 entry = Entry(record, root_mounted=plan.directory is not None)
                 with kit.store.transaction():
@@ -130,7 +135,7 @@ class Creation:
         return Created(id=instance_id, warnings=make_warnings(spec))
 
     async def _make_sources(
-        self, mounts: tuple[MountSpec, ...], anonymous: set[str], undo: AsyncExitStack
+        self, mounts: tuple[MountSpec, ...], undo: AsyncExitStack
     ) -> tuple[dict[str, str], list[str]]:
         """Volume names by target, and the host's side of every mount."""
         volumes: dict[str, str] = {}
@@ -143,7 +148,13 @@ class Creation:
             elif mount.kind is MountKind.VOLUME:
                 if not kit.volumes.have(mount.source):
                     undo.push_async_callback(kit.volumes.remove, mount.source, force=True, users=_nobody)
-                volume = await kit.volumes.create(mount.source, anonymous=mount.source in anonymous)
+                volume = await kit.volumes.create(
+                    mount.source,
+                    driver=mount.driver,
+                    labels=mount.labels,
+                    options=mount.driver_options,
+                    anonymous=mount.anonymous,
+                )
                 volumes[mount.target] = volume.name
                 sources.append(volume.mountpoint)
             else:
@@ -176,21 +187,34 @@ class Creation:
         self,
         image: Image,
         root: DirectoryRoot | None,
+        instance_id: str,
         mounts: tuple[MountSpec, ...],
-        volumes: dict[str, str],
     ) -> None:
         """What the image has at a fresh volume's place is copied into it."""
+        scratch = self._kit.settings.exec_root
         for mount in mounts:
-            if mount.kind is MountKind.VOLUME and not mount.no_copy:
-                layers = root.lowers if root is not None else self._kit.roots.layer_directories(image)
-                target = self._kit.volumes.find(volumes[mount.target]).mountpoint
-                await copy_up(layers, mount.target, target, scratch=self._kit.settings.exec_root)
+            if mount.kind is not MountKind.VOLUME or mount.no_copy:
+                continue
+            layers = root.lowers if root is not None else self._kit.roots.layer_directories(image)
+            async with self._mounting.volumes.held(mount.source, instance_id) as volume:
+                if not mount.subpath:
+                    await copy_up(layers, mount.target, volume.mountpoint, scratch=scratch)
+                    continue
+                with open_part(volume, mount.subpath) as part:
+                    if os.path.isdir(part):
+                        await copy_up(layers, mount.target, part, scratch=scratch)
 
 
-def decide_mounts(spec: InstanceSpec, image_volumes: tuple[str, ...]) -> tuple[MountSpec, ...]:
-    """The request's mounts and an anonymous volume for each of the image's that none covers, outer ones
-    first.  Pure."""
-    mounts = [dataclasses.replace(mount, target=clean_target(mount.target)) for mount in spec.mounts]
+def decide_mounts(
+    spec: InstanceSpec, image_volumes: tuple[str, ...], inherited: tuple[MountSpec, ...] = ()
+) -> tuple[MountSpec, ...]:
+    """The request's mounts, those of other instances that it does not replace, and an anonymous volume for
+    each of the image's that none covers; outer ones first.  Pure."""
+    taken = {mount.target: mount for mount in inherited}
+    own = [dataclasses.replace(mount, target=clean_target(mount.target)) for mount in spec.mounts]
+    # `-v /data` alone wants some volume there, and has one by then
+    own = [mount for mount in own if not (mount.legacy and is_nameless(mount) and mount.target in taken)]
+    mounts = list((taken | {mount.target: mount for mount in own}).values())
     covered = {mount.target for mount in mounts}
     for untrusted_target in image_volumes:
         target = clean_target(untrusted_target)
@@ -200,7 +224,7 @@ def decide_mounts(spec: InstanceSpec, image_volumes: tuple[str, ...]) -> tuple[M
     return tuple(sorted(mounts, key=lambda mount: mount.target.count("/")))
 
 
-def is_anonymous(mount: MountSpec) -> bool:
+def is_nameless(mount: MountSpec) -> bool:
     return mount.kind is MountKind.VOLUME and not mount.source
 
 
@@ -214,6 +238,9 @@ def finalize_mount(mount: MountSpec, index: int, source: str) -> Mount:
         options=mount.options,
         propagation=mount.propagation or "rprivate",
         tag=f"m{index}",
+        recursive=not mount.non_recursive,
+        read_only_above=mount.read_only_above,
+        read_only_below=mount.read_only_below,
     )
 
 

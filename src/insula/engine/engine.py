@@ -27,6 +27,7 @@ from insula.engine.lifecycle import Lifecycle
 from insula.engine.logs import read_log
 from insula.engine.mounting import Mounting
 from insula.engine.preparation import Preparation
+from insula.engine.probing import Probing
 from insula.engine.recovery import Recovery
 from insula.engine.removal import Removal
 from insula.engine.snapshots import Snapshots
@@ -108,16 +109,27 @@ class Engine:
             growth=Growth(),
         )
         self._instances = Instances(store, events)
-        self._mounting = Mounting(roots)
+        self._mounting = Mounting(self._kit)
         self._execs = Execs(self._kit, self._instances)
         self._preparation = Preparation(self._kit, self._mounting)
-        self._creation = Creation(self._kit, self._instances, self._preparation)
+        self._creation = Creation(self._kit, self._instances, self._mounting, self._preparation)
+        self._probing = Probing(self._instances, self._execs)
         self._lifecycle = Lifecycle(
-            self._kit, self._instances, self._mounting, self._preparation, self._auto_remove
+            self._kit,
+            self._instances,
+            self._mounting,
+            self._preparation,
+            probing=self._probing,
+            auto_remove=self._auto_remove,
         )
-        self._control = Control(self._kit, self._instances, self._lifecycle)
+        self._control = Control(self._kit, self._instances, self._lifecycle, self._probing)
         self._removal = Removal(
-            self._kit, self._instances, self._execs, self._volume_users, self._control.end
+            self._kit,
+            self._instances,
+            self._execs,
+            self._mounting,
+            volume_users=self._volume_users,
+            end=self._control.end,
         )
         self._copies = Copies(
             self._kit, self._instances, self._creation, self._preparation, self._lifecycle, self._removal
@@ -132,6 +144,7 @@ class Engine:
 
     async def stop(self) -> None:
         """The daemon ends; instances go on."""
+        await self._probing.close()
         self._execs.close()
         await self._lifecycle.close()
         self._kit.growth.close()
@@ -233,6 +246,11 @@ class Engine:
             endpoints=(endpoint,) if endpoint is not None else (),
             ports=self.networks.ports(entry.id),
             state_dir=self._kit.state_dir(entry.id),
+            mountpoints={
+                name: self.volumes.find(name).mountpoint
+                for name in entry.record.volumes.values()
+                if self.volumes.have(name)
+            },
             origin={k: v for keeper in self._keepers() for k, v in keeper.origin(entry.id).items()},
         )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from insula.engine.attach import FilteredStream
+from insula.engine.health import MOST_OUTPUT
 from insula.engine.instances import Entry, Instances
 from insula.engine.legality import Action, check, still_running
 from insula.engine.merge import process_env, replace_env
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _REMEMBERED = 64
 _BROKEN = 137
+_KILLED_S = 10.0
 
 
 @dataclass(slots=True, eq=False)
@@ -123,6 +126,45 @@ class Execs:
             ),
             made.watcher,
         )
+
+    async def probe(
+        self, entry: Entry, args: tuple[str, ...], *, timeout_s: float
+    ) -> tuple[int | None, bytes]:
+        """Run a health check's program: exit code and the beginning of its output, both channels together.
+
+        Code None: it took longer than `timeout_s` from its start on, and was killed.  So is one that this
+        is cancelled in.  Raises what `start` does.
+        """
+        exec_id = self.create(entry.id, ExecSpec(args=args, attach_stdout=True, attach_stderr=True))
+        made = self._all[exec_id]
+        output = bytearray()
+        starting = asyncio.ensure_future(self.start(exec_id, detach=False, tty=False))
+        try:
+            try:
+                stream = await asyncio.shield(starting)
+            finally:
+                await asyncio.wait([starting])  # one half started would be nobody's
+            assert stream is not None
+            async with asyncio.timeout(timeout_s):
+                while (chunk := await stream.read()) is not None:
+                    output += chunk.data[: MOST_OUTPUT + 1 - len(output)]
+            return made.exit_code, bytes(output)
+        except TimeoutError:
+            return None, bytes(output)
+        finally:
+            await self._put_down(made)
+            entry.execs.pop(exec_id, None)
+            self._all.pop(exec_id, None)
+
+    async def _put_down(self, made: ExecEntry) -> None:
+        """Kill it unless it has ended, and see its end."""
+        if made.running is None or made.watcher is None:
+            return
+        if made.exit_code is None:
+            with contextlib.suppress(InsulaError):  # it has just ended, alone or with its instance
+                await made.running.kill()
+                await asyncio.wait([made.watcher], timeout=_KILLED_S)
+        await made.running.stream.close()
 
     async def resize(self, exec_id: str, rows: int, cols: int) -> None:
         made = self.find(exec_id)

@@ -56,6 +56,8 @@ class Entry:
     root_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     root_users: int = 0
     root_mounted: bool = False
+    holds_volumes: bool = False
+    prober: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:

@@ -14,11 +14,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from insula.engine.health import at_start
 from insula.engine.instances import Entry, Instances, Run
 from insula.engine.legality import Action, check
 from insula.engine.mounting import Mounting
 from insula.engine.operations import Journal, exclusive
 from insula.engine.preparation import Preparation
+from insula.engine.probing import Probing
 from insula.engine.restarts import decide_restart
 from insula.errors import CommandNotExecutable, CommandNotFound, InsulaError, NoSuchInstance
 from insula.isolation.backend import Backend, Captured, Copier
@@ -53,12 +55,15 @@ class Lifecycle:
         instances: Instances,
         mounting: Mounting,
         preparation: Preparation,
+        *,
+        probing: Probing,
         auto_remove: Callable[[Entry], Coroutine[Any, Any, None]],
     ) -> None:
         self._kit = kit
         self._instances = instances
         self._mounting = mounting
         self._preparation = preparation
+        self._probing = probing
         self._auto_remove = auto_remove
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -133,6 +138,7 @@ class Lifecycle:
                 oom_killed=False,
                 error="",
                 stopped_by_user=False,
+                health=at_start(entry.config.health, entry.record.health),
                 restart_count=entry.record.restart_count if by_policy else 0,
             )
             journal.end()
@@ -158,6 +164,7 @@ class Lifecycle:
         run = Run()
         entry.run = run
         run.watcher = self._spawn(self._watch(entry, run), f"watch {entry.id}")
+        self._probing.watch(entry)
         return run
 
     async def _watch(self, entry: Entry, run: Run) -> None:
@@ -191,6 +198,7 @@ class Lifecycle:
                 oom_killed=status.oom_killed,
                 error="; ".join(filter(None, (status.error, *problems))),
                 finished_ns=status.finished_at_ns,
+                health=self._probing.stop(entry),
                 restart_count=entry.record.restart_count + (1 if decision.restart else 0),
             )
             entry.run = None
@@ -225,10 +233,11 @@ class Lifecycle:
                 backend.discard(plan), self._kit.networks.disconnect(entry.id), return_exceptions=True
             )
         )
-        try:  # after the processes: they keep the root busy
-            await self._mounting.drop(entry)
-        except (InsulaError, OSError) as error:
-            results.append(error)
+        for drop in (self._mounting.drop, self._mounting.volumes.drop):
+            try:  # after the processes: they keep root and volumes busy
+                await drop(entry)
+            except (InsulaError, OSError) as error:
+                results.append(error)
         problems: list[str] = []
         for result in results:
             if isinstance(result, InsulaError | OSError):

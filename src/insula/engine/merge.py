@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from insula.engine.health import merge_health
 from insula.errors import InvalidRequest
 from insula.model.ids import short_id
 from insula.model.image import ImageConfig
@@ -46,6 +47,8 @@ def merge_config(
         labels={**image.labels, **spec.labels},
         exposed_ports=_unique((*spec.exposed_ports, *image.exposed_ports)),
         volumes=image.volumes,
+        health=merge_health(spec.health, image.health),
+        shell=image.shell,
     )
 
 

@@ -1,6 +1,7 @@
 """Who needs an instance's root mounted: the run, and each copy into or out of a stopped instance.  Async.
 
-A disk root is never mounted on the host, so there is nothing to count for it.
+A disk root is never mounted on the host, so there is nothing to count for it.  `volumes` is what is mounted
+besides the root, for the run only.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from insula.engine.instances import Entry
+from insula.engine.volume_use import VolumeUse
 
 if TYPE_CHECKING:
-    from insula.images.roots import Roots
+    from insula.engine.kit import Kit
 
 
 class Mounting:
-    def __init__(self, roots: Roots) -> None:
-        self._roots = roots
+    def __init__(self, kit: Kit) -> None:
+        self._roots = kit.roots
+        self.volumes = VolumeUse(kit)
 
     async def hold(self, entry: Entry) -> None:
         root = entry.plan.directory if entry.plan is not None else None

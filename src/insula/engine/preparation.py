@@ -57,9 +57,11 @@ class Preparation:
             raise Failure(f"instance {entry.id} has no readable plan", hint="remove it and create it anew")
         places = self.places(entry.id)
         os.makedirs(places.run_dir, mode=0o700, exist_ok=True)
-        for mount in spec.mounts:
+        for mount in entry.record.mounts:
             if mount.kind is MountKind.BIND:
                 prepare_bind(mount)
+        undo.push_async_callback(self._mounting.volumes.drop, entry)
+        mounts = await self._mounting.volumes.hold(entry, draft.mounts)
         (endpoints, netns), _ = await together(self._connect(entry, undo), self._hold_root(entry, undo))
         root = draft.directory or draft.disk
         assert root is not None
@@ -71,7 +73,7 @@ class Preparation:
             places=places,
             root=root,
             security=decide_security(spec, self.profile()),
-            mounts=draft.mounts,
+            mounts=mounts,
             etc_files=self._write_etc_files(entry, places.state_dir, endpoints),
             endpoints=endpoints,
             netns=netns,

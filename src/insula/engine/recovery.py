@@ -75,6 +75,7 @@ class Recovery:
             if entry.id in half_started and entry.id not in doomed:
                 await self._guarded(entry, self._undo_start(entry))
         await kit.networks.recover(live)
+        await self._mounting.volumes.recover(entry for entry in found if entry.id in live)
         for operation in operations:
             await self._settle(operation, doomed)
         await asyncio.gather(
@@ -115,6 +116,7 @@ class Recovery:
             await self._kit.backend(entry.plan.isolation).discard(entry.plan)
             if entry.plan.disk is not None and os.path.exists(entry.plan.disk.upper_disk + BEFORE):
                 os.replace(entry.plan.disk.upper_disk + BEFORE, entry.plan.disk.upper_disk)
+        await self._mounting.volumes.forget_pins(entry.id)
         state = State.EXITED if entry.record.started_ns else State.CREATED
         self._instances.put(
             entry, state=state, pid=0, exit_code=128, error="the daemon ended while it was starting this"
@@ -141,6 +143,7 @@ class Recovery:
     async def _resume(self, entry: Entry, liveness: Liveness) -> None:
         """Watch it again, or record its end as if it had been watched."""
         entry.root_users, entry.root_mounted = 1, True  # unmounting is idempotent
+        entry.holds_volumes = bool(entry.record.volumes)
         if liveness in (Liveness.RUNNING, Liveness.PAUSED):
             if entry.record.state is State.PAUSED and liveness is Liveness.RUNNING:
                 self._instances.put(entry, state=State.RUNNING)

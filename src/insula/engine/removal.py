@@ -15,7 +15,9 @@ from insula.engine.execs import Execs
 from insula.engine.instances import Entry, Instances
 from insula.engine.legality import Action, check
 from insula.engine.lifecycle import end_pending
+from insula.engine.mounting import Mounting
 from insula.engine.operations import Journal, exclusive
+from insula.engine.volume_use import volume_mounts
 from insula.errors import InsulaError, NoSuchInstance
 from insula.model import codec
 from insula.model.instance import State
@@ -39,6 +41,8 @@ class Removal:
         kit: Kit,
         instances: Instances,
         execs: Execs,
+        mounting: Mounting,
+        *,
         volume_users: Callable[[str], tuple[str, ...]],
         end: Callable[[Entry], Awaitable[None]],
     ) -> None:
@@ -47,6 +51,7 @@ class Removal:
         self._instances = instances
         self._execs = execs
         self._volume_users = volume_users
+        self._mounting = mounting
         self._end = end
 
     async def remove(self, entry: Entry, ref: str, *, force: bool, volumes: bool) -> None:
@@ -84,9 +89,9 @@ class Removal:
         kit = self._kit
         before = entry.record
         anonymous = [
-            name
-            for name in before.volumes.values()
-            if volumes and kit.volumes.have(name) and kit.volumes.find(name).anonymous
+            mount.source
+            for mount in volume_mounts(entry)
+            if volumes and mount.anonymous and kit.volumes.have(mount.source)
         ]
         kind = REMOVE_WITH_VOLUMES if volumes else REMOVE
         journal = Journal(kit.store, entry.id, kind, codec.encode(anonymous))
@@ -96,6 +101,7 @@ class Removal:
             if entry.plan is not None:
                 await kit.backend(entry.plan.isolation).discard(entry.plan)
             await kit.networks.disconnect(entry.id)
+            await self._mounting.volumes.drop(entry)
             await self.remove_leftovers(entry.id)
         except BaseException as error:
             self._instances.show_state(entry, before.state)
@@ -125,6 +131,7 @@ class Removal:
         """Root and directories of an id.  Idempotent."""
         kit = self._kit
         await kit.roots.remove(instance_id)
+        await self._mounting.volumes.forget_pins(instance_id)
         state_dir, run_dir = kit.state_dir(instance_id), kit.run_dir(instance_id)
 
         def remove_trees() -> None:

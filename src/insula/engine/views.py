@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from insula.engine.creation import decide_mounts
 from insula.engine.instances import Entry
 from insula.engine.types import InstanceView, MountView
-from insula.isolation.plan import LaunchPlan
 from insula.model.image import Image
 from insula.model.mounts import MountKind
 from insula.model.network import Endpoint, PortBinding
@@ -21,6 +19,7 @@ def make_view(
     endpoints: tuple[Endpoint, ...],
     ports: tuple[PortBinding, ...],
     state_dir: str,
+    mountpoints: Mapping[str, str],
     origin: Mapping[str, str],
 ) -> InstanceView:
     plan = entry.plan
@@ -34,7 +33,7 @@ def make_view(
         endpoints=endpoints,
         ports=ports,
         execs=tuple(made.view() for made in entry.execs.values()),
-        mounts=make_mount_views(entry, plan),
+        mounts=make_mount_views(entry, mountpoints),
         log_path=plan.console.log_path if plan is not None else "",
         hosts_path=os.path.join(state_dir, "hosts"),
         hostname_path=os.path.join(state_dir, "hostname"),
@@ -49,17 +48,18 @@ def make_view(
     )
 
 
-def make_mount_views(entry: Entry, plan: LaunchPlan | None) -> tuple[MountView, ...]:
-    """tmpfs mounts of `--tmpfs` and `--mount` alike; volumes with their names."""
-    sources = {mount.target: mount.source for mount in plan.mounts} if plan is not None else {}
+def make_mount_views(entry: Entry, mountpoints: Mapping[str, str]) -> tuple[MountView, ...]:
+    """Volumes with their names; no `--tmpfs`, as Docker's.  `mountpoints`: by name."""
     views = []
-    for spec in decide_mounts(entry.record.spec, entry.config.volumes):
+    for spec in entry.record.mounts:
+        if spec.kind is MountKind.TMPFS and spec.legacy:
+            continue
         volume = spec.kind is MountKind.VOLUME
         views.append(
             MountView(
                 kind=spec.kind,
-                name=entry.record.volumes.get(spec.target, "") if volume else "",
-                source=sources.get(spec.target, spec.source),
+                name=spec.source if volume else "",
+                source=mountpoints.get(spec.source, "") if volume else spec.source,
                 target=spec.target,
                 driver="local" if volume else "",
                 mode="ro" if spec.read_only else ("z" if volume and spec.legacy else ""),

@@ -10,10 +10,11 @@ import shlex
 from collections.abc import Sequence
 
 from insula.errors import InvalidRequest
+from insula.images.healthcheck import parse_healthcheck
 from insula.model.image import ImageConfig
 
 _INSTRUCTIONS = (
-    *("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD"),
+    *("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD"),
     *("SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"),
 )
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
@@ -58,6 +59,8 @@ def _apply(config: ImageConfig, instruction: str, rest: str) -> ImageConfig:
             return dataclasses.replace(config, user=_unquoted(rest))
         case "STOPSIGNAL":
             return dataclasses.replace(config, stop_signal=rest)
+        case "HEALTHCHECK":
+            return dataclasses.replace(config, health=parse_healthcheck(rest))
         case "SHELL":
             if (shell := _json_list(rest)) is None:
                 raise InvalidRequest("SHELL requires the arguments to be in JSON form")

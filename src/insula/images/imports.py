@@ -19,6 +19,7 @@ from typing import Any
 from insula.errors import CorruptData, DiskFull, InvalidRequest
 from insula.images.changes import apply_changes
 from insula.images.content import BlobWriter, ContentStore
+from insula.images.healthcheck import dump_health
 from insula.images.streams import with_stream
 from insula.model.image import Descriptor, HistoryEntry, ImageConfig, Platform
 from insula.model.progress import Progress, no_progress
@@ -154,7 +155,7 @@ def make_committed(
 ) -> bytes:
     """The configuration document of `base` (its document) with one more layer and `config` for its own.
 
-    Fields that insula has no word for (Healthcheck, …) stay as the base has them.
+    Fields that insula has no word for stay as the base has them.
     """
     document: dict[str, Any] = copy.deepcopy(dict(base))
     rootfs, history = document.get("rootfs"), document.get("history") or []
@@ -189,6 +190,8 @@ def _config(config: ImageConfig, base: Mapping[str, Any]) -> dict[str, Any]:
         "Shell": list(config.shell),
         "OnBuild": list(config.on_build),
     }
+    if config.health is not None:
+        ours["Healthcheck"] = dump_health(config.health)
     kept = {key: value for key, value in base.items() if key not in ours}
     return {**kept, **{key: value for key, value in ours.items() if value}}
 

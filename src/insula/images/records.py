@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from insula.errors import CorruptData, InvalidReference, InvalidRequest
+from insula.images.healthcheck import read_health
 from insula.model.image import Descriptor, HistoryEntry, Image, ImageConfig, Platform
 from insula.model.reference import check_digest
 
@@ -113,6 +114,7 @@ def _read_image_config(document: Mapping[str, Any]) -> ImageConfig:
         stop_signal=take(document, "StopSignal", str, "", what),
         shell=take_strings(document, "Shell", what),
         on_build=take_strings(document, "OnBuild", what),
+        health=read_health(take(document, "Healthcheck", dict, {}, what)),
     )
 
 

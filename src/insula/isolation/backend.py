@@ -72,6 +72,10 @@ class Exec(Protocol):
 
     async def resize(self, rows: int, cols: int) -> None: ...
 
+    async def kill(self) -> None:
+        """SIGKILL to the program; nothing when it has ended."""
+        ...
+
 
 class Files(Protocol):
     """Files of an instance, running or not.  Paths are absolute inside the instance, symlinks resolved

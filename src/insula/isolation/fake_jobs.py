@@ -208,3 +208,6 @@ class FakeExec:
 
     async def resize(self, rows: int, cols: int) -> None:
         self._job.rows, self._job.cols = rows, cols
+
+    async def kill(self) -> None:
+        self._job.kill()

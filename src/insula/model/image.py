@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from insula.model.health import HealthCheck
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
@@ -45,6 +47,7 @@ class ImageConfig:
     stop_signal: str = ""
     shell: tuple[str, ...] = ()
     on_build: tuple[str, ...] = ()
+    health: HealthCheck | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

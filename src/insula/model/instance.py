@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from insula.model.health import Health, HealthCheck
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.mounts import MountSpec
@@ -68,6 +69,7 @@ class InstanceSpec:
     annotations: dict[str, str] = field(default_factory=dict)
     stop_signal: str = ""
     stop_timeout_s: int | None = None
+    health: HealthCheck | None = None
     init: bool = False
 
     tty: bool = False
@@ -81,6 +83,7 @@ class InstanceSpec:
 
     limits: Limits = field(default_factory=Limits)
     mounts: tuple[MountSpec, ...] = ()
+    volumes_from: tuple[str, ...] = ()
 
     privileged: bool = False
     cap_add: tuple[str, ...] = ()
@@ -126,6 +129,8 @@ class MergedConfig:
     labels: dict[str, str] = field(default_factory=dict)
     exposed_ports: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
+    health: HealthCheck | None = None
+    shell: tuple[str, ...] = ()
 
     @property
     def args(self) -> tuple[str, ...]:
@@ -146,7 +151,8 @@ class ExitStatus:
 class Instance:
     """What the engine knows of one instance; the record that the store keeps.  Times: ns since 1970, 0 never.
 
-    `volumes` are the names of its volumes by mount target, those without a name in the request included.
+    `mounts` are all of them: the request's, those taken from other instances, the image's volumes; each
+    volume with its name.  `volumes` are those names by mount target.  `health` None: nothing is probed.
     """
 
     id: str
@@ -165,3 +171,5 @@ class Instance:
     stopped_by_user: bool = False
     config: MergedConfig = MergedConfig()
     volumes: dict[str, str] = field(default_factory=dict)
+    mounts: tuple[MountSpec, ...] = ()
+    health: Health | None = None

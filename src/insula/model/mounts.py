@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class MountKind(enum.StrEnum):
@@ -18,7 +18,12 @@ class MountSpec:
 
     `source` is a host path for binds and a volume's name for volumes ("" for an anonymous one).
     `options` are mount options for tmpfs as Docker writes them (`size=64m`, `mode=1777`, `noexec`).
-    `legacy` is true for `-v`/Binds, where a missing host directory is created; `--mount` refuses it.
+    `legacy` is true for `-v`/Binds; `create_source`: a missing host directory is made, else refused.
+    Of a bind: `non_recursive` leaves out what is mounted below the source; a read-only one is so with all
+    that is mounted below it where the kernel can, `read_only_above` leaves that writable and
+    `read_only_below` insists.
+    Of a volume: `subpath` is the part of it to mount; `labels`, `driver` and `driver_options` are for
+    making it when there is none.  `anonymous`: its name was made up for the instance.
     """
 
     kind: MountKind
@@ -29,6 +34,15 @@ class MountSpec:
     propagation: str = ""
     no_copy: bool = False
     legacy: bool = False
+    create_source: bool = False
+    non_recursive: bool = False
+    read_only_above: bool = False
+    read_only_below: bool = False
+    subpath: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    driver: str = ""
+    driver_options: dict[str, str] = field(default_factory=dict)
+    anonymous: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +51,7 @@ class Mount:
 
     kind BIND has a host path as `source` (a volume has become its directory by now); TMPFS has none.
     `tag` is a short name, unique in the plan, for devices that carry the mount into a VM.
+    `recursive`: with what is mounted below the source.  The two `read_only_…` are MountSpec's.
     """
 
     kind: MountKind
@@ -46,6 +61,9 @@ class Mount:
     options: tuple[str, ...] = ()
     propagation: str = "rprivate"
     tag: str = ""
+    recursive: bool = True
+    read_only_above: bool = False
+    read_only_below: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

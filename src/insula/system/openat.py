@@ -8,7 +8,7 @@ import os
 import struct
 
 _SYS_OPENAT2 = 437  # the same on every architecture
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x02, 0x08, 0x10
 _TRIES = 64
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -20,7 +20,16 @@ def open_in_root(root_fd: int, path: str | bytes, flags: int, mode: int = 0) -> 
 
     Raises OSError as os.open does.
     """
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    return _open(root_fd, path, flags, mode, _RESOLVE_IN_ROOT)
+
+
+def open_beneath(root_fd: int, path: str | bytes, flags: int, mode: int = 0) -> int:
+    """Open `path` below `root_fd`; one that leads out of it, by `..` or a link, is an error (EXDEV)."""
+    return _open(root_fd, path, flags, mode, _RESOLVE_BENEATH)
+
+
+def _open(root_fd: int, path: str | bytes, flags: int, mode: int, resolve: int) -> int:
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve | _RESOLVE_NO_MAGICLINKS)
     for _ in range(_TRIES):
         fd: int = _libc.syscall(
             _SYS_OPENAT2, root_fd, ctypes.c_char_p(os.fsencode(path) or b"."), how, ctypes.c_size_t(len(how))

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.mounts import MountKind, MountSpec
 from insula.system.files import disk_errors
+from insula.volumes.driver import check_driver, check_options
+from insula.volumes.volumes import check_volume_name
 
 # Flags as util-linux knows them, with their opposites; moby: pkg/mount.MergeTmpfsOptions
 _FLAG_WORDS = """
@@ -36,12 +38,46 @@ def check_mounts(mounts: Iterable[MountSpec]) -> None:
                 f"invalid mount config for type \"bind\": invalid mount path: '{mount.source}' "
                 "mount path must be absolute"
             )
+        if mount.kind is MountKind.VOLUME:
+            check_volume_mount(mount)
         if mount.kind is MountKind.TMPFS:
             check_tmpfs_options(mount.options)
         elif mount.options:
             raise UnsupportedField(
                 "HostConfig.Mounts", f"options {', '.join(mount.options)} of the {mount.kind} on {target}"
             )
+
+
+def check_volume_mount(mount: MountSpec) -> None:
+    """Raises InvalidRequest, NoSuchPlugin."""
+    check_driver(mount.driver)
+    check_options(mount.driver_options)
+    if mount.source:
+        check_volume_name(mount.source)
+    if not mount.subpath:
+        return
+    if not mount.source:
+        raise InvalidRequest(
+            'invalid mount config for type "volume": must not set Subpath when using anonymous volumes'
+        )
+    if mount.subpath.startswith("/") or ".." in posixpath.normpath(mount.subpath).split("/"):
+        raise InvalidRequest(
+            'invalid mount config for type "volume": subpath must be a relative path within the volume'
+        )
+
+
+def parse_volumes_from(text: str) -> tuple[str, bool]:
+    """`name[:ro|rw]` of `--volumes-from`: whose mounts, and whether read-only.  Raises InvalidRequest."""
+    if not text:
+        raise InvalidRequest("volumes-from specification cannot be an empty string")
+    ref, _, mode = text.partition(":")
+    words = mode.split(",") if mode else []
+    access = [word for word in words if word in ("ro", "rw")]
+    labels = [word for word in words if word in ("z", "Z")]
+    others = [word for word in words if word in ("consistent", "cached", "delegated")]
+    if len(words) != len(access) + len(labels) + len(others) or max(map(len, (access, labels, others))) > 1:
+        raise InvalidRequest(f"invalid mode: {mode}")
+    return ref, access == ["ro"]
 
 
 def clean_target(untrusted_target: str) -> str:
@@ -76,7 +112,7 @@ def prepare_bind(mount: MountSpec) -> None:
                 f"{mount.source}"
             )
         return
-    if not mount.legacy:
+    if not (mount.legacy or mount.create_source):
         raise InvalidRequest(
             f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
         )

@@ -1,34 +1,48 @@
 """Named directories that outlive instances: the `local` driver.  Async where a tree is removed or measured.
 
-Not for what is mounted where (`mounts`), nor for filling a fresh volume from an image (`copy_up`).  Who
-uses a volume is the engine's knowledge and comes in as a function.
+A volume with driver options is mounted while somebody holds it (`hold`, `drop`), and only then.  Not for
+what is mounted where in an instance, nor for filling a fresh volume from an image (`copy_up`).  Who uses a
+volume is the engine's knowledge and comes in as a function.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
-from insula.errors import Conflict, InvalidRequest, NoSuchVolume, UnsupportedField
+from insula.errors import Conflict, InsulaError, InvalidRequest, NoSuchVolume
 from insula.events import EventBus
 from insula.model.ids import make_id
 from insula.model.reports import PruneFilters, PruneReport
 from insula.model.volume import Volume
 from insula.store.store import Store
 from insula.system.files import disk_errors, remove_tree
+from insula.system.mounts import umount_below
+from insula.volumes.driver import check_driver, check_options, needs_mount
+from insula.volumes.mounting import mount_volume, umount_volume
+
+log = logging.getLogger(__name__)
 
 Users = Callable[[str], tuple[str, ...]]
 """Ids of the instances that use the volume of this name."""
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _REMOVING = ".removing-"
+ANONYMOUS = "com.docker.volume.anonymous"
+"""Docker's label of volumes whose name was made up."""
 
 
 def check_volume_name(name: str) -> str:
     """Raises InvalidRequest in moby's words."""
+    if len(name) == 1:
+        raise InvalidRequest(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )
     if not _NAME.fullmatch(name) or len(name) > 255:
         raise InvalidRequest(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '
@@ -38,6 +52,14 @@ def check_volume_name(name: str) -> str:
     return name
 
 
+@dataclass(slots=True)
+class _Use:
+    """Of a volume with options.  `holders`: who keeps it mounted."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    holders: set[str] = field(default_factory=set)
+
+
 class Volumes:
     def __init__(self, root: str, store: Store, events: EventBus) -> None:
         """`root` holds `<name>/_data` of every volume."""
@@ -45,6 +67,7 @@ class Volumes:
         self._store = store
         self._events = events
         self._volumes: dict[str, Volume] = {}
+        self._uses: dict[str, _Use] = {}
 
     async def start(self) -> None:
         """Read the records; finish removals that a crash has cut."""
@@ -56,9 +79,22 @@ class Volumes:
                 if name in self._volumes and not os.path.exists(os.path.join(self._root, name)):
                     os.rename(os.path.join(self._root, entry), os.path.join(self._root, name))
                 else:
+                    umount_below(os.path.join(self._root, entry))  # never remove what is only mounted there
                     await asyncio.to_thread(remove_tree, os.path.join(self._root, entry))
         for volume in self._volumes.values():
             os.makedirs(volume.mountpoint, mode=0o755, exist_ok=True)
+
+    async def recover(self, holders: Mapping[str, Iterable[str]]) -> None:
+        """Who holds what, by volume, after the daemon was away: nobody else's mounts stay."""
+        for name, volume in self._volumes.items():
+            if not needs_mount(volume.options):
+                continue
+            use = self._use(name)
+            use.holders = set(holders.get(name, ()))
+            try:
+                await asyncio.to_thread(mount_volume if use.holders else umount_volume, volume)
+            except InsulaError as error:
+                log.error("volume %s: %s", name, error)
 
     def find(self, name: str) -> Volume:
         """Raises NoSuchVolume."""
@@ -84,17 +120,11 @@ class Volumes:
     ) -> Volume:
         """The volume of this name, made if there is none.  "": a new one with a name made up.
 
-        Raises InvalidRequest for a bad name, UnsupportedField for another driver or driver options,
-        Conflict when it exists with other options, DiskFull.
+        One that exists stays as it is, whatever labels and options are asked for, as Docker's.  Raises
+        InvalidRequest for a bad name or option, NoSuchPlugin for another driver, DiskFull.
         """
-        if driver not in ("", "local"):
-            raise UnsupportedField("Driver", f"{driver!r}: insula has the local volume driver only")
-        if options:
-            raise UnsupportedField(
-                "DriverOpts",
-                f"the local driver takes no options, got {', '.join(sorted(options))}",
-                hint="mount what you need on the host and bind it",
-            )
+        check_driver(driver)
+        check_options(options or {})
         if not name:
             name = make_id()
         check_volume_name(name)
@@ -105,7 +135,8 @@ class Volumes:
             name=name,
             mountpoint=mountpoint,
             created_ns=time.time_ns(),
-            labels=dict(labels or {}),
+            labels={**(labels or {}), **({ANONYMOUS: ""} if anonymous else {})},
+            options=dict(options or {}),
             anonymous=anonymous,
         )
         with disk_errors(f"making volume {name}"):
@@ -124,10 +155,13 @@ class Volumes:
             raise NoSuchVolume(name)
         if holders := users(name):
             raise Conflict(f"remove {name}: volume is in use - [{', '.join(holders)}]")
-        # Renamed first, so that a crash leaves either a whole volume or nothing of it.
         base = os.path.join(self._root, name)
         doomed = os.path.join(self._root, _REMOVING + name)
+        # before anything is removed: what is mounted there belongs to somebody else
+        umount_below(base)
+        # Renamed first, so that a crash leaves either a whole volume or nothing of it.
         del self._volumes[name]
+        self._uses.pop(name, None)
         try:
             os.rename(base, doomed)
         except FileNotFoundError:
@@ -145,7 +179,7 @@ class Volumes:
                 continue
             if not filters.matches(volume.created_ns, volume.labels):
                 continue
-            size = await self.size(volume.name)
+            size = max(0, await self.size(volume.name))
             await self.remove(volume.name, force=True, users=users)
             deleted.append(volume.name)
             reclaimed += size
@@ -153,8 +187,35 @@ class Volumes:
         return PruneReport(deleted=tuple(deleted), reclaimed_bytes=reclaimed)
 
     async def size(self, name: str) -> int:
-        """Bytes allocated on the disk."""
-        return await asyncio.to_thread(tree_size, self.find(name).mountpoint)
+        """Bytes allocated on the disk; -1, Docker's *not known*, where options say what is mounted."""
+        volume = self.find(name)
+        return -1 if volume.options else await asyncio.to_thread(tree_size, volume.mountpoint)
+
+    # in use
+
+    async def hold(self, name: str, holder: str) -> Volume:
+        """Mounted from now on for `holder`, an instance's id.  Raises NoSuchVolume, Failure."""
+        volume = self.find(name)
+        if needs_mount(volume.options):
+            use = self._use(name)
+            async with use.lock:
+                await asyncio.to_thread(mount_volume, volume)
+                use.holders.add(holder)
+        return volume
+
+    async def drop(self, name: str, holder: str) -> None:
+        """`holder` needs it no more; unmounted with the last one.  Idempotent.  Raises Failure."""
+        volume = self._volumes.get(name)
+        if volume is None or not needs_mount(volume.options):
+            return
+        use = self._use(name)
+        async with use.lock:
+            use.holders.discard(holder)
+            if not use.holders:
+                await asyncio.to_thread(umount_volume, volume)
+
+    def _use(self, name: str) -> _Use:
+        return self._uses.setdefault(name, _Use())
 
 
 def tree_size(path: str) -> int:

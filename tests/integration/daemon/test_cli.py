@@ -52,7 +52,7 @@ def test_every_command_has_help(daemon: Daemon, command: str) -> None:
         (("run", "--rm", "--odd", IMAGE), 125, "--odd"),
         (("run", "--rm", "-m", "1x", IMAGE), 125, "--memory"),
         (("run", "--rm", "--link", "x", IMAGE), 125, "Links"),
-        (("run", "--rm", "--health-cmd", "x", IMAGE), 125, "Health"),
+        (("run", "--rm", "--health-interval", "x", IMAGE), 125, "--health-interval"),
         (("run", "--rm", "--isolation", "jail", IMAGE), 125, "isolation"),
         (("run", "-it", "--rm", IMAGE), 125, "not a terminal"),
         (("run",), 1, "IMAGE"),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import select
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,9 +28,16 @@ def crashing(make_daemon: Callable[..., Daemon]) -> Iterator[Daemon]:
 
 def test_instances_survive_and_logs_have_no_gap(crashing: Daemon, isolation: str, name: str) -> None:
     counting = "i=0; while true; do echo $i; i=$((i+1)); sleep 0.01; done"
-    crashing.ok(*isolated(isolation, "run", "-d", "--name", name, IMAGE, "sh", "-c", counting))
+    check = ("--health-cmd", "true", "--health-interval", "300ms")
+    crashing.ok(*isolated(isolation, "run", "-d", "--name", name, *check, IMAGE, "sh", "-c", counting))
+    wait_for_probes(crashing, name)
     crashing.kill()
     crashing.start()
+    before = json.loads(crashing.ok("inspect", "-f", "{{json .State.Health}}", name))
+    assert "healthy" == before["Status"]
+    wait_for_probes(crashing, name)
+    after = json.loads(crashing.ok("inspect", "-f", "{{json .State.Health}}", name))
+    assert after["Log"][-1]["Start"] > before["Log"][-1]["Start"]
     assert "running" == crashing.ok("inspect", "-f", "{{.State.Status}}", name)
     assert "new" == crashing.ok("exec", name, "echo", "new")
     crashing.ok("stop", "-t", "0", name)
@@ -44,11 +57,20 @@ def test_exit_code_while_the_daemon_was_away(crashing: Daemon, isolation: str, n
     crashing.ok("rm", name)
 
 
+def wait_for_probes(daemon: Daemon, name: str) -> None:
+    """Until a health check has ended and what it said is recorded: the next one has begun, too."""
+    filters = ("--filter", f"container={name}", "--filter", "event=exec_create")
+    argv, environment = daemon.command("docker", "events", *filters)
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE) as events:
+        assert events.stdout is not None
+        try:
+            assert all(events.stdout.readline() for _ in range(2))
+        finally:
+            events.terminate()
+
+
 def wait_until_gone(pid: int) -> None:
     """By its pidfd; a zombie counts as gone."""
-    import os
-    import select
-
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -67,3 +89,36 @@ def test_an_instance_that_was_to_be_removed_is(crashing: Daemon, isolation: str,
     wait_until_gone(pid)
     crashing.start()
     assert 1 == crashing.docker("inspect", name).returncode
+
+
+def test_what_volumes_have_mounted_is_kept_and_given_back(
+    crashing: Daemon, isolation: str, name: str
+) -> None:
+    """A volume with driver options and a pinned part of another, of one that runs on and of one that ends."""
+    crashing.ok("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m", f"{name}-t")
+    point, plain = (
+        crashing.ok("volume", "inspect", "-f", "{{.Mountpoint}}", volume)
+        for volume in (f"{name}-t", crashing.ok("volume", "create", f"{name}-p"))
+    )
+    os.mkdir(f"{plain}/part")
+    words = ("-v", f"{name}-t:/t", "--mount", f"src={name}-p,dst=/p,volume-subpath=part")
+    crashing.ok(*isolated(isolation, "run", "-d", "--name", name, *words, IMAGE, "sleep", "1000"))
+    crashing.ok("exec", name, "sh", "-c", "echo kept >/t/file; echo part >/p/file")
+    pins = Path(crashing.directory, "run/mounts", crashing.ok("inspect", "-f", "{{.Id}}", name))
+    crashing.kill()
+    crashing.start()
+    assert ["kept", "part"] == crashing.ok("exec", name, "cat", "/t/file", "/p/file").splitlines()
+    assert "kept\n" == Path(point, "file").read_text()
+    assert os.path.ismount(point)
+    assert pins.is_dir()
+    pid = int(crashing.ok("inspect", "-f", "{{.State.Pid}}", name))
+    crashing.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until_gone(pid)
+    crashing.start()
+    assert "exited" == crashing.ok("inspect", "-f", "{{.State.Status}}", name)
+    assert not os.path.ismount(point)
+    assert not pins.exists()
+    assert "part\n" == Path(plain, "part/file").read_text()
+    crashing.ok("rm", name)
+    crashing.ok("volume", "rm", f"{name}-t", f"{name}-p")

@@ -13,6 +13,7 @@ from insula.api.wire.codec import decode
 from insula.api.wire.container_config import ContainerCreateRequest
 from insula.api.wire.host_config import HostConfig, Resources, UpdateConfig
 from insula.errors import InvalidRequest, UnsupportedField
+from insula.model.health import HealthCheck
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.mounts import MountKind, MountSpec
@@ -107,8 +108,65 @@ def test_mounts_of_every_type() -> None:
         MountSpec(kind=MountKind.VOLUME, source="vol", target="/c", no_copy=True),
         MountSpec(kind=MountKind.VOLUME, target="/d"),
         MountSpec(kind=MountKind.TMPFS, target="/e", options=("size=4096", "mode=1777")),
-        MountSpec(kind=MountKind.TMPFS, target="/f", options=("size=1m", "noexec")),
+        MountSpec(kind=MountKind.TMPFS, target="/f", options=("size=1m", "noexec"), legacy=True),
     )
+
+
+def test_the_options_of_mounts() -> None:
+    mounts = [
+        {
+            "Type": "bind",
+            "Source": "/a",
+            "Target": "/b",
+            "ReadOnly": True,
+            "Consistency": "cached",
+            "BindOptions": {"NonRecursive": True, "CreateMountpoint": True, "ReadOnlyForceRecursive": True},
+        },
+        {
+            "Type": "volume",
+            "Source": "vol",
+            "Target": "/c",
+            "VolumeOptions": {
+                "Subpath": "in/it",
+                "Labels": {"k": "v"},
+                "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs"}},
+            },
+        },
+    ]
+    host = {"Mounts": mounts, "Binds": ["old:/d"], "VolumeDriver": "local", "VolumesFrom": ["other:ro"]}
+    spec = parse(host=host).spec
+    assert ("other:ro",) == spec.volumes_from
+    assert spec.mounts == (
+        MountSpec(kind=MountKind.VOLUME, source="old", target="/d", legacy=True, driver="local"),
+        MountSpec(
+            kind=MountKind.BIND,
+            source="/a",
+            target="/b",
+            read_only=True,
+            create_source=True,
+            non_recursive=True,
+            read_only_below=True,
+        ),
+        MountSpec(
+            kind=MountKind.VOLUME,
+            source="vol",
+            target="/c",
+            subpath="in/it",
+            labels={"k": "v"},
+            driver="local",
+            driver_options={"type": "tmpfs", "device": "tmpfs"},
+        ),
+    )
+
+
+def test_options_newer_than_the_version_mean_nothing_or_are_refused() -> None:
+    options = {"ReadOnlyNonRecursive": True}
+    bind = {"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": True, "BindOptions": options}
+    assert parse(host={"Mounts": [bind]}, version=(1, 43)).spec.mounts[0].read_only_above is False
+    assert parse(host={"Mounts": [bind]}, version=(1, 44)).spec.mounts[0].read_only_above is True
+    part = {"Type": "volume", "Source": "vol", "Target": "/b", "VolumeOptions": {"Subpath": "x"}}
+    with pytest.raises(InvalidRequest, match=r"needs API v1\.45"):
+        parse(host={"Mounts": [part]}, version=(1, 44))
 
 
 def test_two_mounts_on_one_place_are_refused_but_an_anonymous_volume_gives_way() -> None:
@@ -127,8 +185,9 @@ def test_two_mounts_on_one_place_are_refused_but_an_anonymous_volume_gives_way()
         {"Type": "image", "Target": "/b"},
         {"Type": "tmpfs", "Source": "x", "Target": "/b"},
         {"Type": "volume", "Target": "/b", "BindOptions": {"Propagation": "shared"}},
-        {"Type": "volume", "Target": "/b", "VolumeOptions": {"Subpath": "x"}},
-        {"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"NonRecursive": True}},
+        {"Type": "volume", "Target": "/b", "ReadOnly": True},
+        {"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"ReadOnlyForceRecursive": True}},
+        {"Type": "tmpfs", "Target": "/b", "VolumeOptions": {"NoCopy": True}},
     ],
 )
 def test_bad_mounts(mount: dict[str, Any]) -> None:
@@ -177,12 +236,10 @@ def test_networking() -> None:
         ({"DeviceRequests": [{"Count": -1}]}, "DeviceRequests"),
         ({"KernelMemoryTCP": 5}, "KernelMemoryTCP"),
         ({"MemorySwappiness": 5}, "MemorySwappiness"),
-        ({"VolumesFrom": ["x"]}, "VolumesFrom"),
         ({"Links": ["x"]}, "Links"),
         ({"UsernsMode": "x"}, "UsernsMode"),
         ({"CgroupnsMode": "host"}, "CgroupnsMode"),
         ({"StorageOpt": {"size": "1g"}}, "StorageOpt"),
-        ({"VolumeDriver": "nfs"}, "VolumeDriver"),
         ({"MaskedPaths": ["/proc"]}, "MaskedPaths"),
         ({"CpuCount": 1}, "CpuCount"),
     ],
@@ -193,10 +250,12 @@ def test_what_is_not_honoured_is_refused_by_name(host: dict[str, Any], field: st
 
 
 def test_health_checks() -> None:
-    parse(Healthcheck={"Test": []})
-    parse(Healthcheck={"Test": ["NONE"]})
-    with pytest.raises(UnsupportedField, match="Healthcheck"):
-        parse(Healthcheck={"Test": ["CMD", "true"]})
+    assert parse(Healthcheck={"Test": []}).spec.health is None
+    assert parse(Healthcheck={"Test": ["NONE"]}).spec.health == HealthCheck(test=("NONE",))
+    given = {"Test": ["CMD", "true"], "Interval": 1, "Timeout": 2, "StartPeriod": 3, "StartInterval": 4}
+    assert parse(Healthcheck={**given, "Retries": 5}).spec.health == HealthCheck(
+        test=("CMD", "true"), interval_ns=1, timeout_ns=2, start_period_ns=3, start_interval_ns=4, retries=5
+    )
 
 
 def test_every_field_of_host_config_is_either_read_or_refused() -> None:

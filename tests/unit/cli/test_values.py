@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from insula.cli import values
+from insula.cli.mount import parse_mount
 from insula.errors import InvalidRequest
 
 
@@ -80,25 +81,53 @@ def test_volumes_are_binds_or_anonymous(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_mount_words() -> None:
-    assert values.parse_mount("type=bind,src=/a,dst=/b,readonly") == {
+    assert parse_mount("type=bind,src=/a,dst=/b,readonly") == {
         "Type": "bind",
         "Source": "/a",
         "Target": "/b",
         "ReadOnly": True,
     }
-    assert (values.parse_mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777")) == {
+    assert (parse_mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777")) == {
         "Type": "tmpfs",
         "Target": "/t",
         "TmpfsOptions": {"SizeBytes": 1 << 20, "Mode": 0o1777},
     }
+    volume = (
+        "src=v,dst=/v,ro=false,volume-subpath=a/b,volume-label=k=v,volume-driver=local,volume-opt=type=tmpfs"
+    )
+    assert parse_mount(f'{volume},"volume-opt=o=size=1m,uid=7"') == {
+        "Type": "volume",
+        "Source": "v",
+        "Target": "/v",
+        "ReadOnly": False,
+        "VolumeOptions": {
+            "Subpath": "a/b",
+            "Labels": {"k": "v"},
+            "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "o": "size=1m,uid=7"}},
+        },
+    }
+    for word, field in (
+        ("bind-recursive=disabled", "NonRecursive"),
+        ("bind-nonrecursive", "NonRecursive"),
+        ("bind-recursive=writable", "ReadOnlyNonRecursive"),
+        ("bind-recursive=readonly", "ReadOnlyForceRecursive"),
+    ):
+        assert parse_mount(f"type=bind,src=/a,dst=/b,{word}")["BindOptions"] == {field: True}
 
 
 @pytest.mark.parametrize(
-    "word", ["type=bind,src=/a", "type=bind,colour=red,dst=/b", "type=tmpfs,dst=/t,tmpfs-mode=9"]
+    "word",
+    [
+        "type=bind,src=/a",
+        "type=bind,colour=red,dst=/b",
+        "type=tmpfs,dst=/t,tmpfs-mode=9",
+        "type=bind,src=/a,dst=/b,bind-recursive=maybe",
+        "type=bind,src=/a,dst=/b,readonly=perhaps",
+    ],
 )
 def test_a_wrong_mount_is_refused(word: str) -> None:
     with pytest.raises(InvalidRequest, match="--mount"):
-        values.parse_mount(word)
+        parse_mount(word)
 
 
 def test_environment_comes_from_files_words_and_our_own(

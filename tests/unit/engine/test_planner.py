@@ -187,6 +187,24 @@ def test_mounts_outer_first_and_an_anonymous_volume_where_the_image_asks_for_one
     ]
 
 
+def test_own_mounts_replace_those_of_others_and_nameless_ones_do_not() -> None:
+    others = (
+        MountSpec(kind=MountKind.VOLUME, source="theirs", target="/a", no_copy=True),
+        MountSpec(kind=MountKind.VOLUME, source="theirs", target="/b", no_copy=True),
+        MountSpec(kind=MountKind.VOLUME, source="theirs", target="/image", no_copy=True),
+    )
+    own = (
+        MountSpec(kind=MountKind.VOLUME, target="/a", legacy=True),
+        MountSpec(kind=MountKind.BIND, source="/srv", target="/b"),
+    )
+    decided = decide_mounts(spec(mounts=own), ("/image",), others)
+    assert [(mount.target, mount.source) for mount in decided] == [
+        ("/a", "theirs"),
+        ("/b", "/srv"),
+        ("/image", "theirs"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from insula.api.wire.container_config import ContainerConfig, EndpointSettings
 from insula.api.wire.host_config import HostConfig, PortBinding
 
 _HostConfig = HostConfig  # a field of that name hides the class
+
+
+class HealthcheckResult(Struct):
+    Start: str
+    End: str
+    ExitCode: int
+    Output: str
+
+
+class Health(Struct):
+    Status: str
+    FailingStreak: int
+    Log: list[HealthcheckResult]
+
+
+_Health = Health  # a field of that name hides the class
 
 
 class ContainerState(Struct):
@@ -22,6 +38,7 @@ class ContainerState(Struct):
     Error: str
     StartedAt: str
     FinishedAt: str
+    Health: _Health | UnsetType = UNSET
 
 
 class GraphDriverData(Struct):

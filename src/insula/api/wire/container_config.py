@@ -13,7 +13,7 @@ _HostConfig = HostConfig  # a field of that name hides the class
 Object = dict[str, Any]  # Go's struct{}: `{}` is all that it can hold
 
 
-class HealthConfig(Struct):
+class HealthConfig(Struct, omit_defaults=True):
     Test: list[str] = field(default_factory=list)
     Interval: Int64 = 0
     Timeout: Int64 = 0

@@ -6,6 +6,7 @@ import resource
 
 from insula.errors import InvalidRequest, Unavailable, UnsupportedField
 from insula.isolation.plan import LaunchPlan
+from insula.isolation.process.mounts import RECURSIVE_READ_ONLY
 from insula.isolation.process.spec import HostFacts
 from insula.model.mounts import MountKind
 from insula.security.paths import check_sysctl
@@ -34,6 +35,11 @@ def check_plan(plan: LaunchPlan, facts: HostFacts, layout: Layout) -> None:
             raise UnsupportedField("BindOptions.Propagation", f"{mount.propagation!r} is not a propagation")
         if mount.kind is MountKind.VOLUME:
             raise InvalidRequest(f"the volume at {mount.target} has not become a directory")
+        if mount.read_only_below and facts.kernel < RECURSIVE_READ_ONLY:
+            raise UnsupportedField(
+                "HostConfig.Mounts.BindOptions.ReadOnlyForceRecursive",
+                f"{mount.target}: this host's kernel, older than 5.12, makes only the mount itself read-only",
+            )
     if plan.init and not facts.init_path:
         raise Unavailable("HostConfig.Init: no static init program is installed", hint="apt-get install tini")
 

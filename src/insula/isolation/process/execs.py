@@ -74,6 +74,17 @@ class ProcessExec:
         if self._place.runtime.name == "runc":
             self._watch.signal(signal.SIGWINCH)  # it copies the size of our terminal to the one inside
 
+    async def kill(self) -> None:
+        if self._code.done():
+            return
+        pid = self.pid
+        if pid == self._watch.pid:  # the program is not there yet
+            self._watch.signal(signal.SIGKILL)
+            return
+        # its number is not given to another one while the runtime, its parent, has not been told of its end
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
     async def _follow(self) -> int:
         ended = await self._watch.wait()
         self._watch.close()

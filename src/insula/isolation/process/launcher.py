@@ -18,9 +18,11 @@ from insula.system.namespaces import share_directory
 
 T = TypeVar("T")
 
+_SHARED = ("roots", "netns", "mounts")
+
 
 class Launcher:
-    """`exec_root`'s `roots` and `netns` are made shared, so that the namespace sees what is mounted there."""
+    """Directories below `exec_root` are made shared, so that the namespace sees what is mounted there."""
 
     def __init__(self, layout: Layout, exec_root: str) -> None:
         self._hidden = layout.unified if layout.hybrid else ""
@@ -30,7 +32,7 @@ class Launcher:
     def prepare(self) -> None:
         """Before the first mount below exec_root."""
         if self._hidden:
-            for name in ("roots", "netns"):
+            for name in _SHARED:
                 share_directory(f"{self._exec_root}/{name}")
 
     async def run(self, function: Callable[[], T], plan: LaunchPlan | None = None) -> T:
@@ -56,7 +58,7 @@ class Launcher:
         """Undo `prepare` where nothing is mounted any more."""
         if not self._hidden:
             return
-        for name in ("roots", "netns"):
+        for name in _SHARED:
             path = os.path.realpath(f"{self._exec_root}/{name}")
             if mounts.mount_points(path) == (path,):
                 mounts.umount(path)

@@ -8,17 +8,20 @@ from typing import Any
 from insula.isolation.plan import LaunchPlan
 from insula.model.mounts import Mount, MountKind
 
+RECURSIVE_READ_ONLY = (5, 12)
+"""The kernel that brought mount_setattr(2)."""
+
 _OPPOSITES = {"noexec": "exec", "nosuid": "suid", "nodev": "dev"}
 
 
 def make_mounts(
-    plan: LaunchPlan, cgroup_version: int, init_path: str, init_target: str
+    plan: LaunchPlan, cgroup_version: int, kernel: tuple[int, int], init_path: str, init_target: str
 ) -> list[dict[str, Any]]:
     """In the order to mount them: parents first; a user's mount replaces a default one at the same place."""
     taken = {m.target.rstrip("/") for m in plan.mounts}
     mounts = [m for m in _defaults(plan, cgroup_version) if m["destination"] not in taken]
     access = "ro" if plan.security.read_only_root else "rw"
-    own = [_user_mount(m) for m in plan.mounts]
+    own = [_user_mount(m, kernel) for m in plan.mounts]
     own += [
         _bind(file.host_path, file.target, ["rbind", "rprivate", access])
         for file in plan.etc_files
@@ -60,16 +63,20 @@ def _defaults(plan: LaunchPlan, cgroup_version: int) -> list[dict[str, Any]]:
     return mounts
 
 
-def _user_mount(mount: Mount) -> dict[str, Any]:
+def _user_mount(mount: Mount, kernel: tuple[int, int]) -> dict[str, Any]:
     if mount.kind is MountKind.TMPFS:
         options = tmpfs_options(mount.options)
         if mount.read_only and "ro" not in options:
             options.append("ro")
         return _mount(mount.target, "tmpfs", "tmpfs", *options)
-    access = "ro" if mount.read_only else "rw"
-    return _bind(
-        mount.source, mount.target, ["rbind", access, mount.propagation or "rprivate", *mount.options]
-    )
+    below = kernel >= RECURSIVE_READ_ONLY and not mount.read_only_above
+    access = ("rro" if below else "ro") if mount.read_only else "rw"
+    how, propagation = "rbind", mount.propagation or "rprivate"
+    if not mount.recursive:
+        # of one mount alone they mean the same, and crun (1.8) takes the r for the bind's
+        how, propagation = "bind", propagation.removeprefix("r")
+        access = access.removeprefix("r") if access == "rro" else access
+    return _bind(mount.source, mount.target, [how, access, propagation, *mount.options])
 
 
 def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:

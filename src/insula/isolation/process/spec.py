@@ -77,7 +77,9 @@ def make_config(
             args=(INIT_TARGET, "--", *args) if plan.init else args,
         ),
         "root": {"path": plan.directory.merged, "readonly": security.read_only_root},
-        "mounts": make_mounts(plan, facts.cgroup_version, facts.init_path if plan.init else "", INIT_TARGET),
+        "mounts": make_mounts(
+            plan, facts.cgroup_version, facts.kernel, facts.init_path if plan.init else "", INIT_TARGET
+        ),
         "linux": _make_linux(plan, facts, devices),
     }
     if security.seccomp and facts.raw_seccomp:

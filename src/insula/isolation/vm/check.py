@@ -78,6 +78,12 @@ def _mounts(plan: LaunchPlan) -> None:
                 f"{mount.target}: {mount.propagation}: mounts do not propagate between two kernels",
                 hint="leave it at rprivate, or use --isolation process",
             )
+        if mount.read_only and mount.read_only_above:
+            raise UnsupportedField(
+                "HostConfig.Mounts.BindOptions.ReadOnlyNonRecursive",
+                f"{mount.target}: what is mounted below a read-only bind is read-only in a virtual machine",
+                hint="leave it out, or use --isolation process",
+            )
         if not mount.tag or len(mount.tag.encode()) > _TAG_BYTES or set(mount.tag) & set("/,\t:"):
             raise UnsupportedField("HostConfig.Mounts", f"{mount.target}: {mount.tag!r} cannot name a device")
         try:

@@ -32,12 +32,16 @@ _JAIL = os.path.join(os.path.dirname(__file__), "jail.py")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareSpec:
-    """What virtiofsd is to see of the host, at `at`.  `file`: it is one file, of this name."""
+    """What virtiofsd is to see of the host, at `at`.  `file`: it is one file, of this name.
+
+    `recursive`: with what is mounted below the source.
+    """
 
     source: str
     at: str
     read_only: bool
     file: str = ""
+    recursive: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,13 @@ class Confinement:
             }
         if self.shares:
             spec["shares"] = [
-                {"source": s.source, "at": s.at, "read_only": s.read_only, "file": s.file}
+                {
+                    "source": s.source,
+                    "at": s.at,
+                    "read_only": s.read_only,
+                    "file": s.file,
+                    "recursive": s.recursive,
+                }
                 for s in self.shares
             ]
         return json.dumps(spec)

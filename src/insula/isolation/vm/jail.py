@@ -144,7 +144,7 @@ def main() -> None:
             mount("tmpfs", share["at"], "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=64k,mode=0755")
             bind(share["source"], share["at"] + "/" + share["file"], share["read_only"])
         else:
-            bind(share["source"], share["at"], share["read_only"], recursive=True)
+            bind(share["source"], share["at"], share["read_only"], share["recursive"])
     if spec.get("uid"):
         drop_capabilities()
     if spec.get("root"):

@@ -36,7 +36,8 @@ def nic(endpoint: Endpoint) -> str:
 def mount(mount_: Mount, file: str) -> str:
     """`kind TAB source TAB target TAB flags TAB options`.  `file`: the share holds only this file."""
     if mount_.kind is MountKind.TMPFS:
-        return "\t".join(("tmpfs", "tmpfs", mount_.target, _TMPFS_FLAGS, ",".join(mount_.options)))
+        flags = f"{_TMPFS_FLAGS},ro" if mount_.read_only else _TMPFS_FLAGS
+        return "\t".join(("tmpfs", "tmpfs", mount_.target, flags, ",".join(mount_.options)))
     source = f"{mount_.tag}:/{file}" if file else mount_.tag
     return "\t".join(("virtiofs", source, mount_.target, "ro" if mount_.read_only else "rw", ""))
 

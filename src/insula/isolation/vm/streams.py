@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 from insula.errors import GuestFailed, InsulaError
-from insula.isolation.vm.channel import AgentStream, Channel
+from insula.isolation.vm.channel import AgentError, AgentStream, Channel, translate
 from insula.isolation.vm.wire import Type, encode_fields
 from insula.model.stream import Chunk
 
@@ -72,3 +73,12 @@ class VmExec:
     async def resize(self, rows: int, cols: int) -> None:
         fields = encode_fields([("rows", str(rows)), ("cols", str(cols))])
         self._channel.send(Type.RESIZE, self._stream.number, fields)
+
+    async def kill(self) -> None:
+        try:
+            await self._channel.request(
+                Type.SIGNAL, ("signal", str(int(signal.SIGKILL))), ("pid", str(self.pid))
+            )
+        except AgentError as error:
+            if error.kind != "conflict":  # it has ended
+                raise translate(error) from None

@@ -86,6 +86,7 @@ def share_of(mount: Mount, run_dir: str) -> ShareSpec:
         at=os.path.join(run_dir, "shares", mount.tag),
         read_only=mount.read_only,
         file="" if stat.S_ISDIR(mode) else (os.path.basename(mount.source.rstrip("/")) or "file"),
+        recursive=mount.recursive,
     )
 
 
