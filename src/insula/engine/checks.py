@@ -11,6 +11,7 @@ from insula.engine.signals import parse_signal
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.instance import InstanceSpec, RestartPolicy
 from insula.model.limits import Limits
+from insula.model.network import NetworkSpec
 
 LOG_DRIVERS = ("", "json-file", "local", "none")
 RESTART_POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
@@ -58,15 +59,20 @@ def _check_network(spec: InstanceSpec) -> None:
         raise UnsupportedField(
             "HostConfig.Links", "links are not supported", hint="use addresses or --add-host"
         )
-    if spec.network_mode in ("", "default", "bridge"):
-        if spec.ipv4_address:
-            raise InvalidRequest("user specified IP address is supported on user defined networks only")
-        if spec.aliases:
-            raise InvalidRequest(
-                "network-scoped alias is supported only for containers in user defined networks"
-            )
+    for wanted in spec.networks or ():
+        check_on_default(wanted, wanted.name)
     if spec.network_mode == "host" and spec.mac_address:
         raise InvalidRequest("conflicting options: mac-address and the network mode")
+
+
+def check_on_default(wanted: NetworkSpec, network: str) -> None:
+    """What the default bridge (`network` is its name) does not have.  Raises InvalidRequest."""
+    if network not in ("", "default", "bridge"):
+        return
+    if wanted.ipv4_address:
+        raise InvalidRequest("user specified IP address is supported on user defined networks only")
+    if wanted.aliases:
+        raise InvalidRequest("network-scoped alias is supported only for containers in user defined networks")
 
 
 def check_restart(policy: RestartPolicy, *, auto_remove: bool = False) -> None:

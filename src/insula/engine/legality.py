@@ -29,6 +29,7 @@ class Action(enum.StrEnum):
     EXEC = "exec"
     TOP = "top"
     FILES = "files"
+    CONNECT = "connect"
 
 
 Refusal = Callable[[Instance, str], InsulaError]
@@ -128,6 +129,7 @@ REFUSALS: dict[Action, dict[State, Refusal]] = {
     },
     Action.TOP: {_C: _NOT_RUNNING, _E: _NOT_RUNNING, _D: _NOT_RUNNING, _RM: _NOT_RUNNING, _RS: _RESTARTING},
     Action.FILES: {_RM: _MARKED, _D: _MARKED},
+    Action.CONNECT: {_RM: _MARKED, _D: _MARKED},
 }
 
 

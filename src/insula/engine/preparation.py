@@ -14,13 +14,27 @@ from typing import TYPE_CHECKING
 from insula.engine.instances import Entry
 from insula.engine.mounting import Mounting
 from insula.engine.operations import together
-from insula.engine.planner import Attachment, Places, attachment, decide_ports, decide_security, make_plan
+from insula.engine.planner import (
+    Attachment,
+    Places,
+    attachment,
+    decide_ports,
+    decide_security,
+    make_plan,
+    names_on,
+    wanted_networks,
+)
 from insula.errors import Failure
 from insula.isolation.plan import LaunchPlan
 from insula.model.isolation import link_kind
 from insula.model.mounts import EtcFile, MountKind
-from insula.model.network import Endpoint, LinkKind
-from insula.network.names import finalize_hosts, finalize_resolv_conf, read_resolv_conf
+from insula.model.network import Endpoint, LinkKind, NetworkSpec
+from insula.network.names import (
+    finalize_hosts,
+    finalize_resolv_conf,
+    finalize_stub_resolv_conf,
+    read_resolv_conf,
+)
 from insula.security.seccomp import read_default_profile
 from insula.system.files import disk_errors
 from insula.volumes.checks import prepare_bind
@@ -84,20 +98,33 @@ class Preparation:
     async def _connect(self, entry: Entry, undo: AsyncExitStack) -> tuple[tuple[Endpoint, ...], str]:
         """(endpoints, path of an empty namespace)."""
         spec, networks = entry.record.spec, self._kit.networks
-        how, network = attachment(spec)
+        how, _ = attachment(spec)
         kind = link_kind(spec.isolation)
         if how is Attachment.HOST:
             return (), ""
         undo.push_async_callback(networks.disconnect, entry.id)
-        if how is Attachment.NONE:
+        wanted = wanted_networks(spec)
+        if not wanted:
             # only what takes a namespace needs an empty one
             return (), (await networks.empty_namespace(entry.id) if kind is LinkKind.VETH else "")
-        endpoint = await networks.connect(
-            entry.id, network, kind, hostname=entry.config.hostname, mac=spec.mac_address
-        )
+        for each in wanted:
+            await self.connect(entry, each)
         if ports := decide_ports(spec, entry.config):
-            await networks.publish(entry.id, endpoint, ports, name=entry.record.name)
-        return (endpoint,), ""
+            await networks.publish(entry.id, ports, name=entry.record.name)
+        return networks.endpoints(entry.id), ""
+
+    async def connect(self, entry: Entry, wanted: NetworkSpec) -> Endpoint:
+        """A place on a network, as its spec wants it.  Raises what the network room does."""
+        record = entry.record
+        return await self._kit.networks.connect(
+            entry.id,
+            wanted.name,
+            link_kind(record.spec.isolation),
+            mac=wanted.mac_address,
+            address=wanted.ipv4_address,
+            names=names_on(wanted, name=record.name, instance_id=entry.id, hostname=entry.config.hostname),
+            dns=record.spec.dns or self._kit.settings.dns,
+        )
 
     def _write_etc_files(
         self, entry: Entry, state_dir: str, endpoints: tuple[Endpoint, ...]
@@ -108,7 +135,7 @@ class Preparation:
         texts = {
             "/etc/hosts": self._hosts(entry, endpoints),
             "/etc/hostname": f"{config.hostname if not spec.domainname else full}\n",
-            _RESOLV_CONF: self._resolv_conf(entry),
+            _RESOLV_CONF: self._resolv_conf(entry, endpoints),
         }
         covered = {mount.target for mount in (entry.plan.mounts if entry.plan else ())}
         files = []
@@ -135,11 +162,13 @@ class Preparation:
             addresses,
             spec.extra_hosts,
             domainname=spec.domainname,
-            host_gateway=endpoints[0].gateway if endpoints else "",
+            host_gateway=next((e.gateway for e in endpoints if e.default_route), ""),
         )
 
-    def _resolv_conf(self, entry: Entry) -> str:
+    def _resolv_conf(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
         spec = entry.record.spec
+        if resolver := next((each.resolver for each in endpoints if each.resolver), ""):
+            return finalize_stub_resolv_conf(read_resolv_conf(), resolver, spec.dns_search, spec.dns_options)
         dns = spec.dns or self._kit.settings.dns
         if attachment(spec)[0] is Attachment.HOST and not (dns or spec.dns_search or spec.dns_options):
             return _read_host(_RESOLV_CONF)

@@ -26,6 +26,7 @@ from insula.model.files import Change, PathStat
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.network import Endpoint
 from insula.model.progress import Progress
 from insula.model.stream import Sample, Stream
 from insula.model.template import TemplateView
@@ -159,6 +160,12 @@ class Backend(Protocol):
 
     async def update(self, instance_id: str, limits: Limits) -> None:
         """Change the limits of a running instance."""
+        ...
+
+    async def set_endpoints(self, instance_id: str, endpoints: Sequence[Endpoint]) -> None:
+        """Let a running instance have these interfaces and no others (docs/decisions/0011).  Idempotent;
+        undoes itself when it fails.  Nothing to do where the interfaces are in a namespace of the host's.
+        Raises Conflict for one that cannot change now."""
         ...
 
     def files(self, plan: LaunchPlan) -> AbstractAsyncContextManager[Files]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -23,6 +24,7 @@ from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.network import Endpoint
 from insula.model.stream import NetworkSample, Sample
 
 
@@ -201,6 +203,10 @@ class FakeBackend:
 
     async def update(self, instance_id: str, limits: Limits) -> None:
         self._find(instance_id).limits = limits
+
+    async def set_endpoints(self, instance_id: str, endpoints: Sequence[Endpoint]) -> None:
+        instance = self._find(instance_id)
+        instance.plan = dataclasses.replace(instance.plan, endpoints=tuple(endpoints))
 
     @contextlib.asynccontextmanager
     async def files(self, plan: LaunchPlan) -> AsyncIterator[Files]:

@@ -16,7 +16,7 @@ from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.mounts import MountKind, MountSpec
-from insula.model.network import PortBinding
+from insula.model.network import NetworkSpec, PortBinding
 
 
 def parse(
@@ -158,11 +158,19 @@ def test_networking() -> None:
     named = parse(
         NetworkingConfig={"EndpointsConfig": {"lan": {"Aliases": ["web"]}}}, host={"NetworkMode": "lan"}
     )
-    assert (named.spec.network_mode, named.spec.aliases) == ("lan", ("web",))
+    assert named.spec.network_mode == "lan"
+    assert named.spec.networks == (NetworkSpec(name="lan", aliases=("web",)),)
     chosen = parse(NetworkingConfig={"EndpointsConfig": {"bridge": {"MacAddress": "02:00:00:00:00:01"}}})
     assert chosen.spec.mac_address == "02:00:00:00:00:01"
-    with pytest.raises(UnsupportedField):
-        parse(NetworkingConfig={"EndpointsConfig": {"a": {}, "b": {}}})
+    both = {
+        "NetworkingConfig": {"EndpointsConfig": {"b": {}, "a": {"IPAMConfig": {"IPv4Address": "10.0.0.9"}}}}
+    }
+    several = parse(host={"NetworkMode": "b"}, **both)
+    assert several.spec.networks == (NetworkSpec(name="b"), NetworkSpec(name="a", ipv4_address="10.0.0.9"))
+    with pytest.raises(InvalidRequest, match="cannot be connected to network endpoints: a, b"):
+        parse(host={"NetworkMode": "b"}, version=(1, 43), **both)
+    with pytest.raises(InvalidRequest, match="conflicting options: NetworkMode none"):
+        parse(host={"NetworkMode": "none"}, **both)
     with pytest.raises(InvalidRequest, match="MAC"):
         parse(MacAddress="not a mac")
 

@@ -18,7 +18,7 @@ from insula.model.instance import LogConfig, MergedConfig
 from insula.model.isolation import Isolation, link_kind, root_kind
 from insula.model.limits import Limits, Ulimit
 from insula.model.mounts import MountKind, MountSpec
-from insula.model.network import LinkKind, PortBinding
+from insula.model.network import LinkKind, NetworkSpec, PortBinding
 from insula.model.root import RootKind
 
 from .rooms import spec
@@ -123,8 +123,8 @@ def test_limits_that_cannot_be(limits: Limits) -> None:
         ({"env": ("=x",)}, InvalidRequest),
         ({"network_mode": "container:other"}, UnsupportedField),
         ({"links": ("a:b",)}, UnsupportedField),
-        ({"aliases": ("x",)}, InvalidRequest),
-        ({"ipv4_address": "172.29.0.9"}, InvalidRequest),
+        ({"networks": (NetworkSpec(name="bridge", aliases=("x",)),)}, InvalidRequest),
+        ({"networks": (NetworkSpec(name="bridge", ipv4_address="172.29.0.9"),)}, InvalidRequest),
     ],
 )
 def test_requests_that_are_refused(fields: dict[str, object], error: type[Exception]) -> None:

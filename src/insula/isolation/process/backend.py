@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -39,6 +40,7 @@ from insula.isolation.process.spec import (
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.network import Endpoint
 from insula.model.stream import Sample, Stream
 from insula.system import cgroups
 from insula.system.cgroups import Layout
@@ -371,6 +373,11 @@ class ProcessBackend:
     async def processes(self, instance_id: str, ps_args: Sequence[str]) -> ProcessTable:
         plan = self._find(instance_id).plan
         return await usage.list_processes(set(cgroups.processes(self._layout, cgroup_name(plan))), ps_args)
+
+    async def set_endpoints(self, instance_id: str, endpoints: Sequence[Endpoint]) -> None:
+        """The namespace that it runs in has them already, or no longer."""
+        found = self._find(instance_id)
+        found.plan = dataclasses.replace(found.plan, endpoints=tuple(endpoints))
 
     async def update(self, instance_id: str, limits: Limits) -> None:
         group = cgroup_name(self._find(instance_id).plan)

@@ -43,6 +43,7 @@ from insula.isolation.vm.wire import Type, number
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.network import Endpoint
 from insula.model.progress import Progress, no_progress
 from insula.model.stream import Sample
 from insula.model.template import TemplateView
@@ -321,6 +322,13 @@ class VmBackend:
         if limits.cpuset_cpus != vm.limits.cpuset_cpus:
             _set_affinity(vm.cgroup.pids(), parse_cpus(limits.cpuset_cpus))
         vm.limits = limits
+
+    async def set_endpoints(self, instance_id: str, endpoints: Sequence[Endpoint]) -> None:
+        vm = self._vm(instance_id)
+        if [each.link for each in endpoints] != [each.link for each in vm.plan.endpoints]:
+            raise Conflict(
+                "the interfaces of a running virtual machine cannot change so far", hint="stop it first"
+            )
 
     # files
 
