@@ -46,6 +46,7 @@ enum message_type
   MSG_POWEROFF,
   MSG_PAUSE,
   MSG_RESET,
+  MSG_NETWORK,
 };
 
 extern const uint8_t sync_bytes[SYNC_LEN];

@@ -10,3 +10,9 @@ void network_begin (void);
  * (IPv4 and IPv6).  The interface is the one with this MAC; in a clone of a template none has it yet, and
  * the first that is still free gets it. */
 int network_set_up (const char *text, struct fault *fault);
+/* As `network_set_up`, of an interface that is being plugged in: waits for the one with this MAC. */
+int network_plug_in (const char *text, struct fault *fault);
+/* An interface goes, by its name; fine if it is not there. */
+int network_pull_out (const char *name, struct fault *fault);
+/* The IPv4 default route from now on, `-` for none. */
+int network_set_gateway (const char *text, struct fault *fault);

@@ -17,8 +17,9 @@ from insula.engine.operations import Journal, exclusive
 from insula.engine.planner import Attachment, attachment, wanted_networks
 from insula.engine.preparation import Preparation
 from insula.errors import Failure, Forbidden, InvalidRequest, NoSuchNetwork
+from insula.isolation.plan import LaunchPlan
 from insula.model.instance import InstanceSpec
-from insula.model.network import Network, NetworkSpec
+from insula.model.network import Endpoint, Network, NetworkSpec
 
 if TYPE_CHECKING:
     from insula.engine.kit import Kit
@@ -53,13 +54,13 @@ class Connections:
             backend = kit.backend(spec.isolation)
             journal = Journal(kit.store, entry.id, CONNECT, network.id)
             undo.callback(journal.end)
-            before = kit.networks.endpoints(entry.id)
+            before = entry.plan
             undo.push_async_callback(kit.networks.leave, entry.id, network.id)
             await self._preparation.connect(entry, wanted)
-            plan = dataclasses.replace(entry.plan, endpoints=kit.networks.endpoints(entry.id))
-            undo.push_async_callback(backend.set_endpoints, entry.id, before)
+            plan = self._with_network(entry, before, kit.networks.endpoints(entry.id))
+            undo.push_async_callback(backend.set_network, entry.id, before.endpoints, before.etc_files)
             with still_running(entry):
-                await backend.set_endpoints(entry.id, plan.endpoints)
+                await backend.set_network(entry.id, plan.endpoints, plan.etc_files)
             with kit.store.transaction():
                 self._instances.put_plan(entry, plan)
                 self._instances.put(entry, spec=changed)
@@ -104,12 +105,12 @@ class Connections:
         if entry.alive and plan is not None:
             rest = [each for each in kit.networks.endpoints(entry.id) if each.network_id != network_id]
             with still_running(entry):  # first: a link must not vanish under a hypervisor that has it open
-                await kit.backend(spec.isolation).set_endpoints(entry.id, rest)
+                await kit.backend(spec.isolation).set_network(entry.id, rest, plan.etc_files)
             await kit.networks.leave(entry.id, network_id)
             # who leads out may be another now
-            plan = dataclasses.replace(plan, endpoints=kit.networks.endpoints(entry.id))
+            plan = self._with_network(entry, plan, kit.networks.endpoints(entry.id))
             with still_running(entry):
-                await kit.backend(spec.isolation).set_endpoints(entry.id, plan.endpoints)
+                await kit.backend(spec.isolation).set_network(entry.id, plan.endpoints, plan.etc_files)
         with kit.store.transaction():
             if plan is not None:
                 self._instances.put_plan(entry, plan)
@@ -119,6 +120,10 @@ class Connections:
                 wanted = None
             if wanted is not None:
                 self._instances.put(entry, spec=_without(spec, wanted))
+
+    def _with_network(self, entry: Entry, plan: LaunchPlan, endpoints: tuple[Endpoint, ...]) -> LaunchPlan:
+        files = self._preparation.etc_files(entry, endpoints)
+        return dataclasses.replace(plan, endpoints=endpoints, etc_files=files)
 
     def _find(self, spec: InstanceSpec, name: str) -> NetworkSpec | None:
         """What it wants of a network that may be named by its id there."""

@@ -130,6 +130,27 @@ class Preparation:
         self, entry: Entry, state_dir: str, endpoints: tuple[Endpoint, ...]
     ) -> tuple[EtcFile, ...]:
         """hosts, hostname and resolv.conf, unless a mount covers them."""
+        files = self._decide_etc_files(entry, state_dir, endpoints)
+        with disk_errors(f"writing the files of instance {entry.id}"):
+            for each in files:
+                # in place and not synced: a bind mount holds the inode, and every start writes it anew
+                with open(each.host_path, "w", encoding="utf-8") as file:
+                    file.write(each.text)
+                os.chmod(each.host_path, 0o644)
+        return self._not_covered(entry, files)
+
+    def etc_files(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> tuple[EtcFile, ...]:
+        """What they are to say now, unless a mount covers them; written nowhere."""
+        state_dir = self._kit.state_dir(entry.id)
+        return self._not_covered(entry, self._decide_etc_files(entry, state_dir, endpoints))
+
+    def _not_covered(self, entry: Entry, files: tuple[EtcFile, ...]) -> tuple[EtcFile, ...]:
+        covered = {mount.target for mount in (entry.plan.mounts if entry.plan else ())}
+        return tuple(file for file in files if file.target not in covered)
+
+    def _decide_etc_files(
+        self, entry: Entry, state_dir: str, endpoints: tuple[Endpoint, ...]
+    ) -> tuple[EtcFile, ...]:
         spec, config = entry.record.spec, entry.config
         full = f"{config.hostname}.{spec.domainname}" if spec.domainname else config.hostname
         texts = {
@@ -137,18 +158,10 @@ class Preparation:
             "/etc/hostname": f"{config.hostname if not spec.domainname else full}\n",
             _RESOLV_CONF: self._resolv_conf(entry, endpoints),
         }
-        covered = {mount.target for mount in (entry.plan.mounts if entry.plan else ())}
-        files = []
-        with disk_errors(f"writing the files of instance {entry.id}"):
-            for target, text in texts.items():
-                path = os.path.join(state_dir, os.path.basename(target))
-                # in place and not synced: a bind mount holds the inode, and every start writes it anew
-                with open(path, "w", encoding="utf-8") as file:
-                    file.write(text)
-                os.chmod(path, 0o644)
-                if target not in covered:
-                    files.append(EtcFile(target=target, text=text, host_path=path))
-        return tuple(files)
+        return tuple(
+            EtcFile(target=target, text=text, host_path=os.path.join(state_dir, os.path.basename(target)))
+            for target, text in texts.items()
+        )
 
     def _hosts(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
         spec = entry.record.spec

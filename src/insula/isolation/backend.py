@@ -26,6 +26,7 @@ from insula.model.files import Change, PathStat
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.mounts import EtcFile
 from insula.model.network import Endpoint
 from insula.model.progress import Progress
 from insula.model.stream import Sample, Stream
@@ -162,10 +163,12 @@ class Backend(Protocol):
         """Change the limits of a running instance."""
         ...
 
-    async def set_endpoints(self, instance_id: str, endpoints: Sequence[Endpoint]) -> None:
-        """Let a running instance have these interfaces and no others (docs/decisions/0011).  Idempotent;
-        undoes itself when it fails.  Nothing to do where the interfaces are in a namespace of the host's.
-        Raises Conflict for one that cannot change now."""
+    async def set_network(
+        self, instance_id: str, endpoints: Sequence[Endpoint], files: Sequence[EtcFile]
+    ) -> None:
+        """Let a running instance have these interfaces and no others, and these lines in its hosts and
+        resolv.conf (docs/decisions/0011).  Idempotent; undoes itself when it fails.  Interfaces in a
+        namespace of the host's are there, or gone, already.  Raises Conflict for one that cannot change."""
         ...
 
     def files(self, plan: LaunchPlan) -> AbstractAsyncContextManager[Files]:

@@ -24,6 +24,7 @@ from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.mounts import EtcFile
 from insula.model.network import Endpoint
 from insula.model.stream import NetworkSample, Sample
 
@@ -204,9 +205,11 @@ class FakeBackend:
     async def update(self, instance_id: str, limits: Limits) -> None:
         self._find(instance_id).limits = limits
 
-    async def set_endpoints(self, instance_id: str, endpoints: Sequence[Endpoint]) -> None:
+    async def set_network(
+        self, instance_id: str, endpoints: Sequence[Endpoint], files: Sequence[EtcFile]
+    ) -> None:
         instance = self._find(instance_id)
-        instance.plan = dataclasses.replace(instance.plan, endpoints=tuple(endpoints))
+        instance.plan = dataclasses.replace(instance.plan, endpoints=tuple(endpoints), etc_files=tuple(files))
 
     @contextlib.asynccontextmanager
     async def files(self, plan: LaunchPlan) -> AsyncIterator[Files]:

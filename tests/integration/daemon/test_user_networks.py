@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -75,7 +76,8 @@ def fetch(daemon: Daemon, instance: str, url: str) -> str:
 
 
 def await_server(daemon: Daemon, instance: str, url: str) -> str:
-    for _ in range(50):
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
         if said := fetch(daemon, instance, url):
             return said
     raise AssertionError(f"{instance} does not reach {url}")
@@ -216,6 +218,72 @@ def test_instances_without_icc_reach_the_host_and_not_each_other(
     assert ["host", "apart", "named"] == said.splitlines()
 
 
+def interfaces(daemon: Daemon, instance: str) -> dict[str, str]:
+    """Addresses by name."""
+    lines = daemon.ok("exec", instance, "ip", "-o", "-4", "addr").splitlines()
+    return {line.split()[1]: line.split()[3] for line in lines if line.split()[1] != "lo"}
+
+
+def test_a_running_instance_joins_and_leaves_networks(
+    daemon: Daemon, lan: Lan, made: Callable[..., str], isolation: str
+) -> None:
+    server, other = lan.server(isolation), made("--subnet", "10.214.0.0/24")
+    client, published = f"{other}-client", daemon.ok("port", server, "80").splitlines()[0].rpartition(":")[2]
+    daemon.ok("run", "-d", "--name", client, "--network", other, IMAGE, "sleep", "1000")
+    join = ("network", "connect", "--ip", "10.214.0.9", "--alias", "extra", other, server)
+    for _ in range(2):  # what was left can be joined again
+        daemon.ok(*join)
+        assert "10.214.0.9/24" == interfaces(daemon, server)["eth1"]
+        assert server == await_server(daemon, client, "http://extra/")
+        assert client in daemon.ok("exec", server, "nslookup", "-type=a", client)
+        assert ["extra"] == place(daemon, server, other)["Aliases"]
+        daemon.ok("network", "disconnect", other, server)
+        assert ["eth0"] == list(interfaces(daemon, server))
+        assert "10.214.0.9" not in daemon.ok("exec", server, "cat", "/etc/hosts")
+        assert "" == fetch(daemon, client, "http://extra/")
+    daemon.ok(*join)
+    daemon.ok("network", "disconnect", lan.name, server)
+    assert {"eth1": "10.214.0.9/24"} == interfaces(daemon, server)
+    assert "default via 10.214.0.1" in daemon.ok("exec", server, "ip", "route")
+    assert server == await_server(daemon, client, f"http://10.214.0.1:{published}/")
+    daemon.ok("network", "connect", "--alias", "web", lan.name, server)
+    assert {"eth0", "eth1"} == set(interfaces(daemon, server))
+    assert "default via 10.214.0.1" not in daemon.ok("exec", server, "ip", "route")  # `lan` comes first
+    daemon.ok("network", "disconnect", other, server)
+    for each in lan.servers:
+        assert server == await_server(daemon, each, f"http://{server}/")
+
+
+def test_networks_of_a_stopped_instance_are_those_of_its_next_start(
+    daemon: Daemon, lan: Lan, made: Callable[..., str], isolation: str, name: str
+) -> None:
+    other = made("--subnet", "10.215.0.0/24")
+    daemon.ok(*isolated(isolation, "create", "--name", name, "--network", other, IMAGE, "sleep", "1000"))
+    try:
+        daemon.ok("network", "connect", lan.name, name)
+        daemon.ok("network", "connect", "bridge", name)
+        daemon.ok("network", "disconnect", other, name)
+        assert {lan.name, "bridge"} == set(
+            json.loads(daemon.ok("inspect", name))[0]["NetworkSettings"]["Networks"]
+        )
+        daemon.ok("start", name)
+        gateway = place(daemon, name, "bridge")["Gateway"]
+        assert {
+            f"{shown['IPAddress']}/{shown['IPPrefixLen']}"
+            for shown in (place(daemon, name, lan.name), place(daemon, name, "bridge"))
+        } == set(interfaces(daemon, name).values())
+        assert f"default via {gateway}" in daemon.ok("exec", name, "ip", "route")
+        assert "vm-server" == await_server(daemon, name, "http://vm-server/")
+        for network in (lan.name, "bridge"):
+            daemon.ok("network", "disconnect", network, name)
+        assert {} == interfaces(daemon, name)
+        assert "nameserver" in daemon.ok("exec", name, "cat", "/etc/resolv.conf")
+        daemon.ok("network", "connect", lan.name, name)
+        assert "vm-server" == await_server(daemon, name, "http://vm-server/")
+    finally:
+        daemon.ok("rm", "-f", name)
+
+
 def test_refusals_are_dockers(daemon: Daemon, lan: Lan) -> None:
     for words, expected in (
         (("create", lan.name), f"network with name {lan.name} already exists"),
@@ -284,18 +352,22 @@ def test_events_tell_what_happens_to_networks(daemon: Daemon, name: str) -> None
 
 
 def test_a_crash_leaves_names_links_and_rules(make_daemon: Callable[..., Daemon]) -> None:
-    daemon = make_daemon()
+    """Also the interface that a VM got while it ran."""
+    daemon = make_daemon("--vm-pool", "0")
     daemon.start()
     try:
         daemon.import_image()
         daemon.ok("network", "create", "net")
-        daemon.ok("network", "create", "--internal", "unused")
-        for server in ("one", "two"):
-            daemon.ok(
-                *("run", "-d", "--name", server, "--hostname", server, "--network", "net"),
-                *("-p", "80", IMAGE, "sh", "-c", SERVE),
-            )
-        bridges = [f"br-{inspect(daemon, network)['Id'][:12]}" for network in ("net", "unused")]
+        daemon.ok("network", "create", "--internal", "other")
+        daemon.ok(
+            *isolated("vm", "run", "-d", "--name", "one", "--network", "other", IMAGE, "sleep", "1000"),
+        )
+        daemon.ok(
+            *("run", "-d", "--name", "two", "--hostname", "two", "--network", "net"),
+            *("-p", "80", IMAGE, "sh", "-c", SERVE),
+        )
+        daemon.ok("network", "connect", "net", "one")
+        bridges = [f"br-{inspect(daemon, network)['Id'][:12]}" for network in ("net", "other")]
         before = place(daemon, "two", "net")
         daemon.kill()
         subprocess.run(["ip", "-n", daemon.netns, "link", "delete", bridges[0]], check=True)
@@ -305,8 +377,11 @@ def test_a_crash_leaves_names_links_and_rules(make_daemon: Callable[..., Daemon]
         port = daemon.ok("port", "two", "80").splitlines()[0].rpartition(":")[2]
         assert "two" == fetch(daemon, "one", f"http://{before['Gateway']}:{port}/")
         assert "active endpoints" in daemon.docker("network", "rm", "net").stderr.decode()
+        assert {"eth0", "eth1"} == set(interfaces(daemon, "one"))
+        daemon.ok("network", "disconnect", "net", "one")
+        assert {"eth0"} == set(interfaces(daemon, "one"))
         daemon.ok("rm", "-f", "one", "two")
-        daemon.ok("network", "rm", "net", "unused")
+        daemon.ok("network", "rm", "net", "other")
         shown = subprocess.run(
             ["ip", "-n", daemon.netns, "-o", "link"], capture_output=True, text=True, check=True
         ).stdout

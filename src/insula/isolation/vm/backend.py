@@ -18,7 +18,7 @@ from insula.errors import Conflict, InvalidRequest, NoSuchInstance
 from insula.isolation.backend import BackendInfo, Files, Liveness, ProcessTable
 from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.isolation.sizing import LEAST_MEMORY_MIB
-from insula.isolation.vm import boot, messages, stats
+from insula.isolation.vm import boot, interfaces, messages, stats
 from insula.isolation.vm.boot import Booted
 from insula.isolation.vm.channel import AgentError, Channel, translate
 from insula.isolation.vm.check import check_plan, check_update, parse_cpus
@@ -43,6 +43,7 @@ from insula.isolation.vm.wire import Type, number
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.mounts import EtcFile
 from insula.model.network import Endpoint
 from insula.model.progress import Progress, no_progress
 from insula.model.stream import Sample
@@ -323,12 +324,10 @@ class VmBackend:
             _set_affinity(vm.cgroup.pids(), parse_cpus(limits.cpuset_cpus))
         vm.limits = limits
 
-    async def set_endpoints(self, instance_id: str, endpoints: Sequence[Endpoint]) -> None:
-        vm = self._vm(instance_id)
-        if [each.link for each in endpoints] != [each.link for each in vm.plan.endpoints]:
-            raise Conflict(
-                "the interfaces of a running virtual machine cannot change so far", hint="stop it first"
-            )
+    async def set_network(
+        self, instance_id: str, endpoints: Sequence[Endpoint], files: Sequence[EtcFile]
+    ) -> None:
+        await interfaces.set_network(self._vm(instance_id), endpoints, files)
 
     # files
 

@@ -44,6 +44,9 @@ class VmRecord:
     owner: str = ""
     link: str = ""
     reason: str = ""
+    nics: tuple[tuple[str, str], ...] | None = None
+    """(link, name in the guest) by slot, written before one is plugged in; ("", "") for a free slot.  None:
+    they are as at its launch."""
 
 
 def host_boot_id() -> str:

@@ -55,6 +55,7 @@ class Type(enum.IntEnum):
     POWEROFF = 30
     PAUSE = 31
     RESET = 32
+    NETWORK = 33
 
 
 FROM_GUEST = frozenset(
