@@ -111,6 +111,9 @@ class PlainNetworks(Networks):
     def endpoints(self, instance_id: str) -> tuple[Endpoint, ...]:
         return self.connected.get(instance_id, ())
 
+    def namespace(self, instance_id: str) -> str:
+        return "/nowhere"
+
     def members(self, network_id: str) -> dict[str, Endpoint]:
         return {
             i: e for i, endpoints in self.connected.items() for e in endpoints if e.network_id == network_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from insula.api.times import SECOND_NS, human_duration
 from insula.api.wire.container import ContainerSummary, HostConfigSummary, MountPoint, Port
 from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSettings
-from insula.engine.planner import names_on, wanted_networks
+from insula.engine.planner import Attachment, attachment, names_on, wanted_networks
 from insula.engine.types import InstanceView
 from insula.model.instance import Instance, State
 
@@ -71,7 +71,7 @@ def render_ports(view: InstanceView) -> list[Port]:
 def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
     """What it is attached to now, or would be when started."""
     spec, instance = view.instance.spec, view.instance
-    if spec.network_mode in ("host", "none"):
+    if attachment(spec)[0] in (Attachment.HOST, Attachment.NONE):
         return {spec.network_mode: EndpointSettings()}
     now = {e.network_name: e for e in view.endpoints}
     found = {}
@@ -80,6 +80,7 @@ def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
             IPAMConfig=EndpointIPAMConfig(IPv4Address=wanted.ipv4_address) if wanted.ipv4_address else None,
             Aliases=list(wanted.aliases) or None,
             MacAddress=wanted.mac_address,
+            DriverOpts=wanted.driver_opts or None,
         )
         if wanted.name != "bridge":
             settings.DNSNames = list(

@@ -15,6 +15,7 @@ from insula.errors import InvalidRequest, NotFound, UnsupportedField
 from insula.model.network import NetworkRequest, NetworkSpec, PortBinding
 
 _BEYOND_ONE = (1, 44)  # network per create request
+_OWN_OPTIONS = "com.docker.network."
 _MOST_NAME = 253  # of a name in DNS
 
 
@@ -65,8 +66,11 @@ def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> Net
     """`prefix` names the field in messages.  Raises InvalidRequest, UnsupportedField."""
     if settings.Links:
         raise UnsupportedField(prefix + "Links", "legacy links are not supported")
-    if settings.DriverOpts:
-        raise UnsupportedField(prefix + "DriverOpts", "the bridge driver has no options for an endpoint")
+    for option in settings.DriverOpts or ():
+        if option.startswith(_OWN_OPTIONS):  # those that Docker's driver acts on; it keeps all others, too
+            raise UnsupportedField(
+                f"{prefix}DriverOpts.{option}", "the bridge driver has no such option here"
+            )
     address = ""
     if settings.IPAMConfig:
         if settings.IPAMConfig.IPv6Address or settings.IPAMConfig.LinkLocalIPs:
@@ -84,6 +88,7 @@ def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> Net
         mac_address=parse_mac(settings.MacAddress),
         aliases=tuple(dict.fromkeys(settings.Aliases or ())),
         ipv4_address=address,
+        driver_opts=settings.DriverOpts or {},
     )
 
 
@@ -152,14 +157,10 @@ def parse_bindings(given: Mapping[str, Sequence[WireBinding]]) -> tuple[PortBind
     for port, bindings in given.items():
         number, protocol = parse_port(port)
         for binding in bindings:
-            if "-" in binding.HostPort:
-                raise UnsupportedField(
-                    f"HostConfig.PortBindings.{port}",
-                    "a range of host ports to choose one from is not supported",
-                )
-            host_port = 0
-            if binding.HostPort:
-                host_port = _number(binding.HostPort, f'invalid port specification: "{binding.HostPort}"')
+            first, dash, last = binding.HostPort.partition("-")
+            refusal = f'invalid port specification: "{binding.HostPort[:64]}"'
+            host_port = _number(first, refusal, least=1 if dash else 0) if binding.HostPort else 0
+            host_port_end = _number(last, refusal, least=host_port) if dash else 0
             host_ip = binding.HostIp.strip("[]")
             if host_ip:
                 host_ip = _address(host_ip, f"HostConfig.PortBindings.{port}.HostIp")
@@ -169,6 +170,7 @@ def parse_bindings(given: Mapping[str, Sequence[WireBinding]]) -> tuple[PortBind
                     protocol=protocol,
                     host_ip="" if host_ip == "0.0.0.0" else host_ip,
                     host_port=host_port,
+                    host_port_end=host_port_end if host_port_end > host_port else 0,
                 )
             )
     return tuple(found)

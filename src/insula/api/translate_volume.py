@@ -73,7 +73,7 @@ def render_network(network: Network, views: tuple[InstanceView, ...] | None = No
         "Driver": network.driver,
         "EnableIPv4": True,
         "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": None if network.predefined else {}, "Config": ipam},
+        "IPAM": {"Driver": "default", "Options": None, "Config": ipam},
         "Internal": network.internal,
         "Attachable": network.attachable,
         "Ingress": False,

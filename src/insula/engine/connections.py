@@ -145,6 +145,11 @@ def _without(spec: InstanceSpec, wanted: NetworkSpec) -> InstanceSpec:
 def _check_connectable(spec: InstanceSpec, network: Network) -> None:
     """moby's runconfig errors."""
     how, _ = attachment(spec)
+    if how is Attachment.JOIN:
+        raise InvalidRequest(
+            "container sharing network namespace with another container or host cannot be connected to any "
+            "other network"
+        )
     if how is Attachment.HOST or network.driver == "host":
         raise InvalidRequest(
             "container cannot be disconnected from host network or connected to host network"

@@ -108,7 +108,7 @@ class Engine:
         self._instances = Instances(store, events)
         self._mounting = Mounting(roots)
         self._execs = Execs(self._kit, self._instances)
-        self._preparation = Preparation(self._kit, self._mounting)
+        self._preparation = Preparation(self._kit, self._mounting, self._instances.find)
         self._creation = Creation(self._kit, self._instances, self._preparation)
         self._lifecycle = Lifecycle(
             self._kit, self._instances, self._mounting, self._preparation, self._auto_remove

@@ -30,14 +30,21 @@ class Places:
     log_path: str
 
 
+_JOIN = "container:"
+
+
 class Attachment(enum.Enum):
     BRIDGE = enum.auto()
     NONE = enum.auto()
     HOST = enum.auto()
+    JOIN = enum.auto()
+    """The network of another instance, and no other."""
 
 
 def attachment(spec: InstanceSpec) -> tuple[Attachment, str]:
-    """How it is to be on the network, and on which."""
+    """How it is to be on the network, and on which, or whose."""
+    if spec.network_mode.startswith(_JOIN):
+        return Attachment.JOIN, spec.network_mode.removeprefix(_JOIN)
     if spec.network_mode == "host":
         return Attachment.HOST, ""
     if spec.network_mode == "none":
@@ -197,6 +204,7 @@ def make_plan(
         endpoints=endpoints,
         host_network=attachment(spec)[0] is Attachment.HOST,
         netns=netns,
+        joins_network=attachment(spec)[0] is Attachment.JOIN,
         init=spec.init,
         cgroup_parent=spec.cgroup_parent,
         pid_mode=spec.pid_mode,

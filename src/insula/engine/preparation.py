@@ -6,8 +6,10 @@ the undoings are idempotent and a step may be cut in its middle.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,7 @@ from insula.engine.planner import (
     names_on,
     wanted_networks,
 )
-from insula.errors import Failure
+from insula.errors import Conflict, Failure, InvalidRequest
 from insula.isolation.plan import LaunchPlan
 from insula.model.isolation import link_kind
 from insula.model.mounts import EtcFile, MountKind
@@ -46,8 +48,10 @@ _RESOLV_CONF = "/etc/resolv.conf"
 
 
 class Preparation:
-    def __init__(self, kit: Kit, mounting: Mounting) -> None:
+    def __init__(self, kit: Kit, mounting: Mounting, find: Callable[[str], Entry]) -> None:
+        """`find`: an instance by what a user calls it."""
         self._kit = kit
+        self._find = find
         self._mounting = mounting
         self._profile: str | None = None
 
@@ -77,19 +81,44 @@ class Preparation:
         (endpoints, netns), _ = await together(self._connect(entry, undo), self._hold_root(entry, undo))
         root = draft.directory or draft.disk
         assert root is not None
-        return make_plan(
+        config, host = entry.config, self._joined(entry)
+        if host is not None:
+            config = dataclasses.replace(config, hostname=host.hostname)
+        plan = make_plan(
             entry.id,
             spec,
-            entry.config,
+            config,
             settings=self._kit.settings,
             places=places,
             root=root,
             security=decide_security(spec, self.profile()),
             mounts=draft.mounts,
-            etc_files=self._write_etc_files(entry, places.state_dir, endpoints),
+            # of an instance whose network is another's they are the other's own, and change with them
+            etc_files=self._not_covered(entry, host.etc_files)
+            if host is not None
+            else self._write_etc_files(entry, places.state_dir, endpoints),
             endpoints=endpoints,
             netns=netns,
         )
+        return dataclasses.replace(plan, host_network=True) if host and host.host_network else plan
+
+    def _joined(self, entry: Entry) -> LaunchPlan | None:
+        """The plan of the instance whose network it is to share, which must run.  Raises NoSuchInstance,
+        Conflict, InvalidRequest."""
+        how, ref = attachment(entry.record.spec)
+        if how is not Attachment.JOIN:
+            return None
+        other = self._find(ref)
+        if other is entry:
+            raise InvalidRequest("cannot join own network")
+        if not other.alive or other.plan is None:
+            raise Conflict(f"cannot join network of a non running container: {other.id}")
+        if link_kind(other.record.spec.isolation) is not LinkKind.VETH:
+            raise Conflict(
+                f"cannot join the network of {other.record.name}: it is inside of a virtual machine",
+                hint="put both on one network, where they find each other by name",
+            )
+        return other.plan
 
     async def _hold_root(self, entry: Entry, undo: AsyncExitStack) -> None:
         await self._mounting.hold(entry)
@@ -102,6 +131,8 @@ class Preparation:
         kind = link_kind(spec.isolation)
         if how is Attachment.HOST:
             return (), ""
+        if (host := self._joined(entry)) is not None:
+            return (), networks.namespace(host.id) or host.netns
         undo.push_async_callback(networks.disconnect, entry.id)
         wanted = wanted_networks(spec)
         if not wanted:

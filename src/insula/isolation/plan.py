@@ -91,6 +91,7 @@ class LaunchPlan:
 
     `state_dir` survives a reboot (data root), `run_dir` does not (exec root); both exist and belong
     to this instance alone.  `host_network` is `--network host`; no endpoints and not host: loopback only.
+    `joins_network`: it shares that of another instance, whose namespace is `netns`, or the host's.
     `init`: a small init is PID 1 and reaps (`--init`).
     """
 
@@ -112,6 +113,7 @@ class LaunchPlan:
     endpoints: tuple[Endpoint, ...] = ()
     host_network: bool = False
     netns: str = ""
+    joins_network: bool = False
     init: bool = False
     cgroup_parent: str = ""
     pid_mode: str = ""

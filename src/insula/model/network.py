@@ -27,12 +27,14 @@ class LinkKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortBinding:
-    """`-p`: one published port.  `host_ip` "" is every address; `host_port` 0 is *pick one*."""
+    """`-p`: one published port.  `host_ip` "" is every address; `host_port` 0 is *pick one*, and with
+    `host_port_end` the first of this range that is free."""
 
     container_port: int
     protocol: str = "tcp"
     host_ip: str = ""
     host_port: int = 0
+    host_port_end: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +102,14 @@ class Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
-    """What an instance asks of one network.  `name` is as the user wrote it: name, id or prefix."""
+    """What an instance asks of one network.  `name` is as the user wrote it: name, id or prefix.
+    `driver_opts` are only kept and shown: the bridge driver knows none."""
 
     name: str
     aliases: tuple[str, ...] = ()
     ipv4_address: str = ""
     mac_address: str = ""
+    driver_opts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

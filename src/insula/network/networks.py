@@ -134,6 +134,11 @@ class Networks:
         member = self._members.get(instance_id)
         return member.ports if member else ()
 
+    def namespace(self, instance_id: str) -> str:
+        """Path of its network namespace; "" for one that has none of its own."""
+        member = self._members.get(instance_id)
+        return (member.netns if member else "") or self._empty.get(instance_id, "")
+
     def members(self, network_id: str) -> dict[str, Endpoint]:
         """By instance id."""
         return self._fabric.members(network_id)
@@ -228,7 +233,7 @@ class Networks:
     ) -> Endpoint:
         """Make the link; of a tap only what it is to be."""
         network = segment.network
-        netns = (member.netns or self._empty.get(instance_id, "")) if kind is LinkKind.VETH else ""
+        netns = self.namespace(instance_id) if kind is LinkKind.VETH else ""
         interface = member.free_interface()
         if kind is LinkKind.TAP:
             given = self._take_address(segment, address)
@@ -274,7 +279,7 @@ class Networks:
         now = member.gateway()
         if now is before:
             return
-        netns = member.netns or self._empty.get(instance_id, "")
+        netns = self.namespace(instance_id)
         if netns and not fresh:
             await self._plumbing.set_default_route(netns, now.gateway if now else "")
         if member.ports:

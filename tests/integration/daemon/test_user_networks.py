@@ -284,6 +284,40 @@ def test_networks_of_a_stopped_instance_are_those_of_its_next_start(
         daemon.ok("rm", "-f", name)
 
 
+def test_a_container_shares_the_network_of_another_and_a_vm_says_why_not(
+    daemon: Daemon, lan: Lan, isolation: str
+) -> None:
+    host = lan.server(isolation)
+    join = ("run", "--rm", "--network", f"container:{host}", IMAGE)
+    if isolation == "process":
+        script = "wget -qO- http://127.0.0.1/; hostname; wget -qO- http://vm-server/; cat /etc/hosts"
+        said = daemon.ok(*join, "sh", "-c", script).splitlines()
+        assert [host, host, "vm-server"] == said[:3]
+        assert said[3:] == daemon.ok("exec", host, "cat", "/etc/hosts").splitlines()
+    else:
+        done = daemon.docker(*join, "true")
+        assert 125 == done.returncode
+        assert b"it is inside of a virtual machine" in done.stderr
+    done = daemon.docker(*isolated("vm", *join), "true")
+    assert (
+        b"HostConfig.NetworkMode: a virtual machine has a kernel and network stack of its own" in done.stderr
+    )
+
+
+def test_of_a_range_of_ports_the_first_that_is_free_is_published(daemon: Daemon, lan: Lan, name: str) -> None:
+    names = [f"{name}-{number}" for number in range(3)]
+    run = ("run", "-d", "--network", lan.name, "-p", "127.0.0.1:8180-8181:80")
+    try:
+        for one in names[:2]:
+            daemon.ok(*run, "--name", one, IMAGE, "sleep", "1000")
+        ports = ["127.0.0.1:8180", "127.0.0.1:8181"]
+        assert ports == [daemon.ok("port", one, "80") for one in names[:2]]
+        done = daemon.docker(*run, "--name", names[2], IMAGE, "sleep", "1000")
+        assert b"all ports are allocated" in done.stderr
+    finally:
+        daemon.ok("rm", "-f", *names)
+
+
 def test_refusals_are_dockers(daemon: Daemon, lan: Lan) -> None:
     for words, expected in (
         (("create", lan.name), f"network with name {lan.name} already exists"),

@@ -146,6 +146,14 @@ def test_ports() -> None:
         PortBinding(container_port=80, host_ip="127.0.0.1"),
         PortBinding(container_port=53, protocol="udp", host_port=53),
     )
+    ranges = {"80/tcp": [{"HostPort": "8000-8010"}, {"HostPort": "9-9"}]}
+    assert parse(host={"PortBindings": ranges}).spec.ports == (
+        PortBinding(container_port=80, host_port=8000, host_port_end=8010),
+        PortBinding(container_port=80, host_port=9),
+    )
+    for text in ("0-5", "10-5", "5-", "-5", "1-2-3", "1-99999"):
+        with pytest.raises(InvalidRequest, match="invalid port specification"):
+            parse(host={"PortBindings": {"80/tcp": [{"HostPort": text}]}})
     assert parse(ExposedPorts={"80/tcp": {}, "90-91": {}}).spec.exposed_ports == (
         "80/tcp",
         "90/tcp",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from insula.engine.engine import Engine
-from insula.errors import Conflict, Failure, Forbidden, InvalidRequest, NoSuchNetwork
+from insula.errors import Conflict, Failure, Forbidden, InvalidRequest, NoSuchInstance, NoSuchNetwork
 from insula.model.instance import InstanceSpec
+from insula.model.isolation import Isolation
 from insula.model.network import NetworkRequest, NetworkSpec
 
 from .rooms import World, spec
@@ -75,6 +76,33 @@ async def test_a_request_may_name_a_network_by_id_and_by_name(engine: Engine, wo
     wanted = (NetworkSpec(name=one.id), NetworkSpec(name="one", aliases=("a",)))
     web = (await engine.create(spec(*SLEEP, network_mode=one.id, networks=wanted), "web")).id
     assert {"one": NetworkSpec(name="one", aliases=("a",))} == await networks_of(engine, web)
+
+
+async def test_the_network_of_another_is_joined_while_that_runs(engine: Engine, world: World) -> None:
+    await engine.create(spec(*SLEEP, network_mode="container:web"), "guest")
+    await engine.create(spec(*SLEEP, network_mode="container:itself"), "itself")
+    await engine.create(spec(*SLEEP, isolation=Isolation.VM), "machine")
+    await engine.create(spec(*SLEEP, network_mode="container:machine"), "stranger")
+    with pytest.raises(NoSuchInstance):
+        await engine.start_instance("guest")
+    web = (await engine.create(spec(*SLEEP), "web")).id
+    with pytest.raises(Conflict, match=f"cannot join network of a non running container: {web}"):
+        await engine.start_instance("guest")
+    with pytest.raises(InvalidRequest, match="cannot join own network"):
+        await engine.start_instance("itself")
+    for name in ("web", "guest", "machine"):
+        await engine.start_instance(name)
+    plan, host = (engine.describe(name).plan for name in ("guest", "web"))
+    assert plan is not None
+    assert host is not None
+    assert (plan.joins_network, plan.hostname, plan.etc_files) == (True, host.hostname, host.etc_files)
+    assert "HOSTNAME=" + host.hostname in plan.process.env
+    with pytest.raises(Conflict, match="inside of a virtual machine"):
+        await engine.start_instance("stranger")
+    with pytest.raises(InvalidRequest, match="sharing network namespace"):
+        await engine.connect("guest", NetworkSpec(name="bridge"))
+    for name in ("web", "guest", "machine"):
+        await engine.remove(name, force=True)
 
 
 async def test_refusals_are_mobys(engine: Engine) -> None:
