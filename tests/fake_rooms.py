@@ -17,10 +17,10 @@ from insula.events import EventBus
 from insula.images.roots import Roots
 from insula.model.ids import make_id
 from insula.model.image import Image
-from insula.model.network import Endpoint, LinkKind, PortBinding
+from insula.model.network import Endpoint, LinkKind, Network, NetworkRequest, PortBinding
 from insula.model.progress import Progress, no_progress
 from insula.model.root import DirectoryRoot, DiskRoot
-from insula.network.catalog import make_catalog
+from insula.network.definition import define_network
 from insula.network.networks import Networks
 from insula.store.store import Store
 from insula.system.files import remove_tree
@@ -80,8 +80,8 @@ class PlainNetworks(Networks):
 
     def __init__(self, store: Store, *, subnet: str, exec_root: str, events: EventBus) -> None:
         super().__init__(store, bridge="insula0", subnet=subnet, exec_root=exec_root, events=events)
-        self._catalog = make_catalog(store, bridge="insula0", subnet=subnet)
-        self.connected: dict[str, Endpoint] = {}
+        self._fabric.load()
+        self.connected: dict[str, tuple[Endpoint, ...]] = {}
         self.published: dict[str, tuple[PortBinding, ...]] = {}
         self.recovered_with: set[str] | None = None
         self._last = 1
@@ -97,17 +97,45 @@ class PlainNetworks(Networks):
         for instance_id in [i for i in self.connected if i not in live]:
             await self.disconnect(instance_id)
 
-    def endpoint(self, instance_id: str) -> Endpoint | None:
-        return self.connected.get(instance_id)
+    async def create(self, request: NetworkRequest) -> Network:
+        """Only the record."""
+        made = define_network(request, self.list(), ())
+        self._store.put_network(made)
+        self._fabric.load()
+        return made
+
+    async def remove(self, ref: str) -> None:
+        self._store.delete_network(self.find(ref).id)
+        self._fabric.load()
+
+    def endpoints(self, instance_id: str) -> tuple[Endpoint, ...]:
+        return self.connected.get(instance_id, ())
+
+    def namespace(self, instance_id: str) -> str:
+        return "/nowhere"
+
+    def members(self, network_id: str) -> dict[str, Endpoint]:
+        return {
+            i: e for i, endpoints in self.connected.items() for e in endpoints if e.network_id == network_id
+        }
 
     def ports(self, instance_id: str) -> tuple[PortBinding, ...]:
         return self.published.get(instance_id, ())
 
     async def connect(
-        self, instance_id: str, network: str, kind: LinkKind, *, hostname: str = "", mac: str = ""
+        self,
+        instance_id: str,
+        network: str,
+        kind: LinkKind,
+        *,
+        mac: str = "",
+        address: str = "",
+        names: Sequence[str] = (),
+        dns: Sequence[str] = (),
     ) -> Endpoint:
-        assert instance_id not in self.connected
         target = self.find(network)
+        before = self.connected.get(instance_id, ())
+        assert target.id not in [endpoint.network_id for endpoint in before]
         await asyncio.sleep(0)
         self._last += 1
         endpoint = Endpoint(
@@ -115,22 +143,30 @@ class PlainNetworks(Networks):
             network_name=target.name,
             kind=kind,
             link=f"iv{instance_id[:10]}",
-            interface="eth0",
+            interface=f"eth{len(before)}",
             mac=mac or "02:42:ac:1d:00:02",
-            address=f"172.29.0.{self._last}",
+            address=address or f"172.29.0.{self._last}",
             prefix_len=16,
             gateway="172.29.0.1",
             netns="/nowhere",
             endpoint_id=make_id(),
+            names=tuple(names),
         )
-        self.connected[instance_id] = endpoint
+        self.connected[instance_id] = (*before, endpoint)
         return endpoint
+
+    async def leave(self, instance_id: str, network_id: str) -> None:
+        before = self.connected.get(instance_id, ())
+        self.connected[instance_id] = tuple(e for e in before if e.network_id != network_id)
+
+    def rename(self, instance_id: str, old: str, new: str) -> None:
+        pass
 
     async def empty_namespace(self, instance_id: str) -> str:
         return "/nowhere"
 
     async def publish(
-        self, instance_id: str, endpoint: Endpoint, bindings: Sequence[PortBinding], *, name: str = ""
+        self, instance_id: str, bindings: Sequence[PortBinding], *, name: str = ""
     ) -> tuple[PortBinding, ...]:
         taken = {binding.host_port for ports in self.published.values() for binding in ports}
         decided: list[PortBinding] = []

@@ -83,6 +83,23 @@ devices_drop_interfaces (void)
 }
 
 int
+devices_remove_interface (const char *name, struct fault *fault)
+{
+  char path[300];
+
+  if (strchr (name, '/') || name[0] == '.')
+    return fail (fault, FAULT_INVALID, 0, "\"%.40s\" is not an interface", name);
+  snprintf (path, sizeof path, "/sys/class/net/%.40s", name);
+  if (access (path, F_OK) < 0)
+    return 0; /* its device was pulled out already */
+  /* `device` is virtio's, a link; the PCI device is above it */
+  snprintf (path, sizeof path, "/sys/class/net/%.40s/device/../remove", name);
+  if (write_text (path, "1", 0) < 0)
+    return fail (fault, FAULT_FAILED, errno, "remove %.40s", name);
+  return 0;
+}
+
+int
 devices_renew (struct fault *fault)
 {
   char path[300], name[32];

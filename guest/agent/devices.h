@@ -11,6 +11,8 @@ void devices_load_modules (void);
 int devices_rescan (struct fault *fault);
 /* A template's interface, of which a machine without a network makes no use. */
 void devices_drop_interfaces (void);
+/* The PCI device behind an interface, for good: `devices_rescan` does not find it again. */
+int devices_remove_interface (const char *name, struct fault *fault);
 /* Let disks and interfaces be found anew, as if nobody had used them. */
 int devices_renew (struct fault *fault);
 /* A socket that becomes readable when the kernel has found or lost a device. */

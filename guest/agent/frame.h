@@ -48,6 +48,7 @@ enum message_type
   MSG_RESET,
   MSG_RENEW,
   MSG_LIMIT,
+  MSG_NETWORK,
 };
 
 extern const uint8_t sync_bytes[SYNC_LEN];

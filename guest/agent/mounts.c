@@ -254,6 +254,55 @@ mounts_renew_file (const char *text, struct fault *fault)
   return fail (fault, FAULT_INVALID, 0, "file %.200s is not one that was given before", copy);
 }
 
+void
+mounts_drop_line (char *text, const char *line)
+{
+  size_t len = strlen (line);
+
+  for (char *at = text; *at; at += strcspn (at, "\n"), at += *at == '\n')
+    if (strncmp (at, line, len) == 0 && (at[len] == '\n' || !at[len]))
+      {
+        char *rest = at + len + (at[len] == '\n');
+        memmove (at, rest, strlen (rest) + 1);
+        return;
+      }
+}
+
+int
+mounts_edit_file (const char *text, struct fault *fault)
+{
+  cleanup_free char *copy = strdup (text), *content = malloc (2 * TEXT_MAX);
+  struct stat st;
+
+  if (!copy || !content)
+    return fail (fault, FAULT_FAILED, errno, "memory for a line");
+  char *line = strchr (copy, '\t');
+  if (!line || (copy[0] != '+' && copy[0] != '-') || copy[1] != '/' || strlen (line) > TEXT_MAX / 2)
+    return fail (fault, FAULT_INVALID, 0, "line \"%.100s\" is not a sign, target and text", text);
+  *line++ = 0;
+  if (!mounts_unescape (line) || !mounts_unescape (copy))
+    return fail (fault, FAULT_INVALID, 0, "line of %.200s: unknown escape", copy);
+  cleanup_close int root = open_root (fault);
+  if (root < 0)
+    return -1;
+  cleanup_close int fd = open_in_root (root, copy + 1, O_RDWR);
+  if (fd < 0 || fstat (fd, &st) < 0 || !S_ISREG (st.st_mode))
+    return fail (fault, FAULT_FAILED, errno, "open %.200s", copy + 1);
+  if (st.st_size > TEXT_MAX)
+    return 0; /* the workload has made something else of it */
+  ssize_t got = read_all (fd, content, TEXT_MAX);
+  if (got < 0)
+    return fail (fault, FAULT_FAILED, errno, "read %.200s", copy + 1);
+  content[got] = 0;
+  if (copy[0] == '-')
+    mounts_drop_line (content, line);
+  else
+    snprintf (content + got, 2 * TEXT_MAX - (size_t) got, "%s%s\n", got && content[got - 1] != '\n' ? "\n" : "", line);
+  if (ftruncate (fd, 0) < 0 || lseek (fd, 0, SEEK_SET) < 0 || write_all (fd, content, strlen (content)) < 0)
+    return fail (fault, FAULT_FAILED, errno, "write %.200s", copy + 1);
+  return 0;
+}
+
 int
 mounts_add_machine_id (struct fault *fault)
 {

@@ -11,6 +11,11 @@ int mounts_add (const char *text, struct fault *fault);
 int mounts_add_file (const char *text, struct fault *fault);
 /* The same for one that was given before: its new text. */
 int mounts_renew_file (const char *text, struct fault *fault);
+/* `+target TAB line` or `-target TAB line`, escaped: put a line at the end of a file, or take its first such
+ * line out. */
+int mounts_edit_file (const char *text, struct fault *fault);
+/* Take the first line that is this one out of a text. */
+void mounts_drop_line (char *text, const char *line);
 /* Over the image's /etc/machine-id, if it has one. */
 int mounts_add_machine_id (struct fault *fault);
 /* `\\`, `\t`, `\n` → the bytes, in place; false for any other escape.  Pure. */

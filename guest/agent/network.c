@@ -1,10 +1,13 @@
 #include "network.h"
 
+#include "devices.h"
+
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -12,7 +15,8 @@
 
 enum
 {
-  NICS_MAX = 32
+  NICS_MAX = 32,
+  PLUG_IN_MS = 5000 /* of a guest that is emulated, and whose CPUs the workload uses */
 };
 
 static unsigned taken[NICS_MAX];
@@ -122,10 +126,28 @@ add_default_route (unsigned index, const char *text, struct fault *fault)
                         .rtm_type = RTN_UNICAST };
   struct request request = make_request (RTM_NEWROUTE, &body, sizeof body);
   add_attribute (&request, RTA_GATEWAY, gateway, len);
-  add_attribute (&request, RTA_OIF, &index, sizeof index);
+  if (index)
+    add_attribute (&request, RTA_OIF, &index, sizeof index);
   if (ask_kernel (&request) < 0)
     return fail (fault, FAULT_FAILED, errno, "add a default route through %.80s", text);
   return 0;
+}
+
+int
+network_set_gateway (const char *text, struct fault *fault)
+{
+  struct rtmsg body = { .rtm_family = AF_INET, .rtm_table = RT_TABLE_MAIN, .rtm_scope = RT_SCOPE_NOWHERE };
+
+  for (;;)
+    {
+      struct request request = make_request (RTM_DELROUTE, &body, sizeof body);
+      request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+      if (ask_kernel (&request) < 0)
+        break;
+    }
+  if (errno != ESRCH)
+    return fail (fault, FAULT_FAILED, errno, "take the default route away");
+  return strcmp (text, "-") == 0 ? 0 : add_default_route (0, text, fault);
 }
 
 static bool
@@ -157,6 +179,25 @@ choose_interface (int control, const uint8_t mac[6], bool any_mac, char name[IFN
         continue;
       found = one->if_index;
       snprintf (name, IFNAMSIZ, "%s", one->if_name);
+    }
+  if (list)
+    if_freenameindex (list);
+  return found;
+}
+
+static bool
+have_interface (const uint8_t mac[6])
+{
+  struct if_nameindex *list = if_nameindex ();
+  cleanup_close int control = socket (AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  bool found = false;
+
+  for (struct if_nameindex *one = list; one && one->if_index && !found; one++)
+    {
+      struct ifreq ifr = { 0 };
+      snprintf (ifr.ifr_name, IFNAMSIZ, "%s", one->if_name);
+      found = !is_taken (one->if_index) && ioctl (control, SIOCGIFHWADDR, &ifr) == 0
+              && memcmp (ifr.ifr_hwaddr.sa_data, mac, 6) == 0;
     }
   if (list)
     if_freenameindex (list);
@@ -323,4 +364,41 @@ network_renew (const char *text, struct fault *fault)
   if (control < 0 || !index)
     return fail (fault, FAULT_FAILED, errno, "nic %s", nic.name);
   return take_down (control, nic.name, index, fault) < 0 ? -1 : set_up (&nic, nic.name, index, control, fault);
+}
+
+int
+network_plug_in (const char *text, struct fault *fault)
+{
+  int64_t deadline = now_ms () + PLUG_IN_MS;
+  uint8_t mac[6];
+  char copy[18];
+
+  snprintf (copy, sizeof copy, "%.17s", text);
+  if (!parse_mac (copy, mac))
+    return fail (fault, FAULT_INVALID, 0, "nic \"%.100s\" does not begin with a MAC", text);
+  cleanup_close int watch = devices_watch (); /* before looking, so that nothing is missed */
+  while (!have_interface (mac))
+    {
+      int64_t left = deadline - now_ms ();
+      struct pollfd poll_watch = { .fd = watch, .events = POLLIN };
+      if (left <= 0)
+        return fail (fault, FAULT_FAILED, ENODEV, "interface %s", copy);
+      poll (&poll_watch, 1, (int) left);
+      if (watch >= 0)
+        devices_drain (watch);
+    }
+  return network_set_up (text, fault);
+}
+
+int
+network_pull_out (const char *name, struct fault *fault)
+{
+  unsigned index = if_nametoindex (name);
+
+  if (devices_remove_interface (name, fault) < 0)
+    return -1;
+  for (size_t i = 0; index && i < taken_count; i++)
+    if (taken[i] == index)
+      taken[i] = taken[--taken_count];
+  return 0;
 }

@@ -12,3 +12,9 @@ void network_begin (void);
 int network_set_up (const char *text, struct fault *fault);
 /* The same for an interface that has been set up under this name: its addresses and routes are replaced. */
 int network_renew (const char *text, struct fault *fault);
+/* As `network_set_up`, of an interface that is being plugged in: waits for the one with this MAC. */
+int network_plug_in (const char *text, struct fault *fault);
+/* An interface goes, by its name; fine if it is not there. */
+int network_pull_out (const char *name, struct fault *fault);
+/* The IPv4 default route from now on, `-` for none. */
+int network_set_gateway (const char *text, struct fault *fault);

@@ -1,8 +1,11 @@
 #include "requests.h"
 
 #include "channel.h"
+#include "devices.h"
 #include "files.h"
 #include "limits.h"
+#include "mounts.h"
+#include "network.h"
 #include "power.h"
 #include "renew.h"
 #include "root.h"
@@ -21,6 +24,8 @@ static const struct field_rule resize_rules[]
 static const struct field_rule on_rules[] = { { "seq", false }, { "on", false }, { NULL, false } };
 static const struct field_rule limit_rules[] = { { "seq", false }, { "cgroup", true }, { NULL, false } };
 static const struct field_rule path_rules[] = { { "seq", false }, { "path", false }, { NULL, false } };
+static const struct field_rule network_rules[]
+    = { { "seq", false }, { "rescan", false }, { "gone", true }, { "nic", true }, { "gateway", false }, { "line", true }, { NULL, false } };
 static const struct field_rule attach_rules[] = { { "seq", false }, { "stdin", false }, { NULL, false } };
 
 static int
@@ -238,6 +243,36 @@ handle_limit (const struct message *message, const struct fields *fields, long l
   return 0;
 }
 
+/* What goes, goes first: a name or an address may come back on another interface. */
+static int
+handle_network (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
+                struct fault *fault)
+{
+  const char *key, *value, *gateway = field_text (fields, "gateway");
+  long long rescan;
+  size_t at = 0;
+
+  (void) message, (void) seq, (void) answer;
+  if (field_number (fields, "rescan", 0, 1, 0, &rescan, fault) < 0 || need_root (fault) < 0)
+    return -1;
+  while (fields_next (fields, &at, &key, &value))
+    if (strcmp (key, "gone") == 0 && network_pull_out (value, fault) < 0)
+      return -1;
+  if (rescan && devices_rescan (fault) < 0)
+    return -1;
+  at = 0;
+  while (fields_next (fields, &at, &key, &value))
+    if (strcmp (key, "nic") == 0 && network_plug_in (value, fault) < 0)
+      return -1;
+  if (gateway && network_set_gateway (gateway, fault) < 0)
+    return -1;
+  at = 0;
+  while (fields_next (fields, &at, &key, &value))
+    if (strcmp (key, "line") == 0 && mounts_edit_file (value, fault) < 0)
+      return -1;
+  return 0;
+}
+
 static int
 handle_reset (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
               struct fault *fault)
@@ -349,6 +384,7 @@ static const struct request requests[] = {
   [MSG_POWEROFF] = { handle_poweroff, seq_only, ON_CONNECTION },
   [MSG_RESET] = { handle_reset, seq_only, ON_CONNECTION },
   [MSG_LIMIT] = { handle_limit, limit_rules, ON_CONNECTION },
+  [MSG_NETWORK] = { handle_network, network_rules, ON_CONNECTION },
   [MSG_PAUSE] = { handle_pause, on_rules, ON_CONNECTION },
   [MSG_RENEW] = { handle_renew, NULL, ON_CONNECTION },
 };

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from insula.api.filters import Filters
 from insula.api.translate_health import health_word
+from insula.engine.planner import wanted_networks
 from insula.engine.types import InstanceView
 from insula.errors import InvalidRequest, NotFound
 from insula.model.instance import State
@@ -92,7 +93,8 @@ def _matches_view(view: InstanceView, filters: Filters) -> bool:
         if not places & set(filters.get("volume")):
             return False
     if "network" in filters:
-        networks = {e.network_name for e in view.endpoints} | {view.instance.spec.network_mode}
+        spec = view.instance.spec
+        networks = {each.name for each in wanted_networks(spec)} | {spec.network_mode}
         if not any(
             n in networks or any(e.network_id.startswith(n) for e in view.endpoints)
             for n in filters.get("network")

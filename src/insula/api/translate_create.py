@@ -69,7 +69,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
             "The container-wide MacAddress field is now deprecated. "
             "It should be specified in EndpointsConfig instead."
         )
-    place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac)
+    place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac, version)
     isolation = parse_isolation(host.Isolation, default)
     security, privileged = _security(host)
     rows, cols = parse_console_size(host.ConsoleSize)
@@ -128,8 +128,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         dns_search=tuple(host.DnsSearch or ()),
         dns_options=tuple(host.DnsOptions or ()),
         mac_address=place.mac_address,
-        aliases=place.aliases,
-        ipv4_address=place.ipv4_address,
+        networks=place.networks,
         auto_remove=host.AutoRemove,
         restart=parse_restart(host.RestartPolicy),
         log=_log(host.LogConfig),

@@ -234,9 +234,16 @@ def _bindings(ports: tuple[PortBinding, ...]) -> dict[str, list[host.PortBinding
     found: dict[str, list[host.PortBinding]] = {}
     for port in ports:
         found.setdefault(f"{port.container_port}/{port.protocol}", []).append(
-            host.PortBinding(HostIp=port.host_ip, HostPort=str(port.host_port) if port.host_port else "")
+            host.PortBinding(HostIp=port.host_ip, HostPort=_port_text(port))
         )
     return found
+
+
+def _port_text(port: PortBinding) -> str:
+    """As it was asked for."""
+    if port.host_port_end:
+        return f"{port.host_port}-{port.host_port_end}"
+    return str(port.host_port) if port.host_port else ""
 
 
 def _published(spec: InstanceSpec) -> tuple[str, ...]:

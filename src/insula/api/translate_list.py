@@ -6,8 +6,8 @@ from insula.api.times import SECOND_NS, human_duration
 from insula.api.translate_health import health_suffix
 from insula.api.wire.container import ContainerSummary, HostConfigSummary, MountPoint, Port
 from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSettings
+from insula.engine.planner import Attachment, attachment, names_on, wanted_networks
 from insula.engine.types import InstanceView
-from insula.model.ids import short_id
 from insula.model.instance import Instance, State
 
 
@@ -71,34 +71,34 @@ def render_ports(view: InstanceView) -> list[Port]:
 
 def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
     """What it is attached to now, or would be when started."""
-    spec = view.instance.spec
-    chosen = EndpointIPAMConfig(IPv4Address=spec.ipv4_address) if spec.ipv4_address else None
-    aliases = list(spec.aliases) or None
-    if not view.endpoints:
-        return {
-            spec.network_mode: EndpointSettings(
-                IPAMConfig=chosen, Aliases=aliases, MacAddress=spec.mac_address
-            )
-        }
-    return {
-        e.network_name: EndpointSettings(
-            IPAMConfig=chosen,
-            Aliases=aliases,
-            MacAddress=e.mac,
-            NetworkID=e.network_id,
-            EndpointID=e.endpoint_id,
-            Gateway=e.gateway,
-            IPAddress=e.address,
-            IPPrefixLen=e.prefix_len,
-            IPv6Gateway=e.gateway6,
-            GlobalIPv6Address=e.address6,
-            GlobalIPv6PrefixLen=e.prefix_len6,
-            DNSNames=[view.instance.name, *spec.aliases, short_id(view.instance.id)]
-            if e.network_name != "bridge"
-            else None,
+    spec, instance = view.instance.spec, view.instance
+    if attachment(spec)[0] in (Attachment.HOST, Attachment.NONE):
+        return {spec.network_mode: EndpointSettings()}
+    now = {e.network_name: e for e in view.endpoints}
+    found = {}
+    for wanted in wanted_networks(spec):
+        settings = EndpointSettings(
+            IPAMConfig=EndpointIPAMConfig(IPv4Address=wanted.ipv4_address) if wanted.ipv4_address else None,
+            Aliases=list(wanted.aliases) or None,
+            MacAddress=wanted.mac_address,
+            DriverOpts=wanted.driver_opts or None,
         )
-        for e in view.endpoints
-    }
+        if wanted.name != "bridge":
+            settings.DNSNames = list(
+                names_on(wanted, name=instance.name, instance_id=instance.id, hostname=view.config.hostname)
+            )
+        if (e := now.get(wanted.name)) is not None:
+            settings.MacAddress = e.mac
+            settings.NetworkID = e.network_id
+            settings.EndpointID = e.endpoint_id
+            settings.Gateway = e.gateway
+            settings.IPAddress = e.address
+            settings.IPPrefixLen = e.prefix_len
+            settings.IPv6Gateway = e.gateway6
+            settings.GlobalIPv6Address = e.address6
+            settings.GlobalIPv6PrefixLen = e.prefix_len6
+        found[wanted.name] = settings
+    return found
 
 
 def render_mounts(view: InstanceView) -> list[MountPoint]:

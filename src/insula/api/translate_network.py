@@ -1,71 +1,128 @@
-"""Networking fields of a create request: mode, ports, endpoint settings, names.  Pure."""
+"""Networks in requests, and the networking fields of `create`: mode, endpoints, ports, names.  Pure."""
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from insula.api.versions import NEWEST, Version
 from insula.api.wire.container_config import EndpointSettings
 from insula.api.wire.host_config import PortBinding as WireBinding
-from insula.errors import InvalidRequest, UnsupportedField
-from insula.model.network import PortBinding
+from insula.api.wire.network import IPAMConfig, NetworkCreateRequest
+from insula.errors import InvalidRequest, NotFound, UnsupportedField
+from insula.model.network import NetworkRequest, NetworkSpec, PortBinding
 
-_PREDEFINED = ("bridge", "host", "none")
+_BEYOND_ONE = (1, 44)  # network per create request
+_OWN_OPTIONS = "com.docker.network."
+_MOST_NAME = 253  # of a name in DNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an instance is attached, and as what."""
+    """Where an instance is attached, and as what.  `networks` None: what the mode says, no more."""
 
     network_mode: str
     mac_address: str = ""
-    aliases: tuple[str, ...] = ()
-    ipv4_address: str = ""
+    networks: tuple[NetworkSpec, ...] | None = None
 
 
-def parse_place(mode: str, endpoints: Mapping[str, EndpointSettings], container_mac: str) -> Place:
+def parse_place(
+    mode: str, endpoints: Mapping[str, EndpointSettings], container_mac: str, version: Version = NEWEST
+) -> Place:
     """`default` and "" are the bridge.  Raises InvalidRequest, UnsupportedField."""
     mode = "bridge" if mode in ("", "default") else mode
     known = {"bridge" if name == "default" else name: e for name, e in endpoints.items()}
-    if len(known) > 1:
-        raise UnsupportedField(
-            "NetworkingConfig.EndpointsConfig",
-            f"one network per container so far, not {len(known)}: {', '.join(sorted(known))}",
+    if len(known) > 1 and version < _BEYOND_ONE:
+        raise InvalidRequest(
+            f"Container cannot be connected to network endpoints: {', '.join(sorted(known))}"
         )
-    for name in known:
-        if name != mode and mode in _PREDEFINED:
-            if mode != "bridge":
-                raise InvalidRequest(
-                    f"conflicting options: NetworkMode {mode} and EndpointsConfig for network {name}"
-                )
-            mode = name  # docker-py names the network here only
-    settings = known.get(mode)
-    mac = container_mac
-    if settings is None:
-        return Place(network_mode=mode, mac_address=_mac(mac))
-    prefix = f"NetworkingConfig.EndpointsConfig.{mode}."
+    if mode in ("host", "none") or mode.startswith("container:"):
+        if others := [name for name in known if name != mode]:
+            raise InvalidRequest(
+                f"conflicting options: NetworkMode {mode} and EndpointsConfig for network {others[0]}"
+            )
+        return Place(network_mode=mode, mac_address=parse_mac(container_mac))
+    if known and mode == "bridge" and mode not in known:
+        mode = next(iter(known))  # docker-py names the network here only
+    order = [mode, *sorted(name for name in known if name != mode)]
+    wanted = [
+        parse_endpoint(name, known.get(name, EndpointSettings()), f"NetworkingConfig.EndpointsConfig.{name}.")
+        for name in order
+    ]
+    mac = parse_mac(container_mac)
+    main = wanted[0]
+    if mac and main.mac_address not in ("", mac):
+        raise InvalidRequest(
+            "the container-wide MAC address must match the endpoint-specific MAC address "
+            "for the main network, or be left empty"
+        )
+    wanted[0] = dataclasses.replace(main, mac_address=main.mac_address or mac)
+    return Place(network_mode=mode, mac_address=wanted[0].mac_address, networks=tuple(wanted))
+
+
+def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> NetworkSpec:
+    """`prefix` names the field in messages.  Raises InvalidRequest, UnsupportedField."""
     if settings.Links:
         raise UnsupportedField(prefix + "Links", "legacy links are not supported")
-    if settings.DriverOpts:
-        raise UnsupportedField(prefix + "DriverOpts", "the bridge driver has no options for an endpoint")
-    if settings.MacAddress:
-        if mac and mac != settings.MacAddress:
-            raise InvalidRequest(
-                "the container-wide MAC address must match the endpoint-specific MAC address "
-                "for the main network, or be left empty"
+    for option in settings.DriverOpts or ():
+        if option.startswith(_OWN_OPTIONS):  # those that Docker's driver acts on; it keeps all others, too
+            raise UnsupportedField(
+                f"{prefix}DriverOpts.{option}", "the bridge driver has no such option here"
             )
-        mac = settings.MacAddress
     address = ""
     if settings.IPAMConfig:
         if settings.IPAMConfig.IPv6Address or settings.IPAMConfig.LinkLocalIPs:
             raise UnsupportedField(prefix + "IPAMConfig", "only IPv4Address can be chosen")
         address = settings.IPAMConfig.IPv4Address
-    return Place(
-        network_mode=mode,
-        mac_address=_mac(mac),
-        aliases=tuple(settings.Aliases or ()),
-        ipv4_address=_address(address, prefix + "IPAMConfig.IPv4Address") if address else "",
+    if address:
+        address = _address(address, prefix + "IPAMConfig.IPv4Address")
+        if ":" in address:
+            raise InvalidRequest(f"{prefix}IPAMConfig.IPv4Address: invalid IPv4 address: {address}")
+    for alias in settings.Aliases or ():
+        if not alias or len(alias) > _MOST_NAME or set(alias) & set(" \t\n/"):
+            raise InvalidRequest(f"{prefix}Aliases: {alias[:64]!r} is no name")
+    return NetworkSpec(
+        name=network,
+        mac_address=parse_mac(settings.MacAddress),
+        aliases=tuple(dict.fromkeys(settings.Aliases or ())),
+        ipv4_address=address,
+        driver_opts=settings.DriverOpts or {},
+    )
+
+
+def parse_network(given: NetworkCreateRequest) -> NetworkRequest:
+    """Raises InvalidRequest, UnsupportedField, NotFound."""
+    if given.EnableIPv6:
+        raise UnsupportedField("EnableIPv6", "networks have IPv4 only so far")
+    if not given.EnableIPv4:
+        raise UnsupportedField("EnableIPv4", "a network without IPv4 is not supported")
+    if given.Scope not in ("", "local"):
+        raise UnsupportedField("Scope", f"{given.Scope!r}: this engine is not part of a swarm")
+    if given.Ingress:
+        raise UnsupportedField("Ingress", "this engine is not part of a swarm")
+    if given.ConfigOnly or given.ConfigFrom.Network:
+        raise UnsupportedField("ConfigOnly", "networks that only hold configuration are not supported")
+    if given.IPAM.Driver not in ("", "default"):
+        raise NotFound(f"could not find plugin {given.IPAM.Driver} in v1 plugin registry: plugin not found")
+    if given.IPAM.Options:
+        raise UnsupportedField("IPAM.Options", "the default driver has no options")
+    configs = [config for config in given.IPAM.Config if config != IPAMConfig()]
+    if len(configs) > 1:
+        raise UnsupportedField("IPAM.Config", "a network has one subnet")
+    config = configs[0] if configs else IPAMConfig()
+    return NetworkRequest(
+        name=given.Name,
+        driver=given.Driver or "bridge",
+        subnet=config.Subnet,
+        gateway=config.Gateway,
+        ip_range=config.IPRange,
+        aux_addresses=config.AuxiliaryAddresses,
+        internal=given.Internal,
+        attachable=given.Attachable,
+        options=given.Options,
+        labels=given.Labels,
     )
 
 
@@ -100,14 +157,10 @@ def parse_bindings(given: Mapping[str, Sequence[WireBinding]]) -> tuple[PortBind
     for port, bindings in given.items():
         number, protocol = parse_port(port)
         for binding in bindings:
-            if "-" in binding.HostPort:
-                raise UnsupportedField(
-                    f"HostConfig.PortBindings.{port}",
-                    "a range of host ports to choose one from is not supported",
-                )
-            host_port = 0
-            if binding.HostPort:
-                host_port = _number(binding.HostPort, f'invalid port specification: "{binding.HostPort}"')
+            first, dash, last = binding.HostPort.partition("-")
+            refusal = f'invalid port specification: "{binding.HostPort[:64]}"'
+            host_port = _number(first, refusal, least=1 if dash else 0) if binding.HostPort else 0
+            host_port_end = _number(last, refusal, least=host_port) if dash else 0
             host_ip = binding.HostIp.strip("[]")
             if host_ip:
                 host_ip = _address(host_ip, f"HostConfig.PortBindings.{port}.HostIp")
@@ -117,6 +170,7 @@ def parse_bindings(given: Mapping[str, Sequence[WireBinding]]) -> tuple[PortBind
                     protocol=protocol,
                     host_ip="" if host_ip == "0.0.0.0" else host_ip,
                     host_port=host_port,
+                    host_port_end=host_port_end if host_port_end > host_port else 0,
                 )
             )
     return tuple(found)
@@ -155,7 +209,7 @@ def _number(text: str, message: str, least: int = 0) -> int:
     return int(text)
 
 
-def _mac(text: str) -> str:
+def parse_mac(text: str) -> str:
     parts = text.replace("-", ":").lower().split(":")
     if text and (
         len(parts) != 6 or not all(len(p) == 2 and set(p) <= set("0123456789abcdef") for p in parts)

@@ -6,7 +6,14 @@ from typing import Any
 
 from insula.api.times import ZERO, format_time
 from insula.engine.types import InstanceView
-from insula.model.network import Network
+from insula.model.network import (
+    BRIDGE_OPTION,
+    HOST_IP_OPTION,
+    ICC_OPTION,
+    MASQUERADE_OPTION,
+    MTU_OPTION,
+    Network,
+)
 from insula.model.volume import Volume
 
 
@@ -24,15 +31,24 @@ def render_volume(volume: Volume) -> dict[str, Any]:
 
 def render_network(network: Network, views: tuple[InstanceView, ...] | None = None) -> dict[str, Any]:
     """`views`: the instances to look for in `Containers`; None leaves it empty (the list does)."""
-    ipam = [{"Subnet": network.subnet, "Gateway": network.gateway}] if network.subnet else []
-    options = {"com.docker.network.bridge.name": network.bridge} if network.bridge else {}
+    ipam = []
+    if network.subnet:
+        config: dict[str, Any] = {"Subnet": network.subnet}
+        if network.ip_range:
+            config["IPRange"] = network.ip_range
+        config["Gateway"] = network.gateway
+        if network.aux_addresses:
+            config["AuxiliaryAddresses"] = network.aux_addresses
+        ipam.append(config)
+    options = dict(network.options)
     if network.name == "bridge" and network.bridge:
         options |= {
+            BRIDGE_OPTION: network.bridge,
             "com.docker.network.bridge.default_bridge": "true",
-            "com.docker.network.bridge.enable_icc": "true",
-            "com.docker.network.bridge.enable_ip_masquerade": "true",
-            "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
-            "com.docker.network.driver.mtu": "1500",
+            ICC_OPTION: "true",
+            MASQUERADE_OPTION: "true",
+            HOST_IP_OPTION: "0.0.0.0",
+            MTU_OPTION: str(network.mtu),
         }
     containers = {
         view.instance.id: {
@@ -56,7 +72,7 @@ def render_network(network: Network, views: tuple[InstanceView, ...] | None = No
         "EnableIPv6": False,
         "IPAM": {"Driver": "default", "Options": None, "Config": ipam},
         "Internal": network.internal,
-        "Attachable": False,
+        "Attachable": network.attachable,
         "Ingress": False,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,

@@ -43,3 +43,13 @@ def _last_short(options: dict[str, click.Option], word: str) -> click.Option | N
         if option is None or not option.is_flag:
             return option if index == len(word) - 1 else None
     return None
+
+
+class Group(click.Group):
+    """Commands under a noun; their switches in docker's spelling."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, spelled_out(command, rest)

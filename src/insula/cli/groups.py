@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from insula.cli import copy, images, lifecycle, run, show
 from insula.cli import system as engine
 from insula.cli.connect import pass_client
-from insula.cli.flags import spelled_out
+from insula.cli.flags import Group
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import show_progress
+from insula.cli.prune import ask, prune
 from insula.cli.show import filters_of
-from insula.cli.table import human_size, print_rows
+from insula.cli.table import print_rows
 from insula.cli.values import parse_pairs
-from insula.client import Client
 
 _FILTER = click.option(
     "-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match."
 )
 YES = click.option("--force", "-f", is_flag=True, help="Do not ask.")
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Names or ids only.")
-
-
-class Group(click.Group):
-    """Commands under a noun; their switches in docker's spelling."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, command, spelled_out(command, rest)
 
 
 @click.group(cls=Group)
@@ -71,27 +59,6 @@ image.add_command(images.rmi, "rm")
 image.add_command(show.inspect, "inspect")
 
 
-def _prune(client: Client, what: str, filters: dict[str, list[str]]) -> None:
-    report: dict[str, Any] = client.request(
-        "POST", f"/{what}/prune", query={"filters": filters or None}
-    ).json()
-    for key, value in report.items():
-        if key != "SpaceReclaimed" and value:
-            print(f"Deleted {key.removesuffix('Deleted')}:")
-            for item in value:
-                print(
-                    item if isinstance(item, str) else "\n".join(f"{k.lower()}: {v}" for k, v in item.items())
-                )
-            print()
-    if "SpaceReclaimed" in report:
-        print(f"Total reclaimed space: {human_size(report['SpaceReclaimed'])}")
-
-
-def ask(question: str, force: bool) -> None:
-    if not force:
-        click.confirm(question, abort=True, err=True)
-
-
 @container.command(name="prune")
 @YES
 @click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
@@ -99,7 +66,7 @@ def ask(question: str, force: bool) -> None:
 def prune_containers(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
     """Remove all instances that do not run."""
     ask("Remove all stopped instances?", force)
-    _prune(pass_client(ctx), "containers", filters_of(filters))
+    prune(pass_client(ctx), "containers", filters_of(filters))
 
 
 @image.command(name="prune")
@@ -112,40 +79,7 @@ def prune_images(ctx: click.Context, everything: bool, force: bool, filters: tup
     ask("Remove all unused images?" if everything else "Remove all untagged images?", force)
     wanted = filters_of(filters)
     wanted["dangling"] = ["false" if everything else "true"]
-    _prune(pass_client(ctx), "images", wanted)
-
-
-@click.group(cls=Group)
-def network() -> None:
-    """Networks."""
-
-
-@network.command(name="ls")
-@_FILTER
-@_QUIET
-@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
-@click.pass_context
-def list_networks(ctx: click.Context, filters: tuple[str, ...], quiet: bool, template: str | None) -> None:
-    """List networks."""
-    rows = [
-        {"ID": n["Id"][:12], "Name": n["Name"], "Driver": n["Driver"], "Scope": n["Scope"]}
-        for n in pass_client(ctx).get("/networks", filters=filters_of(filters) or None)
-    ]
-    if quiet:
-        for row in rows:
-            print(row["ID"])
-        return
-    columns = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"}
-    print_rows(rows, columns, template=template)
-
-
-@network.command(name="inspect")
-@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
-@click.argument("name", nargs=-1, required=True)
-@click.pass_context
-def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | None) -> int:
-    """Everything about networks, as JSON."""
-    return show.inspect_all(pass_client(ctx), name, template, kind="network")
+    prune(pass_client(ctx), "images", wanted)
 
 
 @click.group(cls=Group)
@@ -213,7 +147,7 @@ def remove_volume(ctx: click.Context, name: tuple[str, ...], force: bool) -> int
 def prune_volumes(ctx: click.Context, everything: bool, force: bool) -> None:
     """Remove volumes that nothing uses."""
     ask("Remove all unused volumes?" if everything else "Remove all unused anonymous volumes?", force)
-    _prune(pass_client(ctx), "volumes", {"all": ["true"]} if everything else {})
+    prune(pass_client(ctx), "volumes", {"all": ["true"]} if everything else {})
 
 
 @click.group(cls=Group)
@@ -232,13 +166,14 @@ system.add_command(engine.events)
 @click.option("--volumes", is_flag=True, help="Anonymous volumes too.")
 @click.pass_context
 def prune_system(ctx: click.Context, everything: bool, force: bool, volumes: bool) -> None:
-    """Remove what nothing uses: stopped instances, images, volumes if asked."""
-    ask("Remove all stopped instances and unused images?", force)
+    """Remove what nothing uses: stopped instances, networks, images, volumes if asked."""
+    ask("Remove all stopped instances, unused networks and unused images?", force)
     client = pass_client(ctx)
-    _prune(client, "containers", {})
+    prune(client, "containers", {})
+    prune(client, "networks", {})
     if volumes:
-        _prune(client, "volumes", {})
-    _prune(client, "images", {"dangling": ["false" if everything else "true"]})
+        prune(client, "volumes", {})
+    prune(client, "images", {"dangling": ["false" if everything else "true"]})
 
 
 @click.group(cls=Group)

@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from insula.cli.connect import pass_client
-from insula.cli.groups import YES, Group, ask
+from insula.cli.flags import Group
+from insula.cli.groups import YES
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import show_progress
+from insula.cli.prune import ask
 from insula.cli.table import age_of, human_size, parse_time, print_rows
 
 _PATH = "/insula/v1/templates"

@@ -12,6 +12,7 @@ from insula.engine.signals import parse_signal
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.instance import InstanceSpec, RestartPolicy
 from insula.model.limits import Limits
+from insula.model.network import NetworkSpec
 
 LOG_DRIVERS = ("", "json-file", "local", "none")
 RESTART_POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
@@ -52,24 +53,44 @@ def check_spec(spec: InstanceSpec) -> None:
 
 def _check_network(spec: InstanceSpec) -> None:
     if spec.network_mode.startswith("container:"):
-        raise UnsupportedField(
-            "HostConfig.NetworkMode",
-            "the network of another instance cannot be joined yet",
-            hint="publish ports, or use the addresses on the default bridge",
-        )
+        _check_joined(spec)
     if spec.links:
         raise UnsupportedField(
             "HostConfig.Links", "links are not supported", hint="use addresses or --add-host"
         )
-    if spec.network_mode in ("", "default", "bridge"):
-        if spec.ipv4_address:
-            raise InvalidRequest("user specified IP address is supported on user defined networks only")
-        if spec.aliases:
-            raise InvalidRequest(
-                "network-scoped alias is supported only for containers in user defined networks"
-            )
+    for wanted in spec.networks or ():
+        check_on_default(wanted, wanted.name)
     if spec.network_mode == "host" and spec.mac_address:
         raise InvalidRequest("conflicting options: mac-address and the network mode")
+
+
+def _check_joined(spec: InstanceSpec) -> None:
+    """What belongs to the instance whose network it is (moby: daemon/runconfig's validateNetMode)."""
+    if not spec.network_mode.removeprefix("container:"):
+        raise InvalidRequest("Invalid network mode: invalid container format container:<name|id>")
+    conflicts = (
+        (spec.hostname, "hostname"),
+        (spec.mac_address, "mac-address"),
+        (spec.dns, "dns"),
+        (spec.extra_hosts, "custom host-to-IP mapping"),
+    )
+    for given, what in conflicts:
+        if given:
+            raise InvalidRequest(f"conflicting options: {what} and the network mode")
+    if spec.ports or spec.publish_all:
+        raise InvalidRequest("conflicting options: port publishing and the container type network mode")
+    if spec.exposed_ports:
+        raise InvalidRequest("conflicting options: port exposing and the container type network mode")
+
+
+def check_on_default(wanted: NetworkSpec, network: str) -> None:
+    """What the default bridge (`network` is its name) does not have.  Raises InvalidRequest."""
+    if network not in ("", "default", "bridge"):
+        return
+    if wanted.ipv4_address:
+        raise InvalidRequest("user specified IP address is supported on user defined networks only")
+    if wanted.aliases:
+        raise InvalidRequest("network-scoped alias is supported only for containers in user defined networks")
 
 
 def check_restart(policy: RestartPolicy, *, auto_remove: bool = False) -> None:

@@ -128,6 +128,7 @@ class Control:
                 self._instances.release(name, entry.id)
                 raise
             self._instances.release(old, entry.id)
+            self._kit.networks.rename(entry.id, old, name)
             self._instances.event(entry, "rename", oldName=f"/{old}")
 
     async def update(

@@ -232,11 +232,14 @@ def need_copier(kit: Kit, entry: Entry, ref: str) -> Copier:
 
 def spec_of_copy(spec: InstanceSpec) -> InstanceSpec:
     """What cannot be two instances' at once is left to chance: addresses, and ports of the host.  Pure."""
+    networks = spec.networks
+    if networks is not None:
+        networks = tuple(dataclasses.replace(one, mac_address="", ipv4_address="") for one in networks)
     return dataclasses.replace(
         spec,
         mac_address="",
-        ipv4_address="",
-        ports=tuple(dataclasses.replace(port, host_port=0) for port in spec.ports),
+        networks=networks,
+        ports=tuple(dataclasses.replace(port, host_port=0, host_port_end=0) for port in spec.ports),
     )
 
 

@@ -5,6 +5,7 @@ Nothing is left of a create that fails, nor of one that a crash has cut (see `re
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -28,13 +29,14 @@ from insula.engine.planner import (
 from insula.engine.preparation import Preparation, host_name
 from insula.engine.types import Created
 from insula.engine.volume_use import inherited_mounts
-from insula.errors import Unavailable
+from insula.errors import NoSuchNetwork, Unavailable
 from insula.model import codec
 from insula.model.ids import check_name, make_id
 from insula.model.image import Image
 from insula.model.instance import Instance, InstanceSpec, State
 from insula.model.isolation import root_kind
 from insula.model.mounts import Mount, MountKind, MountSpec
+from insula.model.network import NetworkSpec
 from insula.model.progress import no_progress
 from insula.model.root import DirectoryRoot, DiskRoot, RootKind
 from insula.system.files import disk_errors, remove_tree
@@ -60,6 +62,7 @@ class Creation:
     async def create(self, spec: InstanceSpec, name: str | None) -> Created:
         """Raises InvalidRequest, UnsupportedField, NoSuchImage, NameInUse, Unavailable, DiskFull."""
         kit = self._kit
+        spec = self._with_known_networks(spec)
         check_spec(spec)
         check_mounts(spec.mounts)
         image = kit.images.find(spec.image)
@@ -133,6 +136,20 @@ class Creation:
         self._instances.add(entry)
         self._instances.event(entry, "create")
         return Created(id=instance_id, warnings=make_warnings(spec))
+
+    def _with_known_networks(self, spec: InstanceSpec) -> InstanceSpec:
+        """By name, each once: a request may say NetworkMode by id and its endpoint by name.  One that does
+        not exist (yet) is an error at start, as in Docker."""
+        if spec.networks is None:
+            return spec
+        found: dict[str, NetworkSpec] = {}
+        for asked in spec.networks:
+            wanted = asked
+            with contextlib.suppress(NoSuchNetwork):
+                wanted = dataclasses.replace(asked, name=self._kit.networks.find(asked.name).name)
+            if wanted.name not in found or found[wanted.name] == NetworkSpec(name=wanted.name):
+                found[wanted.name] = wanted
+        return dataclasses.replace(spec, networks=tuple(found.values()))
 
     async def _make_sources(
         self, mounts: tuple[MountSpec, ...], undo: AsyncExitStack

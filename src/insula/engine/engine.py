@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from insula.engine.attach import ChainedStream, FilteredStream, LoggedStream, PendingStream
+from insula.engine.connections import Connections
 from insula.engine.contents import Contents
 from insula.engine.control import Control
 from insula.engine.copies import Copies
@@ -62,6 +63,7 @@ from insula.model.image import Image
 from insula.model.instance import ExitStatus, Instance, InstanceSpec, RestartPolicy
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.network import NetworkSpec
 from insula.model.progress import Progress
 from insula.model.reports import PruneFilters, PruneReport
 from insula.model.stream import Sample, Stream
@@ -111,7 +113,7 @@ class Engine:
         self._instances = Instances(store, events)
         self._mounting = Mounting(self._kit)
         self._execs = Execs(self._kit, self._instances)
-        self._preparation = Preparation(self._kit, self._mounting)
+        self._preparation = Preparation(self._kit, self._mounting, self._instances.find)
         self._creation = Creation(self._kit, self._instances, self._mounting, self._preparation)
         self._probing = Probing(self._instances, self._execs)
         self._lifecycle = Lifecycle(
@@ -122,6 +124,7 @@ class Engine:
             probing=self._probing,
             auto_remove=self._auto_remove,
         )
+        self._connections = Connections(self._kit, self._instances, self._preparation)
         self._control = Control(self._kit, self._instances, self._lifecycle, self._probing)
         self._removal = Removal(
             self._kit,
@@ -140,7 +143,15 @@ class Engine:
 
     async def start(self) -> None:
         """Recover what ran when the daemon last looked, then take requests."""
-        await Recovery(self._kit, self._instances, self._lifecycle, self._removal, self._mounting).recover()
+        recovery = Recovery(
+            self._kit,
+            self._instances,
+            self._lifecycle,
+            self._removal,
+            self._mounting,
+            connections=self._connections,
+        )
+        await recovery.recover()
 
     async def stop(self) -> None:
         """The daemon ends; instances go on."""
@@ -221,6 +232,14 @@ class Engine:
         """(id, snapshot) of a new instance that has it."""
         return await self._snapshots.import_(archive, new_name)
 
+    async def connect(self, ref: str, wanted: NetworkSpec) -> None:
+        """To one more network, now if it runs.  Raises NoSuchNetwork, Forbidden, InvalidRequest, Conflict."""
+        await self._connections.connect(self._instances.find(ref), ref, wanted)
+
+    async def disconnect(self, ref: str, network: str, *, force: bool = False) -> None:
+        """`force`: also from a network that does not exist any more."""
+        await self._connections.disconnect(self._instances.find(ref), ref, network, force=force)
+
     def wait(self, ref: str, condition: WaitCondition = WaitCondition.NOT_RUNNING) -> Awaitable[ExitStatus]:
         """Registered when this returns.  Raises NoSuchInstance at once."""
         return self._instances.wait(self._instances.find(ref), condition)
@@ -239,11 +258,10 @@ class Engine:
 
     def describe(self, ref: str) -> InstanceView:
         entry = self._instances.find(ref)
-        endpoint = self.networks.endpoint(entry.id)
         return make_view(
             entry,
             image=self._find_image(entry),
-            endpoints=(endpoint,) if endpoint is not None else (),
+            endpoints=self.networks.endpoints(entry.id),
             ports=self.networks.ports(entry.id),
             state_dir=self._kit.state_dir(entry.id),
             mountpoints={

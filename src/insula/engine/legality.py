@@ -30,6 +30,7 @@ class Action(enum.StrEnum):
     TOP = "top"
     FILES = "files"
     COPY = "copy"
+    CONNECT = "connect"
 
 
 Refusal = Callable[[Instance, str], InsulaError]
@@ -137,6 +138,7 @@ REFUSALS: dict[Action, dict[State, Refusal]] = {
         _P: _conflict("container {ref} is paused, unpause the container before you copy it"),
         _RS: _RESTARTING,
     },
+    Action.CONNECT: {_RM: _MARKED, _D: _MARKED},
 }
 
 

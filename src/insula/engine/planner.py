@@ -11,10 +11,11 @@ from insula.engine.merge import process_env
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.isolation.plan import Console, Device, LaunchPlan, Process, Security
 from insula.isolation.sizing import machine_for
+from insula.model.ids import short_id
 from insula.model.instance import InstanceSpec, MergedConfig
 from insula.model.isolation import root_kind
 from insula.model.mounts import EtcFile, Mount
-from insula.model.network import Endpoint, PortBinding
+from insula.model.network import Endpoint, NetworkSpec, PortBinding
 from insula.model.root import DirectoryRoot, DiskRoot, RootKind
 from insula.security.capabilities import finalize_capabilities
 from insula.security.paths import finalize_paths
@@ -29,19 +30,41 @@ class Places:
     log_path: str
 
 
+_JOIN = "container:"
+
+
 class Attachment(enum.Enum):
     BRIDGE = enum.auto()
     NONE = enum.auto()
     HOST = enum.auto()
+    JOIN = enum.auto()
+    """The network of another instance, and no other."""
 
 
 def attachment(spec: InstanceSpec) -> tuple[Attachment, str]:
-    """How it is to be on the network, and on which."""
+    """How it is to be on the network, and on which, or whose."""
+    if spec.network_mode.startswith(_JOIN):
+        return Attachment.JOIN, spec.network_mode.removeprefix(_JOIN)
     if spec.network_mode == "host":
         return Attachment.HOST, ""
     if spec.network_mode == "none":
         return Attachment.NONE, ""
     return Attachment.BRIDGE, "bridge" if spec.network_mode in ("", "default") else spec.network_mode
+
+
+def wanted_networks(spec: InstanceSpec) -> tuple[NetworkSpec, ...]:
+    """What it is to be on, in the order in which it is connected."""
+    how, network = attachment(spec)
+    if how is not Attachment.BRIDGE:
+        return ()
+    if spec.networks is None:
+        return (NetworkSpec(name=network, mac_address=spec.mac_address),)
+    return spec.networks
+
+
+def names_on(wanted: NetworkSpec, *, name: str, instance_id: str, hostname: str) -> tuple[str, ...]:
+    """What the others on a user-defined network find an instance by (inspect's DNSNames)."""
+    return tuple(dict.fromkeys((name, *wanted.aliases, short_id(instance_id), hostname)))
 
 
 def placeholder_root(spec: InstanceSpec) -> DirectoryRoot | DiskRoot:
@@ -182,6 +205,7 @@ def make_plan(
         endpoints=endpoints,
         host_network=attachment(spec)[0] is Attachment.HOST,
         netns=netns,
+        joins_network=attachment(spec)[0] is Attachment.JOIN,
         init=spec.init,
         cgroup_parent=spec.cgroup_parent,
         pid_mode=spec.pid_mode,

@@ -6,21 +6,37 @@ the undoings are idempotent and a step may be cut in its middle.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from insula.engine.instances import Entry
 from insula.engine.mounting import Mounting
 from insula.engine.operations import together
-from insula.engine.planner import Attachment, Places, attachment, decide_ports, decide_security, make_plan
-from insula.errors import Failure
+from insula.engine.planner import (
+    Attachment,
+    Places,
+    attachment,
+    decide_ports,
+    decide_security,
+    make_plan,
+    names_on,
+    wanted_networks,
+)
+from insula.errors import Conflict, Failure, InvalidRequest
 from insula.isolation.plan import LaunchPlan
 from insula.model.isolation import link_kind
 from insula.model.mounts import EtcFile, MountKind
-from insula.model.network import Endpoint, LinkKind
-from insula.network.names import finalize_hosts, finalize_resolv_conf, read_resolv_conf
+from insula.model.network import Endpoint, LinkKind, NetworkSpec
+from insula.network.names import (
+    finalize_hosts,
+    finalize_resolv_conf,
+    finalize_stub_resolv_conf,
+    read_resolv_conf,
+)
 from insula.security.seccomp import read_default_profile
 from insula.system.files import disk_errors
 from insula.volumes.checks import prepare_bind
@@ -32,8 +48,10 @@ _RESOLV_CONF = "/etc/resolv.conf"
 
 
 class Preparation:
-    def __init__(self, kit: Kit, mounting: Mounting) -> None:
+    def __init__(self, kit: Kit, mounting: Mounting, find: Callable[[str], Entry]) -> None:
+        """`find`: an instance by what a user calls it."""
         self._kit = kit
+        self._find = find
         self._mounting = mounting
         self._profile: str | None = None
 
@@ -65,20 +83,45 @@ class Preparation:
         (endpoints, netns), _ = await together(self._connect(entry, undo), self._hold_root(entry, undo))
         root = draft.directory or draft.disk
         assert root is not None
-        return make_plan(
+        config, host = entry.config, self._joined(entry)
+        if host is not None:
+            config = dataclasses.replace(config, hostname=host.hostname)
+        plan = make_plan(
             entry.id,
             spec,
-            entry.config,
+            config,
             settings=self._kit.settings,
             places=places,
             root=root,
             security=decide_security(spec, self.profile()),
             mounts=mounts,
-            etc_files=self._write_etc_files(entry, places.state_dir, endpoints),
+            # of an instance whose network is another's they are the other's own, and change with them
+            etc_files=self._not_covered(entry, host.etc_files)
+            if host is not None
+            else self._write_etc_files(entry, places.state_dir, endpoints),
             endpoints=endpoints,
             netns=netns,
             host_keys=draft.host_keys if not entry.record.started_ns else (),
         )
+        return dataclasses.replace(plan, host_network=True) if host and host.host_network else plan
+
+    def _joined(self, entry: Entry) -> LaunchPlan | None:
+        """The plan of the instance whose network it is to share, which must run.  Raises NoSuchInstance,
+        Conflict, InvalidRequest."""
+        how, ref = attachment(entry.record.spec)
+        if how is not Attachment.JOIN:
+            return None
+        other = self._find(ref)
+        if other is entry:
+            raise InvalidRequest("cannot join own network")
+        if not other.alive or other.plan is None:
+            raise Conflict(f"cannot join network of a non running container: {other.id}")
+        if link_kind(other.record.spec.isolation) is not LinkKind.VETH:
+            raise Conflict(
+                f"cannot join the network of {other.record.name}: it is inside of a virtual machine",
+                hint="put both on one network, where they find each other by name",
+            )
+        return other.plan
 
     async def _hold_root(self, entry: Entry, undo: AsyncExitStack) -> None:
         await self._mounting.hold(entry)
@@ -87,44 +130,72 @@ class Preparation:
     async def _connect(self, entry: Entry, undo: AsyncExitStack) -> tuple[tuple[Endpoint, ...], str]:
         """(endpoints, path of an empty namespace)."""
         spec, networks = entry.record.spec, self._kit.networks
-        how, network = attachment(spec)
+        how, _ = attachment(spec)
         kind = link_kind(spec.isolation)
         if how is Attachment.HOST:
             return (), ""
+        if (host := self._joined(entry)) is not None:
+            return (), networks.namespace(host.id) or host.netns
         undo.push_async_callback(networks.disconnect, entry.id)
-        if how is Attachment.NONE:
+        wanted = wanted_networks(spec)
+        if not wanted:
             # only what takes a namespace needs an empty one
             return (), (await networks.empty_namespace(entry.id) if kind is LinkKind.VETH else "")
-        endpoint = await networks.connect(
-            entry.id, network, kind, hostname=entry.config.hostname, mac=spec.mac_address
-        )
+        for each in wanted:
+            await self.connect(entry, each)
         if ports := decide_ports(spec, entry.config):
-            await networks.publish(entry.id, endpoint, ports, name=entry.record.name)
-        return (endpoint,), ""
+            await networks.publish(entry.id, ports, name=entry.record.name)
+        return networks.endpoints(entry.id), ""
+
+    async def connect(self, entry: Entry, wanted: NetworkSpec) -> Endpoint:
+        """A place on a network, as its spec wants it.  Raises what the network room does."""
+        record = entry.record
+        return await self._kit.networks.connect(
+            entry.id,
+            wanted.name,
+            link_kind(record.spec.isolation),
+            mac=wanted.mac_address,
+            address=wanted.ipv4_address,
+            names=names_on(wanted, name=record.name, instance_id=entry.id, hostname=entry.config.hostname),
+            dns=record.spec.dns or self._kit.settings.dns,
+        )
 
     def _write_etc_files(
         self, entry: Entry, state_dir: str, endpoints: tuple[Endpoint, ...]
     ) -> tuple[EtcFile, ...]:
         """hosts, hostname and resolv.conf, unless a mount covers them."""
+        files = self._decide_etc_files(entry, state_dir, endpoints)
+        with disk_errors(f"writing the files of instance {entry.id}"):
+            for each in files:
+                # in place and not synced: a bind mount holds the inode, and every start writes it anew
+                with open(each.host_path, "w", encoding="utf-8") as file:
+                    file.write(each.text)
+                os.chmod(each.host_path, 0o644)
+        return self._not_covered(entry, files)
+
+    def etc_files(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> tuple[EtcFile, ...]:
+        """What they are to say now, unless a mount covers them; written nowhere."""
+        state_dir = self._kit.state_dir(entry.id)
+        return self._not_covered(entry, self._decide_etc_files(entry, state_dir, endpoints))
+
+    def _not_covered(self, entry: Entry, files: tuple[EtcFile, ...]) -> tuple[EtcFile, ...]:
+        covered = {mount.target for mount in (entry.plan.mounts if entry.plan else ())}
+        return tuple(file for file in files if file.target not in covered)
+
+    def _decide_etc_files(
+        self, entry: Entry, state_dir: str, endpoints: tuple[Endpoint, ...]
+    ) -> tuple[EtcFile, ...]:
         spec, config = entry.record.spec, entry.config
         full = f"{config.hostname}.{spec.domainname}" if spec.domainname else config.hostname
         texts = {
             "/etc/hosts": self._hosts(entry, endpoints),
             "/etc/hostname": f"{config.hostname if not spec.domainname else full}\n",
-            _RESOLV_CONF: self._resolv_conf(entry),
+            _RESOLV_CONF: self._resolv_conf(entry, endpoints),
         }
-        covered = {mount.target for mount in (entry.plan.mounts if entry.plan else ())}
-        files = []
-        with disk_errors(f"writing the files of instance {entry.id}"):
-            for target, text in texts.items():
-                path = os.path.join(state_dir, os.path.basename(target))
-                # in place and not synced: a bind mount holds the inode, and every start writes it anew
-                with open(path, "w", encoding="utf-8") as file:
-                    file.write(text)
-                os.chmod(path, 0o644)
-                if target not in covered:
-                    files.append(EtcFile(target=target, text=text, host_path=path))
-        return tuple(files)
+        return tuple(
+            EtcFile(target=target, text=text, host_path=os.path.join(state_dir, os.path.basename(target)))
+            for target, text in texts.items()
+        )
 
     def _hosts(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
         spec = entry.record.spec
@@ -138,11 +209,13 @@ class Preparation:
             addresses,
             spec.extra_hosts,
             domainname=spec.domainname,
-            host_gateway=endpoints[0].gateway if endpoints else "",
+            host_gateway=next((e.gateway for e in endpoints if e.default_route), ""),
         )
 
-    def _resolv_conf(self, entry: Entry) -> str:
+    def _resolv_conf(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
         spec = entry.record.spec
+        if resolver := next((each.resolver for each in endpoints if each.resolver), ""):
+            return finalize_stub_resolv_conf(read_resolv_conf(), resolver, spec.dns_search, spec.dns_options)
         dns = spec.dns or self._kit.settings.dns
         if attachment(spec)[0] is Attachment.HOST and not (dns or spec.dns_search or spec.dns_options):
             return _read_host(_RESOLV_CONF)

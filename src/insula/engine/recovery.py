@@ -14,6 +14,7 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from insula.engine.connections import CONNECT, DISCONNECT, Connections
 from insula.engine.copies import CAPTURE_PREFIX
 from insula.engine.instances import Entry, Instances, Run
 from insula.engine.lifecycle import UNKNOWN_EXIT, Lifecycle
@@ -44,12 +45,15 @@ class Recovery:
         lifecycle: Lifecycle,
         removal: Removal,
         mounting: Mounting,
+        *,
+        connections: Connections,
     ) -> None:
         self._kit = kit
         self._instances = instances
         self._lifecycle = lifecycle
         self._removal = removal
         self._mounting = mounting
+        self._connections = connections
 
     async def recover(self) -> None:
         """Before any request is taken.  What one instance suffers does not keep the others away.  But when
@@ -131,6 +135,8 @@ class Recovery:
                 await self._removal.remove_volumes(codec.decode(operation.detail or "[]", list[str]))
             elif doomed.get(entry.id) is operation:
                 await self._removal.take_apart(entry, volumes=operation.kind == REMOVE_WITH_VOLUMES)
+            elif operation.kind in (CONNECT, DISCONNECT):
+                await self._connections.settle(entry, operation.detail)
         except (InsulaError, OSError) as error:
             log.error(
                 "instance %s: %s was cut and cannot be settled: %s",

@@ -26,6 +26,8 @@ from insula.model.files import Change, PathStat
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.mounts import EtcFile
+from insula.model.network import Endpoint
 from insula.model.progress import Progress
 from insula.model.stream import Sample, Stream
 from insula.model.template import TemplateView
@@ -163,6 +165,14 @@ class Backend(Protocol):
 
     async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
         """Change the limits of a running instance.  Warnings: what holds only from its next start on."""
+        ...
+
+    async def set_network(
+        self, instance_id: str, endpoints: Sequence[Endpoint], files: Sequence[EtcFile]
+    ) -> None:
+        """Let a running instance have these interfaces and no others, and these lines in its hosts and
+        resolv.conf (docs/decisions/0011).  Idempotent; undoes itself when it fails.  Interfaces in a
+        namespace of the host's are there, or gone, already.  Raises Conflict for one that cannot change."""
         ...
 
     def files(self, plan: LaunchPlan) -> AbstractAsyncContextManager[Files]:

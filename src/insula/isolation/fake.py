@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -23,6 +24,8 @@ from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.mounts import EtcFile
+from insula.model.network import Endpoint
 from insula.model.stream import NetworkSample, Sample
 
 
@@ -202,6 +205,12 @@ class FakeBackend:
     async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
         self._find(instance_id).limits = limits
         return ()
+
+    async def set_network(
+        self, instance_id: str, endpoints: Sequence[Endpoint], files: Sequence[EtcFile]
+    ) -> None:
+        instance = self._find(instance_id)
+        instance.plan = dataclasses.replace(instance.plan, endpoints=tuple(endpoints), etc_files=tuple(files))
 
     @contextlib.asynccontextmanager
     async def files(self, plan: LaunchPlan) -> AsyncIterator[Files]:

@@ -12,7 +12,7 @@ from insula.model.health import Health, HealthCheck
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.mounts import MountSpec
-from insula.model.network import PortBinding
+from insula.model.network import NetworkSpec, PortBinding
 
 
 class State(enum.StrEnum):
@@ -107,8 +107,8 @@ class InstanceSpec:
     dns_options: tuple[str, ...] = ()
     mac_address: str = ""
     links: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-    ipv4_address: str = ""
+    networks: tuple[NetworkSpec, ...] | None = None
+    """What it is on, that of `network_mode` first; None: that one alone.  `network connect` changes it."""
 
     auto_remove: bool = False
     restart: RestartPolicy = RestartPolicy()

@@ -5,6 +5,18 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+PREDEFINED = ("bridge", "host", "none")
+
+DEFAULT_MTU = 1500
+BRIDGE_OPTION = "com.docker.network.bridge.name"
+ICC_OPTION = "com.docker.network.bridge.enable_icc"
+MASQUERADE_OPTION = "com.docker.network.bridge.enable_ip_masquerade"
+HOST_IP_OPTION = "com.docker.network.bridge.host_binding_ipv4"
+MTU_OPTION = "com.docker.network.driver.mtu"
+
+_TRUE = ("1", "t", "T", "TRUE", "true", "True")
+_FALSE = ("0", "f", "F", "FALSE", "false", "False")
+
 
 class LinkKind(enum.StrEnum):
     """The host's end of an attachment: what a backend can plug into an instance."""
@@ -15,17 +27,39 @@ class LinkKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortBinding:
-    """`-p`: one published port.  `host_ip` "" is every address; `host_port` 0 is *pick one*."""
+    """`-p`: one published port.  `host_ip` "" is every address; `host_port` 0 is *pick one*, and with
+    `host_port_end` the first of this range that is free."""
 
     container_port: int
     protocol: str = "tcp"
     host_ip: str = ""
     host_port: int = 0
+    host_port_end: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRequest:
+    """`network create`.  `subnet`, `gateway`, `ip_range` "": chosen; `aux_addresses`: kept out, by name."""
+
+    name: str
+    driver: str = "bridge"
+    subnet: str = ""
+    gateway: str = ""
+    ip_range: str = ""
+    aux_addresses: dict[str, str] = field(default_factory=dict)
+    internal: bool = False
+    attachable: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A network as stored.  `driver` is bridge, host or null."""
+    """A network as stored.  `driver` is bridge, host or null.
+
+    `options` are those of the bridge driver, checked.  `chosen_subnet`: by the user, who may then choose
+    addresses in it, too.  `created`: RFC 3339.
+    """
 
     id: str
     name: str
@@ -36,6 +70,46 @@ class Network:
     internal: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    ip_range: str = ""
+    aux_addresses: dict[str, str] = field(default_factory=dict)
+    attachable: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+    chosen_subnet: bool = False
+
+    @property
+    def predefined(self) -> bool:
+        return self.name in PREDEFINED
+
+    @property
+    def mtu(self) -> int:
+        return int(self.options.get(MTU_OPTION, DEFAULT_MTU))
+
+    @property
+    def icc(self) -> bool:
+        """Instances reach each other."""
+        return is_true(self.options.get(ICC_OPTION, "true"))
+
+    @property
+    def masquerade(self) -> bool:
+        """The way out has the host's address."""
+        return is_true(self.options.get(MASQUERADE_OPTION, "true"))
+
+    @property
+    def host_ip(self) -> str:
+        """Where ports are published that name no address."""
+        return self.options.get(HOST_IP_OPTION, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """What an instance asks of one network.  `name` is as the user wrote it: name, id or prefix.
+    `driver_opts` are only kept and shown: the bridge driver knows none."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    ipv4_address: str = ""
+    mac_address: str = ""
+    driver_opts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +119,11 @@ class Endpoint:
     VETH: `netns` is the path of a network namespace that already holds the interface, with
     addresses and routes set.  TAP: `link` is the tap device in the host's namespace, already on the
     bridge; the guest sets address and routes from this record.
+
+    `gateway` is "" on an internal network.  `default_route`: of all of the instance's endpoints, this one
+    leads everywhere else.  `names` are those that the network's other instances find it by; `resolver` is
+    who answers them, "" on the default bridge, which has no names; `dns` are the servers that the instance
+    was given for all other names.
     """
 
     network_id: str
@@ -57,8 +136,21 @@ class Endpoint:
     prefix_len: int
     gateway: str
     netns: str = ""
-    mtu: int = 1500
+    mtu: int = DEFAULT_MTU
     address6: str = ""
     prefix_len6: int = 0
     gateway6: str = ""
     endpoint_id: str = ""
+    default_route: bool = True
+    names: tuple[str, ...] = ()
+    resolver: str = ""
+    dns: tuple[str, ...] = ()
+
+
+def is_true(text: str) -> bool:
+    """As Go's strconv.ParseBool, for what `is_bool` has let through."""
+    return text in _TRUE
+
+
+def is_bool(text: str) -> bool:
+    return text in _TRUE or text in _FALSE

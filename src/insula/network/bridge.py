@@ -7,6 +7,7 @@ import ipaddress
 import logging
 
 from insula.errors import Failure
+from insula.model.network import DEFAULT_MTU
 from insula.network.addresses import make_mac
 from insula.system import links
 from insula.system.netlink import Netlink, NetlinkError
@@ -14,19 +15,20 @@ from insula.system.netlink import Netlink, NetlinkError
 log = logging.getLogger(__name__)
 
 
-def make_bridge(route: Netlink, name: str, subnet: str, gateway: str, *, anew: bool) -> int:
+def make_bridge(
+    route: Netlink, name: str, subnet: str, gateway: str, *, anew: bool, mtu: int = DEFAULT_MTU, hint: str
+) -> int:
     """Make the bridge or find it as it was left; returns its index.  `anew`: nothing is plugged in, so one
-    that is there is replaced (its subnet may be another).  Raises Failure."""
+    that is there is replaced (its subnet may be another).  `hint`: what to do about a name or subnet that the
+    host uses otherwise.  Raises Failure."""
     network = ipaddress.IPv4Network(subnet)
     found = links.find_link(route, name)
     if found is not None and found.kind != "bridge":
-        raise Failure(
-            f"the host already has a link {name}, which is no bridge", hint="start with another --bridge"
-        )
+        raise Failure(f"the host already has a link {name}, which is no bridge", hint=hint)
     if found is not None and anew:
         links.delete_link(route, name)
         found = None
-    _check_overlap(route, network, found.index if found else 0)
+    _check_overlap(route, network, found.index if found else 0, hint)
     try:
         if found is None:
             route.send(links.bridge_message(name, make_mac(gateway)))
@@ -34,6 +36,8 @@ def make_bridge(route: Netlink, name: str, subnet: str, gateway: str, *, anew: b
             assert found is not None
         else:
             route.send(links.up_message(found.index))
+        if mtu != DEFAULT_MTU:  # set by hand it stays, else it follows the ports'
+            route.send(links.mtu_message(found.index, mtu))
         try:
             route.send(links.address_message(found.index, gateway, network.prefixlen))
         except NetlinkError as error:
@@ -55,13 +59,13 @@ def remove_bridge(route: Netlink, name: str) -> None:
     links.delete_link(route, name)
 
 
-def _check_overlap(route: Netlink, network: ipaddress.IPv4Network, own_index: int) -> None:
+def _check_overlap(route: Netlink, network: ipaddress.IPv4Network, own_index: int, hint: str) -> None:
     """A wider route of the host (a VPN's 172.16.0.0/12) loses to ours; one as narrow would be cut off."""
     for other, index in links.list_subnets(route):
         if index != own_index and other.subnet_of(network):
             raise Failure(
                 f"the subnet {network} is in use on this host: there is a route to {other}",
-                hint="start with another --subnet",
+                hint=hint,
             )
 
 

@@ -40,3 +40,12 @@ def find_network(catalog: Mapping[str, Network], ref: str) -> Network:
     if len(found) > 1:
         raise InvalidRequest(f"network {ref} is ambiguous ({len(found)} matches found based on ID prefix)")
     return found[0]
+
+
+def created_ns(network: Network) -> int:
+    """0 for one that does not say."""
+    try:
+        made = datetime.datetime.fromisoformat(network.created)
+    except ValueError:
+        return 0
+    return int(made.timestamp() * 1_000_000) * 1000

@@ -1,4 +1,4 @@
-"""nftables: one table of our own per bridge, and published ports as elements of its maps.  Synchronous.
+"""nftables: one table of our own per daemon, and published ports as elements of its maps.  Synchronous.
 
 `make_ruleset` and `make_element` are pure.  Nobody else's table is read or changed; that also means that
 a `forward` policy of drop in another table (Docker sets one) still drops what ours lets pass.
@@ -14,7 +14,8 @@ import errno
 import re
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from insula.errors import Failure
 from insula.model.network import PortBinding
@@ -47,9 +48,22 @@ def make_element(address: str, binding: PortBinding) -> Element:
     return Element(_AT_ADDRESS, socket.inet_aton(binding.host_ip) + key, value)
 
 
-def make_ruleset(bridge: str, subnet: str, publications: Iterable[Publication] = ()) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zone:
+    """One bridge, as the rules see it.  `resolver`: the port at `gateway` that port 53 leads to, or 0."""
+
+    bridge: str
+    subnet: str
+    gateway: str
+    internal: bool = False
+    icc: bool = True
+    masquerade: bool = True
+    resolver: int = 0
+
+
+def make_ruleset(table: str, zones: Sequence[Zone], publications: Iterable[Publication] = ()) -> str:
     """The whole table as `nft -f` takes it; replaces what is there in one transaction."""
-    table = f"inet {table_name(bridge)}"
+    table = f"inet {table}"
     anywhere: list[str] = []
     at_address: list[str] = []
     for address, binding in publications:
@@ -72,10 +86,11 @@ table {table} {{
   }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
-    iifname "{bridge}" ip daddr 127.0.0.0/8 drop comment "route_localnet is for the host alone"
+    {_each(zones, _guard)}
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
+    {_each(zones, _names)}
     dnat ip to ip daddr . meta l4proto . th dport map @{_AT_ADDRESS}
     fib daddr type local dnat ip to meta l4proto . th dport map @{_ANYWHERE}
   }}
@@ -86,18 +101,62 @@ table {table} {{
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    oifname "{bridge}" ct status dnat ip saddr {{ 127.0.0.0/8, {subnet} }} masquerade
-    oifname != "{bridge}" ip saddr {subnet} masquerade
+    {_each(zones, _sources)}
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
-    oifname "{bridge}" iifname "{bridge}" accept
-    oifname "{bridge}" ct state established,related accept
-    oifname "{bridge}" ct status dnat accept
-    oifname "{bridge}" drop comment "only published ports are reached from outside"
+    {_each([zone for zone in zones if zone.internal], _islands)}
+    {_each(zones, _passage)}
   }}
 }}
 """
+
+
+def _each(zones: Sequence[Zone], rules: Callable[[Zone], Sequence[str]]) -> str:
+    return "\n    ".join(rule for zone in zones for rule in rules(zone))
+
+
+def _guard(zone: Zone) -> Sequence[str]:
+    return (
+        f'iifname "{zone.bridge}" ip daddr 127.0.0.0/8 drop comment "route_localnet is for the host alone"',
+    )
+
+
+def _names(zone: Zone) -> Sequence[str]:
+    """Before published ports: who publishes port 53 must not become everybody's name server."""
+    if not zone.resolver:
+        return ()
+    at_gateway = f'iifname "{zone.bridge}" ip daddr {zone.gateway}'
+    return (
+        f"{at_gateway} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {zone.gateway}:{zone.resolver}",
+    )
+
+
+def _sources(zone: Zone) -> Sequence[str]:
+    hairpin = f'oifname "{zone.bridge}" ct status dnat ip saddr {{ 127.0.0.0/8, {zone.subnet} }} masquerade'
+    if zone.internal or not zone.masquerade:
+        return (hairpin,)
+    return hairpin, f'oifname != "{zone.bridge}" ip saddr {zone.subnet} masquerade'
+
+
+def _islands(zone: Zone) -> Sequence[str]:
+    """First of all: not even a published port of another network is reached from an internal one."""
+    internal = 'comment "an internal network leads nowhere"'
+    return (
+        f'iifname "{zone.bridge}" oifname != "{zone.bridge}" drop {internal}',
+        f'oifname "{zone.bridge}" iifname != "{zone.bridge}" drop {internal}',
+    )
+
+
+def _passage(zone: Zone) -> Sequence[str]:
+    """That networks do not reach each other follows: what comes in is an answer or was published."""
+    among = (f'oifname "{zone.bridge}" iifname "{zone.bridge}" accept',) if zone.icc else ()
+    return (
+        *among,
+        f'oifname "{zone.bridge}" ct state established,related accept',
+        f'oifname "{zone.bridge}" ct status dnat accept',
+        f'oifname "{zone.bridge}" drop comment "only published ports are reached from outside"',
+    )
 
 
 def _elements(items: Sequence[str]) -> str:
@@ -105,11 +164,10 @@ def _elements(items: Sequence[str]) -> str:
 
 
 class Firewall:
-    """The table of one bridge.  Every call is for the network namespace this was made in."""
+    """The table of one daemon, named after its default bridge.  Every call is for the network namespace this
+    was made in."""
 
-    def __init__(self, bridge: str, subnet: str) -> None:
-        self._bridge = bridge
-        self._subnet = subnet
+    def __init__(self, bridge: str) -> None:
         self._table = table_name(bridge)
         self._netfilter: Netlink | None = None
 
@@ -118,10 +176,10 @@ class Firewall:
             self._netfilter.close()
             self._netfilter = None
 
-    def install(self, publications: Iterable[Publication]) -> None:
+    def install(self, zones: Sequence[Zone], publications: Iterable[Publication]) -> None:
         """Write the whole table.  Raises ProgramMissing, ProgramFailed."""
         nft = need_program("nft")
-        run([nft, "-f", "-"], stdin=make_ruleset(self._bridge, self._subnet, publications).encode())
+        run([nft, "-f", "-"], stdin=make_ruleset(self._table, zones, publications).encode())
 
     def remove(self) -> None:
         table = f"inet {self._table}"

@@ -89,6 +89,28 @@ def finalize_resolv_conf(
     return "\n".join(lines) + "\n"
 
 
+def finalize_stub_resolv_conf(
+    host_text: str, resolver: str, search: Sequence[str] = (), options: Sequence[str] = ()
+) -> str:
+    """Of an instance on a user-defined network: `resolver` answers everything, single words first (Docker's
+    ndots:0)."""
+    host = _parse(host_text)
+    lines = [f"nameserver {resolver}"]
+    domains = list(search) or host["search"]
+    if domains and domains != ["."]:
+        lines.append("search " + " ".join(domains))
+    flags = list(options) or host["options"]
+    if not any(flag.startswith("ndots:") for flag in flags):
+        flags.append("ndots:0")
+    lines.append("options " + " ".join(flags))
+    return "\n".join(lines) + "\n"
+
+
+def parse_servers(text: str) -> tuple[str, ...]:
+    """Whom a resolv.conf names, loopback included: for who asks from the host's own network."""
+    return tuple(server for server in _parse(text)["nameserver"] if _is_address(server)) or FALLBACK_DNS
+
+
 def has_reachable_server(text: str) -> bool:
     return any(_reachable(server) for server in _parse(text)["nameserver"])
 
@@ -121,6 +143,14 @@ def _parse(text: str) -> dict[str, list[str]]:
         elif key == "options":
             found[key] = values
     return found
+
+
+def _is_address(server: str) -> bool:
+    try:
+        ipaddress.ip_address(server)
+    except ValueError:
+        return False
+    return True
 
 
 def _reachable(server: str) -> bool:

@@ -2,7 +2,8 @@
 
 Kernel work that may wait for other kernel work is done on one thread of this room's own; handing out a
 prepared slot and publishing ports are done in place, well under a millisecond.  Everything made for an
-instance is in the store before it is used, so that after a crash `start` and `recover` find it.
+instance is in the store before it is used, so that after a crash `start` and `recover` find it.  The networks
+themselves are `fabric`'s.
 """
 
 from __future__ import annotations
@@ -11,228 +12,320 @@ import asyncio
 import dataclasses
 import ipaddress
 import logging
-import socket
-from collections.abc import Sequence, Set
+from collections.abc import Awaitable, Callable, Sequence, Set
+from typing import TypeVar
 
-from insula.errors import Conflict, DiskFull, Failure, InsulaError, InvalidRequest
+from insula.errors import Conflict, DiskFull, Failure, Forbidden, InsulaError, InvalidRequest
 from insula.events import EventBus
 from insula.model.ids import make_id, short_id
-from insula.model.network import Endpoint, LinkKind, Network, PortBinding
+from insula.model.network import Endpoint, LinkKind, Network, NetworkRequest, PortBinding
+from insula.model.reports import PruneFilters, PruneReport
 from insula.network import leftovers, ports
-from insula.network.addresses import Addresses, make_mac
-from insula.network.catalog import find_network, make_catalog
-from insula.network.firewall import Firewall, Publication
-from insula.network.plumbing import Plumbing
-from insula.network.slots import INTERFACE, LINK_PREFIX, MTU, Slot
+from insula.network.addresses import make_mac
+from insula.network.fabric import Fabric
+from insula.network.segments import Member, Segment
+from insula.network.slots import INTERFACE, LINK_PREFIX, Slot
 from insula.store.store import Store
 from insula.system.files import disk_errors
 from insula.system.pool import Pool
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # 80 KiB of kernel memory each; a burst of twenty starts finds one for everybody
 _SLOTS = (20, 40)
 _EMPTY_NAMESPACES = (4, 20)
-
-
-@dataclasses.dataclass(slots=True)
-class _Attachment:
-    endpoint: Endpoint
-    ports: tuple[PortBinding, ...] = ()
-    held: list[socket.socket] = dataclasses.field(default_factory=list)
-
-    def publications(self) -> tuple[Publication, ...]:
-        return tuple((self.endpoint.address, binding) for binding in self.ports)
-
-    def let_go(self) -> None:
-        while self.held:
-            self.held.pop().close()
 
 
 class Networks:
     def __init__(self, store: Store, *, bridge: str, subnet: str, exec_root: str, events: EventBus) -> None:
         self._store = store
         self._events = events
-        self._bridge = bridge
-        self._network = ipaddress.IPv4Network(subnet)
-        self._gateway = str(self._network.network_address + 1)
         self._directory = f"{exec_root}/netns"
-        self._addresses = Addresses(subnet, reserved=[self._gateway])
-        self._firewall = Firewall(bridge, subnet)
-        self._plumbing = Plumbing(
-            self._firewall,
-            bridge=bridge,
-            network=self._network,
-            gateway=self._gateway,
-            directory=self._directory,
+        self._members: dict[str, Member] = {}
+        self._fabric = Fabric(
+            store, events, self._members, bridge=bridge, subnet=subnet, directory=self._directory
         )
-        room = max(self._addresses.capacity() // 4, 1)  # a small subnet is not all held back in slots
+        self._plumbing = self._fabric.plumbing
+        self._firewall = self._fabric.firewall
+        # a small subnet is not all held back in slots
+        room = max((ipaddress.IPv4Network(subnet).num_addresses - 3) // 4, 1)
         least, most = (min(bound, room) for bound in _SLOTS)
         self._slots = Pool(self._make_slot, self._drop_slot, least=least, most=most)
         least, most = _EMPTY_NAMESPACES
         self._namespaces = Pool(self._plumbing.make_namespace, self._plumbing.release, least=least, most=most)
-        self._attachments: dict[str, _Attachment] = {}
-        self._warnings: tuple[str, ...] = ()
-        self._stale: set[str] = set()
+        self._stale: set[tuple[str, str]] = set()
         self._empty: dict[str, str] = {}
-        self._catalog: dict[str, Network] = {}
-        self._installing = asyncio.Lock()
         self._installed = False
         self._stopped = False
 
     # life
 
     async def start(self) -> None:
-        """Make or find bridge and table, drop what a crash left unrecorded, prepare slots.  A host where
+        """Make or find bridges and table, drop what a crash left unrecorded, prepare slots.  A host where
         that fails gets a daemon all the same: the reason is logged, and told to whoever connects."""
-        self._catalog = make_catalog(self._store, bridge=self._bridge, subnet=str(self._network))
+        self._fabric.load()
         for instance_id, endpoint, published in self._store.endpoints():
-            self._addresses.reserve(endpoint.address)
-            self._attachments[instance_id] = _Attachment(endpoint, published)
+            segment = self._fabric.segment(endpoint.network_id)
+            if segment is not None:
+                segment.addresses.reserve(endpoint.address)
+            member = self._members.setdefault(instance_id, Member())
+            member.endpoints[endpoint.network_id] = endpoint
+            member.ports += published
         try:
             await self._install()
         except (InsulaError, OSError) as error:
             log.error("no networks for now: %s", error)
 
     async def stop(self) -> None:
-        """Instances keep their network.  With none attached, bridge and table go too.  Idempotent."""
+        """Instances keep their network.  With none attached, bridges and table go too.  Idempotent."""
         if self._stopped:
             return
         self._stopped = True
         self._plumbing.hurry()
+        await self._fabric.fall_silent()
         await self._slots.close()
         await self._namespaces.close()
         await self._plumbing.settled()
-        for attachment in self._attachments.values():
-            attachment.let_go()
-        if self._installed and not self._attachments:
-            await self._plumbing.tear_down(directory=not self._empty)
+        for member in self._members.values():
+            member.let_go()
+        if self._installed and not self._members:
+            await self._fabric.tear_down(directory=not self._empty)
         await self._plumbing.close()
         self._firewall.close()
 
     async def recover(self, live: Set[str]) -> None:
         """After `start`: instances in `live` keep their network (ports are held again, links plugged in
         again where the bridge was lost), all others lose it."""
-        for instance_id in [i for i in (*self._attachments, *self._empty) if i not in live]:
+        for instance_id in [i for i in (*self._members, *self._empty) if i not in live]:
             await self.disconnect(instance_id)
-        for instance_id, attachment in self._attachments.items():
-            for binding in attachment.ports:
+        for instance_id, member in self._members.items():
+            for binding in member.ports:
                 try:
-                    attachment.held.append(ports.hold(binding)[1])
+                    member.held.append(ports.hold(binding)[1])
                 except Failure as error:
                     log.warning("instance %s keeps its port, but: %s", short_id(instance_id), error)
         if self._installed:
-            endpoints = [each.endpoint for each in self._attachments.values()]
-            await self._plumbing.plug_in_again(endpoints)
+            endpoints = [each for member in self._members.values() for each in member.endpoints.values()]
+            await self._fabric.plug_in_again(endpoints)
+        self._fabric.update_names()
 
     # what there is
 
     def find(self, ref: str) -> Network:
         """By name, id or id prefix; `default` is the bridge.  Raises NoSuchNetwork, InvalidRequest."""
-        return find_network(self._catalog, ref)
+        return self._fabric.find(ref)
 
     def warnings(self) -> tuple[str, ...]:
         """What on this host keeps networks from working, for `docker info`."""
-        return self._warnings
+        return self._fabric.warnings()
 
     def list(self) -> tuple[Network, ...]:
-        return tuple(sorted(self._catalog.values(), key=lambda network: network.name))
+        return self._fabric.list()
 
-    def endpoint(self, instance_id: str) -> Endpoint | None:
-        attachment = self._attachments.get(instance_id)
-        return attachment.endpoint if attachment else None
+    def endpoints(self, instance_id: str) -> tuple[Endpoint, ...]:
+        """In the order in which it was connected."""
+        member = self._members.get(instance_id)
+        return member.shown() if member else ()
 
     def ports(self, instance_id: str) -> tuple[PortBinding, ...]:
         """Published, with the host's ports decided."""
-        attachment = self._attachments.get(instance_id)
-        return attachment.ports if attachment else ()
+        member = self._members.get(instance_id)
+        return member.ports if member else ()
+
+    def namespace(self, instance_id: str) -> str:
+        """Path of its network namespace; "" for one that has none of its own."""
+        member = self._members.get(instance_id)
+        return (member.netns if member else "") or self._empty.get(instance_id, "")
 
     def members(self, network_id: str) -> dict[str, Endpoint]:
         """By instance id."""
-        found = {i: each.endpoint for i, each in self._attachments.items()}
-        return {i: endpoint for i, endpoint in found.items() if endpoint.network_id == network_id}
+        return self._fabric.members(network_id)
 
-    # verbs
+    # networks
+
+    async def create(self, request: NetworkRequest) -> Network:
+        """Raises InvalidRequest, UnsupportedField, Forbidden, Conflict, NotFound, Unavailable, Failure."""
+        await self._install()
+        return await self._fabric.create(request)
+
+    async def remove(self, ref: str) -> None:
+        """Raises NoSuchNetwork, InvalidRequest, Forbidden for a predefined one or one that is in use."""
+        await self._fabric.remove(ref)
+
+    async def prune(self, filters: PruneFilters) -> PruneReport:
+        """Remove those of one's own that no running instance is on.  Names in the report, as Docker's."""
+        return await self._fabric.prune(filters)
+
+    # instances
 
     async def connect(
-        self, instance_id: str, network: str, kind: LinkKind, *, hostname: str = "", mac: str = ""
+        self,
+        instance_id: str,
+        network: str,
+        kind: LinkKind,
+        *,
+        mac: str = "",
+        address: str = "",
+        names: Sequence[str] = (),
+        dns: Sequence[str] = (),
     ) -> Endpoint:
-        """Give an instance its place on a network.  Raises NoSuchNetwork, InvalidRequest, Conflict, Failure.
+        """Give an instance a place on a network.  `names`: what others find it by, on a network that has
+        names; `dns`: whom its other questions go to.
 
-        `hostname` is for networks with name lookup; the default bridge has none, as in Docker.
+        Raises NoSuchNetwork, InvalidRequest, Forbidden, Failure.
         """
         target = self.find(network)
         if target.driver != "bridge":
             raise InvalidRequest(
                 f"network {target.name} has driver {target.driver}: nothing is connected to it"
             )
-        if instance_id in self._attachments:
-            raise Conflict(f"instance {short_id(instance_id)} is already connected to network {target.name}")
+        member = self._members.get(instance_id, Member())
+        if target.id in member.endpoints:
+            name = names[0] if names else short_id(instance_id)
+            raise Forbidden(f"endpoint with name {name} already exists in network {target.name}")
+        if address and not target.chosen_subnet:
+            raise InvalidRequest(
+                f"invalid config for network {target.name}: invalid endpoint settings:\n"
+                "user specified IP address is supported only when connecting to networks with user "
+                "configured subnets",
+                hint="create the network with --subnet",
+            )
         await self._install()
-        if kind is LinkKind.VETH:
-            slot = await (self._make_slot_for(mac) if mac else self._slots.take())
-        else:
-            address = self._addresses.take()
-            link = LINK_PREFIX + instance_id[:10]
-            slot = Slot(netns="", link=link, address=address, mac=mac or make_mac(address))
-        endpoint = Endpoint(
-            network_id=target.id,
-            network_name=target.name,
-            kind=kind,
-            link=slot.link,
-            interface=INTERFACE,
-            mac=slot.mac,
-            address=slot.address,
-            prefix_len=self._network.prefixlen,
-            gateway=self._gateway,
-            netns=slot.netns,
-            mtu=MTU,
-            endpoint_id=make_id(),
-        )
-        try:
-            for stale in list(self._stale):
-                self._forget(stale)
-            self._store.put_endpoint(instance_id, endpoint)
-            self._attachments[instance_id] = _Attachment(endpoint)
-            if kind is LinkKind.TAP:
-                await self._plumbing.make_tap(slot.link)
-        except BaseException:
-            self._release(endpoint)
-            self._forget(instance_id)
-            raise
+        with self._fabric.joining(target) as segment:
+            fresh = not member.netns and instance_id not in self._empty
+            made = await self._plug_in(segment, member, instance_id, kind, mac=mac, address=address)
+            endpoint = dataclasses.replace(
+                made,
+                names=tuple(dict.fromkeys(names)) if not target.predefined else (),
+                resolver=target.gateway if not target.predefined else "",
+                dns=tuple(dns),
+            )
+            try:
+                for stale in list(self._stale):
+                    self._forget(*stale)
+                before = member.gateway()
+                member.endpoints[target.id] = endpoint
+                self._members[instance_id] = member
+                try:
+                    self._store.put_endpoint(instance_id, endpoint)
+                    if kind is LinkKind.TAP:
+                        await self._plumbing.make_tap(endpoint.link, segment.seat)
+                    await self._follow_gateway(instance_id, member, before, fresh=fresh)
+                except BaseException:
+                    del member.endpoints[target.id]
+                    if not member.endpoints:
+                        del self._members[instance_id]
+                    raise
+            except BaseException:
+                self._release(endpoint, alone=not fresh)
+                self._forget(instance_id, target.id)
+                raise
+        self._fabric.update_names()
         self._events.publish(
             "network", "connect", target.id, container=instance_id, name=target.name, type=target.driver
         )
-        return endpoint
+        return next(e for e in member.shown() if e.network_id == target.id)
+
+    async def _plug_in(
+        self, segment: Segment, member: Member, instance_id: str, kind: LinkKind, *, mac: str, address: str
+    ) -> Endpoint:
+        """Make the link; of a tap only what it is to be."""
+        network = segment.network
+        netns = self.namespace(instance_id) if kind is LinkKind.VETH else ""
+        interface = member.free_interface()
+        if kind is LinkKind.TAP:
+            given = self._take_address(segment, address)
+            link = LINK_PREFIX + (instance_id[:10] if not member.endpoints else make_id()[:10])
+            slot = Slot(netns="", link=link, address=given, mac=mac or make_mac(given))
+        elif netns:
+            given = self._take_address(segment, address)
+            slot = Slot(
+                netns=netns, link=LINK_PREFIX + make_id()[:10], address=given, mac=mac or make_mac(given)
+            )
+            await self._made(
+                self._add_interface(segment, slot, interface),
+                lambda made: self._drop(segment, made, alone=True),
+            )
+        elif network.predefined and not mac:
+            slot = await self._slots.take()
+        else:
+            making = self._make_slot_on(segment, mac=mac, address=address)
+            slot = await self._made(making, lambda slot: self._drop(segment, slot))
+        return Endpoint(
+            network_id=network.id,
+            network_name=network.name,
+            kind=kind,
+            link=slot.link,
+            interface=interface if netns or kind is LinkKind.TAP else INTERFACE,
+            mac=slot.mac,
+            address=slot.address,
+            prefix_len=segment.prefix_len,
+            gateway="" if network.internal else network.gateway,
+            netns=slot.netns,
+            mtu=network.mtu,
+            endpoint_id=make_id(),
+        )
+
+    def _take_address(self, segment: Segment, chosen: str) -> str:
+        return segment.addresses.take_chosen(chosen) if chosen else segment.addresses.take()
+
+    async def _follow_gateway(
+        self, instance_id: str, member: Member, before: Endpoint | None, *, fresh: bool = False
+    ) -> None:
+        """Default route and published ports go with the endpoint that leads out.  `fresh`: it is in a new
+        namespace, which has its route.  A VM's route is set by its backend."""
+        now = member.gateway()
+        if now is before:
+            return
+        netns = self.namespace(instance_id)
+        if netns and not fresh:
+            await self._plumbing.set_default_route(netns, now.gateway if now else "")
+        if member.ports:
+            gone = [(before.address, binding) for binding in member.ports] if before else []
+            if not self._firewall.change(add=member.publications(), delete=gone):
+                await self._fabric.write_rules()
+        for endpoint in member.endpoints.values():
+            self._store.put_endpoint(instance_id, endpoint, member.ports_at(endpoint.network_id))
 
     async def empty_namespace(self, instance_id: str) -> str:
         """Path of a network namespace with loopback only (`--network none`).  Raises Failure."""
         await self._install()
         path = await self._namespaces.take()
         try:
-            with disk_errors(f"noting the namespace of {short_id(instance_id)}"):
-                leftovers.own(self._directory, instance_id, path)
+            self._own(instance_id, path)
         except BaseException:
             self._plumbing.release(path)
             raise
-        self._empty[instance_id] = path
         return path
 
+    def _own(self, instance_id: str, path: str) -> None:
+        with disk_errors(f"noting the namespace of {short_id(instance_id)}"):
+            leftovers.own(self._directory, instance_id, path)
+        self._empty[instance_id] = path
+
     async def publish(
-        self, instance_id: str, endpoint: Endpoint, bindings: Sequence[PortBinding], *, name: str = ""
+        self, instance_id: str, bindings: Sequence[PortBinding], *, name: str = ""
     ) -> tuple[PortBinding, ...]:
-        """Let host ports lead to the instance, all of them or none; returns them with ports decided.
+        """Let host ports lead to the instance, all of them or none; returns them with ports decided.  None
+        for one that is on internal networks only, as in Docker.
 
         `name` is the instance's, for the message.  Raises Failure (port taken), InvalidRequest,
         UnsupportedField (IPv6, sctp).
         """
         if not bindings:
             return ()
-        attachment = self._attachments.get(instance_id)
-        if attachment is None:
+        member = self._members.get(instance_id)
+        if member is None:
             raise Conflict(f"instance {short_id(instance_id)} is connected to no network")
+        endpoint = member.gateway()
+        if endpoint is None:
+            return ()
+        host_ip = self.find(endpoint.network_id).host_ip
+        asked = [b if b.host_ip else dataclasses.replace(b, host_ip=host_ip) for b in bindings]
         try:
-            held = ports.hold_all(bindings)
+            held = ports.hold_all(asked)
         except Failure as error:
             raise Failure(
                 "driver failed programming external connectivity on endpoint "
@@ -240,20 +333,20 @@ class Networks:
                 hint=error.hint,
             ) from error
         decided = tuple(binding for binding, _ in held)
-        before = attachment.ports
-        attachment.ports = before + decided
+        before = member.ports
+        member.ports = before + decided
         try:
             added = [(endpoint.address, binding) for binding in decided]
             if not self._firewall.change(add=added):
-                await self._plumbing.install_rules(self._publications())
-            self._store.put_endpoint(instance_id, endpoint, attachment.ports)
+                await self._fabric.write_rules()
+            self._store.put_endpoint(instance_id, endpoint, member.ports)
         except BaseException:
-            attachment.ports = before
+            member.ports = before
             self._firewall.change(delete=[(endpoint.address, binding) for binding in decided])
             for _, taken in held:
                 taken.close()
             raise
-        attachment.held += [taken for _, taken in held]
+        member.held += [taken for _, taken in held]
         if udp := {b.host_port for b in decided if b.protocol == "udp"}:
             # flows seen before, which would go on to the host itself
             await self._plumbing.forget_udp(
@@ -262,25 +355,68 @@ class Networks:
         return decided
 
     async def disconnect(self, instance_id: str) -> None:
-        """Take everything back: ports now, namespace and link soon after.  Idempotent."""
+        """Take everything back: ports now, namespace and links soon after.  Idempotent."""
         if path := self._empty.pop(instance_id, None):
             leftovers.disown(self._directory, instance_id)
-            self._plumbing.release(path)
-        attachment = self._attachments.get(instance_id)
-        if attachment is None:
+        member = self._members.get(instance_id)
+        if member is None:
+            if path:
+                self._plumbing.release(path)
             return
         self._forget(instance_id)
-        if (
-            attachment.ports
-            and self._installed
-            and not self._firewall.change(delete=attachment.publications())
-        ):
-            await self._plumbing.install_rules(self._publications())
-        attachment.let_go()
-        endpoint = attachment.endpoint
-        if any(binding.protocol == "udp" for binding in attachment.ports):
-            await self._plumbing.forget_udp(lambda flow: flow.answers_from == endpoint.address)
-        self._release(endpoint)
+        publications = member.publications()
+        del self._members[instance_id]
+        if publications and self._installed and not self._firewall.change(delete=publications):
+            await self._fabric.write_rules()
+        member.let_go()
+        if any(binding.protocol == "udp" for binding in member.ports):
+            addresses = {endpoint.address for endpoint in member.endpoints.values()}
+            await self._plumbing.forget_udp(lambda flow: flow.answers_from in addresses)
+        if path:
+            self._plumbing.release(path)
+        for endpoint in member.endpoints.values():
+            self._release(endpoint)
+            self._tell_disconnect(instance_id, endpoint)
+        self._fabric.update_names()
+
+    async def leave(self, instance_id: str, network_id: str) -> None:
+        """Take back one place of an instance that runs on; a VM has let go of its link.  Idempotent."""
+        member = self._members.get(instance_id)
+        endpoint = member.endpoints.get(network_id) if member else None
+        if member is None or endpoint is None:
+            return
+        if endpoint.netns and len(member.endpoints) == 1 and instance_id not in self._empty:
+            self._own(instance_id, endpoint.netns)  # the namespace is the instance's until its end
+        before = member.gateway()
+        publications = member.publications()
+        del member.endpoints[network_id]
+        self._forget(instance_id, network_id)
+        if member.gateway() is None and publications:
+            member.let_go()
+            member.ports = ()
+            if not self._firewall.change(delete=publications):
+                await self._fabric.write_rules()
+        self._release(endpoint, alone=True)
+        await self._follow_gateway(instance_id, member, before)
+        if not member.endpoints:
+            del self._members[instance_id]
+        self._fabric.update_names()
+        self._tell_disconnect(instance_id, endpoint)
+
+    def rename(self, instance_id: str, old: str, new: str) -> None:
+        """Others find it by its new name from now on."""
+        member = self._members.get(instance_id)
+        if member is None:
+            return
+        for network_id, endpoint in member.endpoints.items():
+            names = tuple(dict.fromkeys(new if name == old else name for name in endpoint.names))
+            member.endpoints[network_id] = dataclasses.replace(endpoint, names=names)
+            self._store.put_endpoint(instance_id, member.endpoints[network_id], member.ports_at(network_id))
+        self._fabric.update_names()
+
+    # inside
+
+    def _tell_disconnect(self, instance_id: str, endpoint: Endpoint) -> None:
         self._events.publish(
             "network",
             "disconnect",
@@ -290,62 +426,78 @@ class Networks:
             type="bridge",
         )
 
-    # inside
-
-    def _forget(self, instance_id: str) -> None:
+    def _forget(self, instance_id: str, network_id: str = "") -> None:
         """Also on a full disk, where the record is dropped later: removing things must work there."""
-        self._attachments.pop(instance_id, None)
         try:
-            self._store.delete_endpoints(instance_id)
-            self._stale.discard(instance_id)
+            self._store.delete_endpoints(instance_id, network_id)
+            self._stale.discard((instance_id, network_id))
         except DiskFull as error:
             log.warning("the endpoint of %s stays recorded for now: %s", short_id(instance_id), error)
-            self._stale.add(instance_id)
-
-    def _publications(self) -> tuple[Publication, ...]:
-        return tuple(p for each in self._attachments.values() for p in each.publications())
+            self._stale.add((instance_id, network_id))
 
     async def _install(self) -> None:
         """Once per daemon, or again with the next request if it failed."""
         if self._installed:
             return
-        async with self._installing:
+        async with self._fabric.changing:
             if not self._installed:
-                endpoints = [each.endpoint for each in self._attachments.values()]
-                if problem := await self._plumbing.set_up(endpoints, self._publications()):
-                    log.warning("%s", problem)
-                    self._warnings = (problem,)
+                await self._fabric.set_up()
                 self._empty.update(await self._plumbing.find_owned())
                 self._installed = True
                 self._slots.start()
                 self._namespaces.start()
 
-    async def _make_slot(self, mac: str = "") -> Slot:
-        address = self._addresses.take()
+    async def _make_slot(self) -> Slot:
+        """For the default network's pool."""
+        return await self._make_slot_on(self._fabric.default())
+
+    async def _make_slot_on(self, segment: Segment, *, mac: str = "", address: str = "") -> Slot:
+        network = segment.network
+        given = segment.addresses.take_chosen(address) if address else segment.addresses.take()
         try:
-            return await self._plumbing.make_slot(address, mac or make_mac(address))
+            return await self._plumbing.make_slot(
+                segment.seat,
+                given,
+                segment.prefix_len,
+                "" if network.internal else network.gateway,
+                mac or make_mac(given),
+            )
         except InsulaError:
-            self._addresses.give_back(address)
+            segment.addresses.give_back(given)
             raise
 
-    async def _make_slot_for(self, mac: str) -> Slot:
-        """One that is in no pool."""
-        making = asyncio.ensure_future(self._make_slot(mac))
+    async def _add_interface(self, segment: Segment, slot: Slot, interface: str) -> Slot:
         try:
-            return await asyncio.shield(making)
-        except asyncio.CancelledError:  # whoever asked went away
-            making.add_done_callback(self._drop_made)
+            await self._plumbing.add_interface(segment.seat, slot, interface, segment.prefix_len)
+        except InsulaError:
+            segment.addresses.give_back(slot.address)
             raise
+        return slot
 
-    def _drop_made(self, making: asyncio.Future[Slot]) -> None:
-        if not making.cancelled() and making.exception() is None:
-            self._drop_slot(making.result())
+    async def _made(self, making: Awaitable[T], drop: Callable[[T], None]) -> T:
+        """Should whoever asked go away meanwhile, it is dropped once it is made."""
+        task = asyncio.ensure_future(making)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(
+                lambda done: drop(done.result()) if not done.cancelled() and not done.exception() else None
+            )
+            raise
 
     def _drop_slot(self, slot: Slot) -> None:
-        self._plumbing.release(slot.netns, slot.link, lambda: self._addresses.give_back(slot.address))
+        self._drop(self._fabric.default(), slot)
 
-    def _release(self, endpoint: Endpoint) -> None:
-        """Its address rests until the link is gone."""
+    def _drop(self, segment: Segment, slot: Slot, *, alone: bool = False) -> None:
+        """`alone`: its namespace stays.  Its address rests until the link is gone."""
         self._plumbing.release(
-            endpoint.netns, endpoint.link, lambda: self._addresses.give_back(endpoint.address)
+            "" if alone else slot.netns, slot.link, lambda: segment.addresses.give_back(slot.address)
         )
+
+    def _release(self, endpoint: Endpoint, *, alone: bool = False) -> None:
+        segment = self._fabric.segment(endpoint.network_id)
+        slot = Slot(netns=endpoint.netns, link=endpoint.link, address=endpoint.address, mac=endpoint.mac)
+        if segment is not None:
+            self._drop(segment, slot, alone=alone)
+        else:  # its network is gone from the store
+            self._plumbing.release("" if alone else slot.netns, slot.link)

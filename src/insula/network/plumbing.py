@@ -10,17 +10,18 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from insula.errors import InsulaError
 from insula.model.network import Endpoint
 from insula.network import leftovers
 from insula.network.bridge import make_bridge, remove_bridge
-from insula.network.firewall import Firewall, Publication
+from insula.network.firewall import Firewall, Publication, Zone
 from insula.network.neighbours import find_forward_drop
-from insula.network.slots import Slot, SlotMaker
+from insula.network.slots import Seat, Slot, SlotMaker
 from insula.system import links, namespaces
 from insula.system.conntrack import Flow, forget_udp
 
@@ -33,46 +34,78 @@ T = TypeVar("T")
 _PATIENCE_S = (0.1, 0.2, 0.4, 0.8)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeOrder:
+    """A bridge to make, or to find as it was left.  `anew`: nothing is plugged in."""
+
+    name: str
+    subnet: str
+    gateway: str
+    mtu: int
+    anew: bool
+    hint: str
+
+
 class Plumbing:
-    def __init__(
-        self, firewall: Firewall, *, bridge: str, network: ipaddress.IPv4Network, gateway: str, directory: str
-    ) -> None:
+    def __init__(self, firewall: Firewall, *, directory: str) -> None:
         self._firewall = firewall
-        self._bridge = bridge
-        self._network = network
-        self._gateway = gateway
         self._directory = directory
         self._maker = SlotMaker(directory)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._stopping = asyncio.Event()
         self._releases: set[asyncio.Task[None]] = set()
 
-    async def set_up(self, endpoints: Sequence[Endpoint], publications: Sequence[Publication]) -> str:
-        """Bridge and rule set, without what nobody has any more; returns a warning or "".
+    async def set_up(self, netns: Set[str]) -> None:
+        """The directory of namespaces, without those that nobody has any more; `netns` are had.
 
-        Raises Failure, Unavailable, ProgramMissing, ProgramFailed.
+        Raises Failure, Unavailable.
         """
-        return await self.do(self._set_up, endpoints, publications)
+        await self.do(self._set_up, netns)
 
-    def _set_up(self, endpoints: Sequence[Endpoint], publications: Sequence[Publication]) -> str:
+    def _set_up(self, netns: Set[str]) -> None:
         namespaces.share_directory(self._directory)
-        route = self._maker.open()
-        kept = {endpoint.netns for endpoint in endpoints}
-        kept.update(leftovers.find_owned(self._directory).values())
-        leftovers.drop_unknown(route, self._directory, kept)
-        self._maker.bridge_index = make_bridge(
-            route, self._bridge, str(self._network), self._gateway, anew=not endpoints
+        kept = {*netns, *leftovers.find_owned(self._directory).values()}
+        leftovers.drop_unknown(self._maker.open(), self._directory, kept)
+
+    async def make_bridge(self, order: BridgeOrder) -> int:
+        """Its index.  Raises Failure."""
+        return await self.do(self._make_bridge, order)
+
+    def _make_bridge(self, order: BridgeOrder) -> int:
+        return make_bridge(
+            self._maker.open(),
+            order.name,
+            order.subnet,
+            order.gateway,
+            anew=order.anew,
+            mtu=order.mtu,
+            hint=order.hint,
         )
-        self._firewall.install(publications)
-        return find_forward_drop(self._bridge)
 
-    async def tear_down(self, *, directory: bool) -> None:
+    async def remove_bridge(self, name: str) -> None:
+        await self.do(lambda: remove_bridge(self._maker.open(), name))
+
+    async def look_around(self) -> tuple[tuple[ipaddress.IPv4Network, ...], tuple[str, ...]]:
+        """What the host has routes to, and the names of its links."""
+        return await self.do(self._look_around)
+
+    def _look_around(self) -> tuple[tuple[ipaddress.IPv4Network, ...], tuple[str, ...]]:
+        route = self._maker.open()
+        subnets = tuple(subnet for subnet, _ in links.list_subnets(route))
+        return subnets, tuple(link.name for link in links.list_links(route))
+
+    async def find_problem(self, bridge: str) -> str:
+        """A firewall of the host's that is in the way, with the remedy, or ""."""
+        return await self.do(find_forward_drop, bridge)
+
+    async def tear_down(self, bridges: Sequence[str], *, directory: bool) -> None:
         """The reverse, once nothing is attached; `directory`: nor any namespace kept."""
-        await self.do(self._tear_down, directory)
+        await self.do(self._tear_down, bridges, directory)
 
-    def _tear_down(self, directory: bool) -> None:
+    def _tear_down(self, bridges: Sequence[str], directory: bool) -> None:
         self._firewall.remove()
-        remove_bridge(self._maker.open(), self._bridge)
+        for bridge in bridges:
+            remove_bridge(self._maker.open(), bridge)
         if directory:
             namespaces.unshare_directory(self._directory)
 
@@ -99,17 +132,23 @@ class Plumbing:
         """Namespaces without a network, by instance id."""
         return await self.do(leftovers.find_owned, self._directory)
 
-    async def make_slot(self, address: str, mac: str) -> Slot:
-        return await self.do(self._maker.make, address, self._network.prefixlen, self._gateway, mac)
+    async def make_slot(self, seat: Seat, address: str, prefix_len: int, gateway: str, mac: str) -> Slot:
+        return await self.do(self._maker.make, seat, address, prefix_len, gateway, mac)
+
+    async def add_interface(self, seat: Seat, slot: Slot, interface: str, prefix_len: int) -> None:
+        await self.do(self._maker.add, seat, slot, interface, prefix_len)
+
+    async def set_default_route(self, netns: str, gateway: str) -> None:
+        await self.do(self._maker.set_default_route, netns, gateway)
 
     async def make_namespace(self) -> str:
         return await self.do(self._maker.make_empty)
 
-    async def make_tap(self, name: str) -> None:
-        await self.do(self._maker.make_tap, name)
+    async def make_tap(self, name: str, seat: Seat) -> None:
+        await self.do(self._maker.make_tap, name, seat)
 
-    async def install_rules(self, publications: Iterable[Publication]) -> None:
-        await self.do(self._firewall.install, tuple(publications))
+    async def install_rules(self, zones: Sequence[Zone], publications: Iterable[Publication]) -> None:
+        await self.do(self._firewall.install, zones, tuple(publications))
 
     async def forget_udp(self, wanted: Callable[[Flow], bool]) -> None:
         try:
@@ -117,19 +156,21 @@ class Plumbing:
         except OSError as error:  # no ctnetlink: flows end by themselves after 30 to 120 s without traffic
             log.warning("cannot drop tracked UDP flows: %s", error)
 
-    async def plug_in_again(self, endpoints: Sequence[Endpoint]) -> None:
+    async def plug_in_again(self, endpoints: Sequence[tuple[Endpoint, Seat]], bridges: Set[int]) -> None:
         """Links that lost their bridge; taps that lost their endpoint are deleted."""
-        await self.do(self._plug_in_again, endpoints)
+        await self.do(self._plug_in_again, endpoints, bridges)
 
-    def _plug_in_again(self, endpoints: Sequence[Endpoint]) -> None:
+    def _plug_in_again(self, endpoints: Sequence[tuple[Endpoint, Seat]], bridges: Set[int]) -> None:
         route = self._maker.open()
-        for endpoint in endpoints:
+        for endpoint, seat in endpoints:
             found = links.find_link(route, endpoint.link)
             if found is None:
                 log.error("%s (%s) is gone: its instance has no network", endpoint.link, endpoint.address)
-            elif found.master != self._maker.bridge_index or not found.up:
-                route.send(*links.port_messages(endpoint.link, self._maker.bridge_index))
-        leftovers.drop_taps(route, self._maker.bridge_index, {endpoint.link for endpoint in endpoints})
+            elif seat.bridge_index and (found.master != seat.bridge_index or not found.up):
+                route.send(*links.port_messages(endpoint.link, seat.bridge_index, isolated=seat.isolated))
+        known = {endpoint.link for endpoint, _ in endpoints}
+        for index in bridges:
+            leftovers.drop_taps(route, index, known)
 
     def release(self, netns: str, link: str = "", gone: Callable[[], None] | None = None) -> None:
         """Let a namespace, or a tap, go in the background; `gone` is called when its link is no more."""

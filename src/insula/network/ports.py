@@ -31,7 +31,8 @@ def check_binding(binding: PortBinding) -> None:
         raise UnsupportedField(
             "PortBindings", f"protocol {binding.protocol!r} cannot be published, only tcp and udp"
         )
-    if not 0 < binding.container_port < 65536 or not 0 <= binding.host_port < 65536:
+    end = binding.host_port_end or binding.host_port
+    if not 0 < binding.container_port < 65536 or not 0 <= binding.host_port <= end < 65536:
         raise InvalidRequest(f"invalid port: {binding.host_port}:{binding.container_port}/{binding.protocol}")
     if binding.host_ip in ANY_ADDRESS:
         return
@@ -46,6 +47,8 @@ def check_binding(binding: PortBinding) -> None:
 def hold(binding: PortBinding) -> tuple[PortBinding, socket.socket]:
     """Take the port; returns the binding with its port decided.  Raises Failure in Docker's words."""
     check_binding(binding)
+    if binding.host_port_end:
+        return _hold_one_of(binding)
     picks = _PICKS if binding.host_port == 0 else 1
     for attempt in range(picks):
         taken: socket.socket | None = None
@@ -62,6 +65,16 @@ def hold(binding: PortBinding) -> tuple[PortBinding, socket.socket]:
             raise _refusal(binding, error) from error
         return dataclasses.replace(binding, host_port=taken.getsockname()[1]), taken
     raise AssertionError("unreachable")
+
+
+def _hold_one_of(binding: PortBinding) -> tuple[PortBinding, socket.socket]:
+    for port in range(binding.host_port, binding.host_port_end + 1):
+        try:
+            return hold(dataclasses.replace(binding, host_port=port, host_port_end=0))
+        except Failure:
+            continue
+    span = f"{binding.host_ip or '0.0.0.0'}:{binding.host_port}-{binding.host_port_end}"
+    raise Failure(f"Bind for {span} failed: all ports are allocated")
 
 
 def hold_all(bindings: Sequence[PortBinding]) -> list[tuple[PortBinding, socket.socket]]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from insula.errors import Failure
+from insula.model.network import DEFAULT_MTU
 from insula.system import links, namespaces
 from insula.system.files import disk_errors
 from insula.system.netlink import Netlink
@@ -21,7 +22,6 @@ from insula.system.tap import make_tap
 
 LINK_PREFIX = "iv"
 INTERFACE = "eth0"
-MTU = 1500
 _LOOPBACK_INDEX = 1
 
 # What Docker sets in every container's namespace (moby: daemon/oci_linux.go, WithSysctls), and no IPv6
@@ -41,6 +41,15 @@ class Slot:
     mac: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Where a link is plugged in: a bridge by its index, and how."""
+
+    bridge_index: int
+    mtu: int = DEFAULT_MTU
+    isolated: bool = False
+
+
 class SlotMaker:
     """Used from one thread, which it moves in and out of namespaces; that thread is nobody else's."""
 
@@ -48,7 +57,6 @@ class SlotMaker:
         self._directory = directory
         self._route: Netlink | None = None
         self._home = -1
-        self.bridge_index = 0
 
     def open(self) -> Netlink:
         """The socket to the daemon's own namespace, opened at first use."""
@@ -64,32 +72,77 @@ class SlotMaker:
             os.close(self._home)
             self._route = None
 
-    def make(self, address: str, prefix_len: int, gateway: str, mac: str) -> Slot:
-        """Raises Failure; nothing is left then."""
-        route = self.open()
+    def make(self, seat: Seat, address: str, prefix_len: int, gateway: str, mac: str) -> Slot:
+        """`gateway` "": no default route.  Raises Failure; nothing is left then."""
+        self.open()
         name = secrets.token_hex(5)
         slot = Slot(netns=f"{self._directory}/{name}", link=LINK_PREFIX + name, address=address, mac=mac)
         with self._inside_new(slot.netns) as (inside, netns_fd):
+            self._add(inside, netns_fd, slot, seat=seat, interface=INTERFACE, prefix_len=prefix_len)
+            if gateway:
+                with _sentence(f"set the default route to {gateway}"):
+                    inside.send(links.default_route_message(gateway))
+        return slot
+
+    def add(self, seat: Seat, slot: Slot, interface: str, prefix_len: int) -> None:
+        """One more interface in the namespace of `slot`.  Raises Failure; nothing is left then."""
+        self.open()
+        with self._inside(slot.netns) as (inside, netns_fd):
+            self._add(inside, netns_fd, slot, seat=seat, interface=interface, prefix_len=prefix_len)
+
+    def _add(
+        self, inside: Netlink, netns_fd: int, slot: Slot, *, seat: Seat, interface: str, prefix_len: int
+    ) -> None:
+        route = self.open()
+        try:
             with _sentence(f"connect {slot.link} to the bridge"):
                 route.send(
                     *links.veth_messages(
                         slot.link,
-                        self.bridge_index,
-                        peer=INTERFACE,
-                        peer_mac=mac,
+                        seat.bridge_index,
+                        peer=interface,
+                        peer_mac=slot.mac,
                         peer_netns_fd=netns_fd,
-                        mtu=MTU,
+                        mtu=seat.mtu,
+                        isolated=seat.isolated,
                     )
                 )
-            with _sentence(f"set the address {address}"):
-                far = links.find_link(inside, INTERFACE)
+            with _sentence(f"set the address {slot.address}"):
+                far = links.find_link(inside, interface)
                 assert far is not None
                 inside.send(
-                    links.up_message(far.index),
-                    links.address_message(far.index, address, prefix_len),
-                    links.default_route_message(gateway),
+                    links.up_message(far.index), links.address_message(far.index, slot.address, prefix_len)
                 )
-        return slot
+        except BaseException:
+            links.delete_link(route, slot.link)
+            raise
+
+    def set_default_route(self, netns: str, gateway: str) -> None:
+        """`gateway` "": none.  Raises Failure."""
+        self.open()
+        with (
+            self._inside(netns) as (inside, _),
+            _sentence(f"set the default route to {gateway or 'nowhere'}"),
+        ):
+            links.drop_default_routes(inside)
+            if gateway:
+                inside.send(links.default_route_message(gateway))
+
+    @contextlib.contextmanager
+    def _inside(self, path: str) -> Iterator[tuple[Netlink, int]]:
+        """A socket into a namespace that is kept as `path`, and its descriptor."""
+        with _sentence(f"enter the network namespace {path}"):
+            netns_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            namespaces.enter(netns_fd)
+            try:
+                inside = links.open_route()
+            finally:
+                namespaces.enter(self._home)
+            with inside:
+                yield inside, netns_fd
+        finally:
+            os.close(netns_fd)
 
     def make_empty(self) -> str:
         """A namespace with loopback only.  Raises Failure."""
@@ -123,13 +176,15 @@ class SlotMaker:
         finally:
             namespaces.enter(self._home)
 
-    def make_tap(self, name: str) -> None:
+    def make_tap(self, name: str, seat: Seat) -> None:
         """A tap device on the bridge.  Raises Failure, Unavailable; nothing is left then."""
         route = self.open()
         make_tap(name)
         try:
             with _sentence(f"connect {name} to the bridge"):
-                route.send(*links.port_messages(name, self.bridge_index))
+                route.send(
+                    *links.port_messages(name, seat.bridge_index, isolated=seat.isolated, mtu=seat.mtu)
+                )
         except BaseException:
             links.delete_link(route, name)
             raise

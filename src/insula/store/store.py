@@ -240,8 +240,13 @@ class Store:
                 continue
         return found
 
-    def delete_endpoints(self, instance_id: str) -> None:
-        self._db.execute("DELETE FROM endpoints WHERE instance_id = ?", (instance_id,))
+    def delete_endpoints(self, instance_id: str, network_id: str = "") -> None:
+        """On one network, or on all.  Idempotent."""
+        if network_id:
+            sql = "DELETE FROM endpoints WHERE instance_id = ? AND network_id = ?"
+            self._db.execute(sql, (instance_id, network_id))
+        else:
+            self._db.execute("DELETE FROM endpoints WHERE instance_id = ?", (instance_id,))
 
     # volumes
 

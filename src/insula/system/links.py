@@ -32,6 +32,7 @@ RTM_DELLINK = 17
 RTM_GETLINK = 18
 RTM_NEWADDR = 20
 RTM_NEWROUTE = 24
+RTM_DELROUTE = 25
 RTM_GETROUTE = 26
 
 IFLA_ADDRESS = 1
@@ -46,11 +47,13 @@ IFLA_INFO_DATA = 2
 IFLA_INFO_SLAVE_KIND = 4
 IFLA_INFO_SLAVE_DATA = 5
 _BRPORT_HAIRPIN = 4
+_BRPORT_ISOLATED = 33
 _INET6_ADDR_GEN_MODE = 8
 _ADDR_GEN_NONE = 1
 _VETH_INFO_PEER = 1
 
 IFF_UP = 1
+_TABLE_MAIN = 254
 
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
@@ -65,6 +68,9 @@ class Link:
     master: int
     kind: str
     mac: str
+    mtu: int = 1500
+    isolated: bool = False
+    """A port of a bridge that exchanges nothing with the bridge's other isolated ports."""
 
 
 def open_route() -> Netlink:
@@ -88,7 +94,14 @@ def bridge_message(name: str, mac: str) -> Message:
 
 
 def veth_messages(
-    name: str, master: int, *, peer: str, peer_mac: str, peer_netns_fd: int, mtu: int
+    name: str,
+    master: int,
+    *,
+    peer: str,
+    peer_mac: str,
+    peer_netns_fd: int,
+    mtu: int,
+    isolated: bool = False,
 ) -> tuple[Message, ...]:
     """A pair: our end is up and a port of bridge `master`, the other is down in another namespace
     (the kernel refuses to bring up a peer that is not paired yet)."""
@@ -105,11 +118,14 @@ def veth_messages(
         nested(IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, there)),
     )
     body = _ifinfo() + text(IFLA_IFNAME, name) + number(IFLA_MTU, mtu) + info
-    return (Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body), *port_messages(name, master))
+    return (
+        Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body),
+        *port_messages(name, master, isolated=isolated),
+    )
 
 
-def port_messages(name: str, master: int) -> tuple[Message, ...]:
-    """Make a link a port of a bridge, and up.
+def port_messages(name: str, master: int, *, isolated: bool = False, mtu: int = 0) -> tuple[Message, ...]:
+    """Make a link a port of a bridge, and up.  `mtu` 0: it keeps its own.
 
     Hairpin: where br_netfilter is loaded, an instance that connects to a port of the host that leads
     back to itself is sent back through its own port (Docker does the same without its proxy).  No IPv6
@@ -122,13 +138,27 @@ def port_messages(name: str, master: int) -> tuple[Message, ...]:
     hairpin = nested(
         IFLA_LINKINFO,
         text(IFLA_INFO_SLAVE_KIND, "bridge"),
-        nested(IFLA_INFO_SLAVE_DATA, attribute(_BRPORT_HAIRPIN, b"\1")),
+        nested(
+            IFLA_INFO_SLAVE_DATA,
+            attribute(_BRPORT_HAIRPIN, b"\1"),
+            attribute(_BRPORT_ISOLATED, bytes([isolated])),
+        ),
     )
+    size = number(IFLA_MTU, mtu) if mtu else b""
     return (
-        Message(RTM_NEWLINK, 0, _ifinfo() + by_name + number(IFLA_MASTER, master) + quiet),
+        Message(RTM_NEWLINK, 0, _ifinfo() + by_name + size + number(IFLA_MASTER, master) + quiet),
         Message(RTM_NEWLINK, 0, _ifinfo() + by_name + hairpin),
         Message(RTM_NEWLINK, 0, _ifinfo(up=True) + by_name),
     )
+
+
+def unplug_message(name: str) -> Message:
+    """No longer a port of any bridge."""
+    return Message(RTM_NEWLINK, 0, _ifinfo() + text(IFLA_IFNAME, name) + number(IFLA_MASTER, 0))
+
+
+def mtu_message(index: int, mtu: int) -> Message:
+    return Message(RTM_NEWLINK, 0, _ifinfo(index) + number(IFLA_MTU, mtu))
 
 
 def up_message(index: int) -> Message:
@@ -150,6 +180,14 @@ def default_route_message(gateway: str) -> Message:
     # table main, protocol boot, scope universe, type unicast
     body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0)
     return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body + attribute(5, socket.inet_aton(gateway)))
+
+
+def drop_default_routes(route: Netlink) -> None:
+    """Those of table main."""
+    for answer in list(route.dump(Message(RTM_GETROUTE, 0, _RTMSG.pack(socket.AF_INET, *(0,) * 8)))):
+        _, prefix_len, _, _, table, *_ = _RTMSG.unpack_from(answer.body)
+        if table == _TABLE_MAIN and prefix_len == 0:
+            route.send(Message(RTM_DELROUTE, 0, answer.body))
 
 
 def delete_link(route: Netlink, name: str) -> bool:
@@ -183,7 +221,7 @@ def list_subnets(route: Netlink) -> Iterator[tuple[ipaddress.IPv4Network, int]]:
     for answer in route.dump(Message(RTM_GETROUTE, 0, _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))):
         _, prefix_len, _, _, table, *_ = _RTMSG.unpack_from(answer.body)
         found = attributes(answer.body[_RTMSG.size :])
-        if table == 254 and prefix_len and 1 in found:
+        if table == _TABLE_MAIN and prefix_len and 1 in found:
             index = struct.unpack("=i", found[4])[0] if 4 in found else 0
             yield ipaddress.IPv4Network((found[1], prefix_len), strict=False), index
 
@@ -192,6 +230,7 @@ def _link(body: bytes) -> Link:
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
     found = attributes(body[_IFINFO.size :])
     info = attributes(found.get(IFLA_LINKINFO, b""))
+    port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b""))
     return Link(
         index=index,
         name=found[IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
@@ -199,4 +238,6 @@ def _link(body: bytes) -> Link:
         master=struct.unpack("=I", found[IFLA_MASTER])[0] if IFLA_MASTER in found else 0,
         kind=info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace"),
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        mtu=struct.unpack("=I", found[IFLA_MTU])[0] if IFLA_MTU in found else 0,
+        isolated=port.get(_BRPORT_ISOLATED, b"\0") == b"\1",
     )

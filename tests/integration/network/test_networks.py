@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from insula.errors import Conflict, Failure, InvalidRequest
+from insula.errors import Failure, Forbidden, InvalidRequest
 from insula.model.network import Endpoint, LinkKind, PortBinding
 from insula.network.networks import Networks
 from insula.system import links
@@ -28,7 +28,7 @@ HERE = "/proc/thread-self/ns/net"
 
 
 async def veth(networks: Networks, instance_id: str) -> Endpoint:
-    return await networks.connect(instance_id, "bridge", LinkKind.VETH, hostname="h")
+    return await networks.connect(instance_id, "bridge", LinkKind.VETH)
 
 
 def run_each(*commands: str) -> None:
@@ -88,7 +88,7 @@ async def test_an_instance_gets_an_address_a_route_and_a_mac_from_it(networks: N
     assert "LOOPBACK,UP" in shown
     route = inside(endpoint.netns, lambda: subprocess.run(["ip", "r"], capture_output=True, text=True)).stdout
     assert f"default via {GATEWAY} dev eth0" in route
-    assert networks.endpoint(A) == endpoint
+    assert networks.endpoints(A) == (endpoint,)
     assert networks.members(endpoint.network_id) == {A: endpoint}
 
 
@@ -112,7 +112,7 @@ async def test_the_way_out_is_masqueraded_and_the_way_in_is_closed(networks: Net
 async def test_a_published_port_is_reached_from_everywhere(networks: Networks, host: Host) -> None:
     server, other = await veth(networks, A), await veth(networks, B)
     bindings = [PortBinding(container_port=80, host_port=8080)]
-    assert await networks.publish(A, server, bindings) == tuple(bindings)
+    assert await networks.publish(A, bindings) == tuple(bindings)
     with serve(server.netns, 80) as listener:
         assert source_seen(listener, HERE, "127.0.0.1", 8080) == GATEWAY
         assert source_seen(listener, HERE, HOST, 8080) in (GATEWAY, HOST)
@@ -125,7 +125,7 @@ async def test_a_published_port_is_reached_from_everywhere(networks: Networks, h
 
 async def test_udp_is_published_too(networks: Networks, host: Host) -> None:
     server = await veth(networks, A)
-    await networks.publish(A, server, [PortBinding(container_port=53, host_port=5353, protocol="udp")])
+    await networks.publish(A, [PortBinding(container_port=53, host_port=5353, protocol="udp")])
     with make_socket(server.netns, socket.SOCK_DGRAM) as service:
         service.bind(("0.0.0.0", 53))
         for netns, address in ((HERE, "127.0.0.1"), (host.outside, HOST), (server.netns, HOST)):
@@ -149,7 +149,7 @@ async def test_a_udp_client_that_never_stops_finds_the_new_server(networks: Netw
             assert before.recv(10) == b"0"
         for instance_id in (A, B):
             server = await veth(networks, instance_id)
-            await networks.publish(instance_id, server, [binding])
+            await networks.publish(instance_id, [binding])
             with make_socket(server.netns, socket.SOCK_DGRAM) as service:
                 service.bind(("0.0.0.0", 53))
                 client.send(b"q")
@@ -161,7 +161,7 @@ async def test_a_port_at_loopback_is_for_the_host_alone(networks: Networks, host
     server, other = await veth(networks, A), await veth(networks, B)
     at_loopback = PortBinding(container_port=80, host_port=8080, host_ip="127.0.0.1")
     at_wire = PortBinding(container_port=80, host_port=8081, host_ip=HOST)
-    await networks.publish(A, server, [at_loopback, at_wire])
+    await networks.publish(A, [at_loopback, at_wire])
     with serve(server.netns, 80) as listener:
         assert source_seen(listener, HERE, "127.0.0.1", 8080) == GATEWAY
         assert refused(host.outside, HOST, 8080)
@@ -188,16 +188,16 @@ async def test_a_taken_port_is_refused_in_dockers_words_and_nothing_is_left(netw
     free, taken = (PortBinding(container_port=80, host_port=port) for port in (8080, 8081))
     with serve(HERE, 8081, "127.0.0.1"):
         with pytest.raises(Failure) as caught:
-            await networks.publish(A, endpoint, [free, taken], name="web")
+            await networks.publish(A, [free, taken], name="web")
     assert caught.value.message == (
         f"driver failed programming external connectivity on endpoint web ({endpoint.endpoint_id}): "
         "Bind for 0.0.0.0:8081 failed: port is already allocated"
     )
     assert networks.ports(A) == ()
-    assert await networks.publish(A, endpoint, [free, taken]) == (free, taken)
-    other = await veth(networks, B)
+    assert await networks.publish(A, [free, taken]) == (free, taken)
+    await veth(networks, B)
     with pytest.raises(Failure, match="port is already allocated"):
-        await networks.publish(B, other, [PortBinding(container_port=1, host_port=8080, host_ip="127.0.0.1")])
+        await networks.publish(B, [PortBinding(container_port=1, host_port=8080, host_ip="127.0.0.1")])
     with pytest.raises(OSError, match="in use"):
         serve(HERE, 8080)  # held against every other program of the host
 
@@ -205,7 +205,7 @@ async def test_a_taken_port_is_refused_in_dockers_words_and_nothing_is_left(netw
 async def test_a_host_port_is_picked_when_any_will_do(networks: Networks) -> None:
     endpoint = await veth(networks, A)
     asked = [PortBinding(container_port=80), PortBinding(container_port=53, protocol="udp")]
-    tcp, udp = await networks.publish(A, endpoint, asked)
+    tcp, udp = await networks.publish(A, asked)
     assert tcp.host_port > 1023
     assert udp.host_port > 1023
     with serve(endpoint.netns, 80) as listener:
@@ -216,12 +216,12 @@ async def test_a_host_port_is_picked_when_any_will_do(networks: Networks) -> Non
 async def test_what_is_disconnected_is_gone_and_its_port_free(networks: Networks, host: Host) -> None:
     endpoint = await veth(networks, A)
     binding = PortBinding(container_port=80, host_port=8080)
-    await networks.publish(A, endpoint, [binding])
+    await networks.publish(A, [binding])
     await networks.disconnect(A)
     await networks.disconnect(A)
     other = await veth(networks, A)
     assert other.address != endpoint.address
-    assert await networks.publish(A, other, [binding]) == (binding,)
+    assert await networks.publish(A, [binding]) == (binding,)
     with serve(other.netns, 80) as listener:
         source_seen(listener, HERE, "127.0.0.1", 8080)
     await networks.disconnect(A)
@@ -282,17 +282,17 @@ async def test_a_ready_slot_is_handed_out_in_no_time(networks: Networks) -> None
 
 
 async def test_refusals(networks: Networks) -> None:
-    endpoint = await veth(networks, A)
-    with pytest.raises(Conflict, match="already connected"):
+    await veth(networks, A)
+    with pytest.raises(Forbidden, match="already exists in network bridge"):
         await veth(networks, A)
     with pytest.raises(InvalidRequest, match="driver host"):
         await networks.connect(B, "host", LinkKind.VETH)
     with pytest.raises(InvalidRequest, match="sctp"):
-        await networks.publish(A, endpoint, [PortBinding(container_port=1, protocol="sctp")])
+        await networks.publish(A, [PortBinding(container_port=1, protocol="sctp")])
     with pytest.raises(InvalidRequest, match="only IPv4"):
-        await networks.publish(A, endpoint, [PortBinding(container_port=1, host_ip="::1")])
+        await networks.publish(A, [PortBinding(container_port=1, host_ip="::1")])
     with pytest.raises(Failure, match="cannot assign requested address"):
-        await networks.publish(A, endpoint, [PortBinding(container_port=1, host_ip="192.0.2.1")])
+        await networks.publish(A, [PortBinding(container_port=1, host_ip="192.0.2.1")])
 
 
 async def test_a_mac_address_of_the_users_choice(networks: Networks) -> None:
@@ -310,9 +310,9 @@ async def test_a_mac_address_of_the_users_choice(networks: Networks) -> None:
 
 async def test_a_flushed_rule_set_is_written_again_with_the_next_port(networks: Networks) -> None:
     endpoint = await veth(networks, A)
-    await networks.publish(A, endpoint, [PortBinding(container_port=80, host_port=8080)])
+    await networks.publish(A, [PortBinding(container_port=80, host_port=8080)])
     nft("flush", "ruleset")
-    await networks.publish(A, endpoint, [PortBinding(container_port=80, host_port=8081)])
+    await networks.publish(A, [PortBinding(container_port=80, host_port=8081)])
     with serve(endpoint.netns, 80) as listener:
         source_seen(listener, HERE, "127.0.0.1", 8080)
         source_seen(listener, HERE, "127.0.0.1", 8081)
@@ -357,6 +357,6 @@ async def test_a_slot_made_for_somebody_who_went_away_is_taken_down(networks: Ne
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert networks.endpoint(A) is None
+    assert networks.endpoints(A) == ()
     await networks.stop()
     assert host.links() == []

@@ -23,8 +23,9 @@ BINDING = PortBinding(container_port=80, host_port=8080)
 
 async def crash(networks: Networks, store: Store) -> None:
     """What kill -9 does: sockets closed, threads gone, nothing else."""
-    for attachment in networks._attachments.values():
-        attachment.let_go()
+    for member in networks._members.values():
+        member.let_go()
+    await networks._fabric.fall_silent()
     for pool in (networks._slots, networks._namespaces):
         assert pool._keeper is not None
         pool._keeper.cancel()
@@ -40,7 +41,7 @@ async def crashed(host: Host) -> dict[str, Endpoint]:
     networks = host.networks(store)
     await networks.start()
     first, second = await veth(networks, A), await veth(networks, B)
-    await networks.publish(A, first, [BINDING])
+    await networks.publish(A, [BINDING])
     machine = await networks.connect(C, "bridge", LinkKind.TAP)
     await networks.empty_namespace("d" * 64)
     await crash(networks, store)
@@ -53,17 +54,18 @@ async def test_the_living_keep_their_network_and_the_dead_lose_it(host: Host) ->
     networks = host.networks(store)
     await networks.start()
     await networks.recover({A, "d" * 64})
-    assert networks.endpoint(A) == before[A]
+    assert networks.endpoints(A) == (before[A],)
     assert networks.ports(A) == (BINDING,)
-    assert networks.endpoint(B) is None
+    assert networks.endpoints(B) == ()
     assert (
-        before[C].link not in [link for link in host.links() if link == before[C].link] or networks._releases
+        before[C].link not in [link for link in host.links() if link == before[C].link]
+        or networks._plumbing._releases
     )
     with serve(before[A].netns, 80) as listener:
         source_seen(listener, HERE, "127.0.0.1", 8080)
-    other = await veth(networks, B)
+    await veth(networks, B)
     with pytest.raises(Failure, match="already allocated"):  # held again
-        await networks.publish(B, other, [BINDING])
+        await networks.publish(B, [BINDING])
     await networks.disconnect(A)
     await networks.disconnect(B)
     await networks.disconnect("d" * 64)
@@ -106,7 +108,7 @@ async def test_after_a_reboot_nothing_is_live_and_everything_starts(host: Host) 
     await networks.recover(set())
     assert store.endpoints() == []
     endpoint = await veth(networks, A)
-    await networks.publish(A, endpoint, [BINDING])
+    await networks.publish(A, [BINDING])
     with serve(endpoint.netns, 80) as listener:
         source_seen(listener, HERE, "127.0.0.1", 8080)
     await networks.disconnect(A)
@@ -138,7 +140,7 @@ async def test_instances_keep_bridge_and_ports_while_the_daemon_is_away(host: Ho
     networks = host.networks(store)
     await networks.start()
     endpoint = await veth(networks, A)
-    await networks.publish(A, endpoint, [BINDING])
+    await networks.publish(A, [BINDING])
     await networks.stop()
     with serve(endpoint.netns, 80) as listener:
         source_seen(listener, HERE, "127.0.0.1", 8080)
@@ -160,9 +162,9 @@ async def test_two_daemons_do_not_meet(host: Host, networks: Networks) -> None:
     )
     await second.start()
     first, other = await veth(networks, A), await veth(second, A)
-    await second.publish(A, other, [BINDING])
+    await second.publish(A, [BINDING])
     with pytest.raises(Failure, match="already allocated"):
-        await networks.publish(A, first, [BINDING])
+        await networks.publish(A, [BINDING])
     with serve(other.netns, 80) as listener:
         source_seen(listener, HERE, "127.0.0.1", 8080)
     await second.disconnect(A)

@@ -17,7 +17,7 @@ from insula.model.health import HealthCheck
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.mounts import MountKind, MountSpec
-from insula.model.network import PortBinding
+from insula.model.network import NetworkSpec, PortBinding
 
 
 def parse(
@@ -205,6 +205,14 @@ def test_ports() -> None:
         PortBinding(container_port=80, host_ip="127.0.0.1"),
         PortBinding(container_port=53, protocol="udp", host_port=53),
     )
+    ranges = {"80/tcp": [{"HostPort": "8000-8010"}, {"HostPort": "9-9"}]}
+    assert parse(host={"PortBindings": ranges}).spec.ports == (
+        PortBinding(container_port=80, host_port=8000, host_port_end=8010),
+        PortBinding(container_port=80, host_port=9),
+    )
+    for text in ("0-5", "10-5", "5-", "-5", "1-2-3", "1-99999"):
+        with pytest.raises(InvalidRequest, match="invalid port specification"):
+            parse(host={"PortBindings": {"80/tcp": [{"HostPort": text}]}})
     assert parse(ExposedPorts={"80/tcp": {}, "90-91": {}}).spec.exposed_ports == (
         "80/tcp",
         "90/tcp",
@@ -217,11 +225,19 @@ def test_networking() -> None:
     named = parse(
         NetworkingConfig={"EndpointsConfig": {"lan": {"Aliases": ["web"]}}}, host={"NetworkMode": "lan"}
     )
-    assert (named.spec.network_mode, named.spec.aliases) == ("lan", ("web",))
+    assert named.spec.network_mode == "lan"
+    assert named.spec.networks == (NetworkSpec(name="lan", aliases=("web",)),)
     chosen = parse(NetworkingConfig={"EndpointsConfig": {"bridge": {"MacAddress": "02:00:00:00:00:01"}}})
     assert chosen.spec.mac_address == "02:00:00:00:00:01"
-    with pytest.raises(UnsupportedField):
-        parse(NetworkingConfig={"EndpointsConfig": {"a": {}, "b": {}}})
+    both = {
+        "NetworkingConfig": {"EndpointsConfig": {"b": {}, "a": {"IPAMConfig": {"IPv4Address": "10.0.0.9"}}}}
+    }
+    several = parse(host={"NetworkMode": "b"}, **both)
+    assert several.spec.networks == (NetworkSpec(name="b"), NetworkSpec(name="a", ipv4_address="10.0.0.9"))
+    with pytest.raises(InvalidRequest, match="cannot be connected to network endpoints: a, b"):
+        parse(host={"NetworkMode": "b"}, version=(1, 43), **both)
+    with pytest.raises(InvalidRequest, match="conflicting options: NetworkMode none"):
+        parse(host={"NetworkMode": "none"}, **both)
     with pytest.raises(InvalidRequest, match="MAC"):
         parse(MacAddress="not a mac")
 

@@ -92,6 +92,10 @@ class MortalNetworks(PlainNetworks):
         self.fate.check()
         await super().disconnect(instance_id)
 
+    async def leave(self, instance_id: str, network_id: str) -> None:
+        self.fate.check()
+        await super().leave(instance_id, network_id)
+
 
 class FaultyBackend(FakeBackend):
     """Breaks where it is told to, once; counts what is launched now."""
@@ -113,6 +117,15 @@ class FaultyBackend(FakeBackend):
     async def release(self, instance_id: str) -> None:
         self._break("release")
         await super().release(instance_id)
+
+    async def set_network(self, instance_id, endpoints, files) -> None:  # type: ignore[no-untyped-def]
+        self.fate.check()
+        self._break("set_network")
+        await super().set_network(instance_id, endpoints, files)
+
+    def networks_of(self, instance_id: str) -> set[str]:
+        """What its workload sees."""
+        return {endpoint.network_name for endpoint in self._instances[instance_id].plan.endpoints}
 
     async def discard(self, plan) -> None:  # type: ignore[no-untyped-def]
         self.fate.check()

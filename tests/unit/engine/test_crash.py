@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from insula.engine.engine import Engine
+from insula.engine.planner import wanted_networks
 from insula.engine.types import WaitCondition
 from insula.model.instance import RestartPolicy, State
 from insula.model.mounts import MountKind, MountSpec
+from insula.model.network import NetworkRequest, NetworkSpec
 
 from .rooms import World, spec
 
@@ -55,7 +57,19 @@ async def restarting(engine: Engine) -> None:
     await engine.wait(made.id, WaitCondition.NEXT_EXIT)
 
 
-@pytest.mark.parametrize("life", [short_life, long_life, transient, restarting])
+async def moving(engine: Engine) -> None:
+    for name in ("one", "two"):
+        await engine.networks.create(NetworkRequest(name=name))
+    made = await engine.create(spec("sleep", "infinity", networks=(NetworkSpec(name="one"),)), "web")
+    await engine.start_instance(made.id)
+    await engine.connect(made.id, NetworkSpec(name="two", aliases=("db",)))
+    await engine.disconnect(made.id, "one")
+    await engine.disconnect(made.id, "two")
+    await engine.connect(made.id, NetworkSpec(name="bridge"))
+    await engine.remove(made.id, force=True)
+
+
+@pytest.mark.parametrize("life", [short_life, long_life, transient, restarting, moving])
 async def test_killed_at_every_write(tmp_path: Path, life: object) -> None:
     for writes in range(200):
         world = World(tmp_path / str(writes))
@@ -95,6 +109,11 @@ async def check_next_daemon(world: World, writes: int) -> None:
     alive = running | {record.id for record in known if record.state is State.PAUSED}
     assert world.backend.launched == alive, writes
     assert set(world.networks.connected) == alive, writes
+    for record in known:
+        if record.id in alive:
+            wanted = {each.name for each in wanted_networks(record.spec)}
+            assert world.backend.networks_of(record.id) == wanted, writes
+            assert {e.network_name for e in world.networks.endpoints(record.id)} == wanted, writes
     assert world.store.operations() == []
     for root in (world.settings.data_root, world.settings.exec_root):
         assert set(os.listdir(f"{root}/instances")) <= {record.id for record in known}, writes

@@ -18,7 +18,7 @@ from insula.model.instance import LogConfig, MergedConfig
 from insula.model.isolation import Isolation, link_kind, root_kind
 from insula.model.limits import Limits, Ulimit
 from insula.model.mounts import MountKind, MountSpec
-from insula.model.network import LinkKind, PortBinding
+from insula.model.network import LinkKind, NetworkSpec, PortBinding
 from insula.model.root import RootKind
 
 from .rooms import spec
@@ -121,10 +121,16 @@ def test_limits_that_cannot_be(limits: Limits) -> None:
         ({"working_dir": "relative"}, InvalidRequest),
         ({"hostname": "no spaces"}, InvalidRequest),
         ({"env": ("=x",)}, InvalidRequest),
-        ({"network_mode": "container:other"}, UnsupportedField),
+        ({"network_mode": "container:"}, InvalidRequest),
+        ({"network_mode": "container:x", "hostname": "own"}, InvalidRequest),
+        ({"network_mode": "container:x", "dns": ("10.0.0.1",)}, InvalidRequest),
+        ({"network_mode": "container:x", "extra_hosts": ("a:10.0.0.1",)}, InvalidRequest),
+        ({"network_mode": "container:x", "mac_address": "02:00:00:00:00:01"}, InvalidRequest),
+        ({"network_mode": "container:x", "ports": (PortBinding(container_port=80),)}, InvalidRequest),
+        ({"network_mode": "container:x", "exposed_ports": ("80/tcp",)}, InvalidRequest),
         ({"links": ("a:b",)}, UnsupportedField),
-        ({"aliases": ("x",)}, InvalidRequest),
-        ({"ipv4_address": "172.29.0.9"}, InvalidRequest),
+        ({"networks": (NetworkSpec(name="bridge", aliases=("x",)),)}, InvalidRequest),
+        ({"networks": (NetworkSpec(name="bridge", ipv4_address="172.29.0.9"),)}, InvalidRequest),
     ],
 )
 def test_requests_that_are_refused(fields: dict[str, object], error: type[Exception]) -> None:

@@ -26,7 +26,8 @@ def make_captured() -> Captured:
         machine=GuestMachine(vcpus=3, memory_mib=2),
         accelerator=Accelerator.TCG,
         type="pc-q35-7.2",
-        nics=2,
+        nic_count=2,
+        interfaces=("eth0", "eth1"),
         ram=ram,
         state=state,
     )
@@ -37,11 +38,11 @@ def test_what_was_kept_comes_back(tmp_path: Path) -> None:
     save(before, str(tmp_path))
     assert os.stat(tmp_path / "ram").st_blocks * 512 < MIB  # its holes are holes
     after = load(str(tmp_path))
-    assert (before.machine, before.accelerator, before.type, before.nics) == (
+    assert (before.machine, before.accelerator, before.type, before.interfaces) == (
         after.machine,
         after.accelerator,
         after.type,
-        after.nics,
+        after.interfaces,
     )
     assert os.pread(before.ram, 2 * MIB, 0) == os.pread(after.ram, 3 * MIB, 0)
     assert os.pread(before.state, MIB, 0) == os.pread(after.state, MIB, 0)

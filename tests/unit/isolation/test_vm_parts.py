@@ -93,6 +93,7 @@ def test_the_golden_plan_is_honoured() -> None:
     ("change", "field"),
     [
         ({"host_network": True}, "HostConfig.NetworkMode"),
+        ({"joins_network": True}, "HostConfig.NetworkMode"),
         ({"pid_mode": "host"}, "HostConfig.PidMode"),
         ({"ipc_mode": "container:x"}, "HostConfig.IpcMode"),
         ({"uts_mode": "host"}, "HostConfig.UTSMode"),

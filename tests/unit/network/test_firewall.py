@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from insula.model.network import PortBinding
-from insula.network.firewall import make_element, make_ruleset, table_name
+from insula.network.firewall import Zone, make_element, make_ruleset, table_name
+
+ZONE = Zone(bridge="insula0", subnet="172.29.0.0/16", gateway="172.29.0.1")
 
 
 def test_the_table_is_named_after_the_bridge() -> None:
@@ -26,7 +28,7 @@ def test_an_element_is_what_nft_itself_sends() -> None:
 def test_the_rule_set_replaces_the_table_and_carries_what_is_published() -> None:
     text = make_ruleset(
         "insula0",
-        "172.29.0.0/16",
+        [ZONE],
         [
             ("172.29.0.2", PortBinding(container_port=80, host_port=8080)),
             ("172.29.0.3", PortBinding(container_port=53, host_port=53, protocol="udp", host_ip="10.0.0.1")),
@@ -36,4 +38,24 @@ def test_the_rule_set_replaces_the_table_and_carries_what_is_published() -> None
     assert "elements = { tcp . 8080 : 172.29.0.2 . 80 }" in text
     assert "elements = { 10.0.0.1 . udp . 53 : 172.29.0.3 . 53 }" in text
     assert 'oifname "insula0" drop' in text
-    assert "elements" not in make_ruleset("insula0", "172.29.0.0/16")
+    assert "elements" not in make_ruleset("insula0", [ZONE])
+
+
+def test_a_network_of_its_own_has_names_and_an_internal_one_no_way_out() -> None:
+    lan = Zone(bridge="br-1", subnet="10.1.0.0/24", gateway="10.1.0.1", resolver=5300, icc=False)
+    island = Zone(bridge="br-2", subnet="10.2.0.0/24", gateway="10.2.0.1", internal=True, resolver=5301)
+    quiet = Zone(bridge="br-3", subnet="10.3.0.0/24", gateway="10.3.0.1", masquerade=False)
+    rules = make_ruleset("insula0", [ZONE, lan, island, quiet]).splitlines()
+    lines = [line.strip() for line in rules]
+    names = 'iifname "br-1" ip daddr 10.1.0.1 meta l4proto { tcp, udp } th dport 53 dnat ip to 10.1.0.1:5300'
+    assert lines.index(names) < next(
+        n for n, line in enumerate(lines) if line.startswith("dnat ip to ip daddr")
+    )
+    assert 'oifname "insula0" iifname "insula0" accept' in lines
+    assert 'oifname "br-1" iifname "br-1" accept' not in lines
+    masqueraded = [line.split()[5] for line in lines if line.startswith("oifname !=") and "saddr" in line]
+    assert masqueraded == ["172.29.0.0/16", "10.1.0.0/24"]
+    forward = lines[lines.index("chain forward {") :]
+    island_rules = [n for n, line in enumerate(forward) if "leads nowhere" in line]
+    assert len(island_rules) == 2
+    assert max(island_rules) < next(n for n, line in enumerate(forward) if line.endswith("accept"))

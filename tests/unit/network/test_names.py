@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from insula.errors import InvalidRequest
-from insula.network.names import finalize_hosts, finalize_resolv_conf
+from insula.network.names import (
+    finalize_hosts,
+    finalize_resolv_conf,
+    finalize_stub_resolv_conf,
+    parse_servers,
+)
 
 DEFAULTS = (
     "127.0.0.1\tlocalhost\n"
@@ -63,3 +68,18 @@ def test_what_is_given_replaces_the_hosts_kind_by_kind() -> None:
         "nameserver 127.0.0.1\nnameserver 2001:db8::53\nsearch a.example\noptions edns0\n"
     )
     assert finalize_resolv_conf(host, [], ["."], ["ndots:2"]) == "nameserver 10.0.0.53\noptions ndots:2\n"
+
+
+def test_on_a_network_of_ones_own_the_gateway_answers() -> None:
+    host = "nameserver 127.0.0.53\nsearch a.example\noptions edns0\n"
+    assert finalize_stub_resolv_conf(host, "10.0.0.1") == (
+        "nameserver 10.0.0.1\nsearch a.example\noptions edns0 ndots:0\n"
+    )
+    assert finalize_stub_resolv_conf(host, "10.0.0.1", ["."], ["ndots:2"]) == (
+        "nameserver 10.0.0.1\noptions ndots:2\n"
+    )
+
+
+def test_the_resolver_asks_on_the_hosts_loopback_too() -> None:
+    assert parse_servers("nameserver 127.0.0.53\nnameserver ::1\nnameserver x\n") == ("127.0.0.53", "::1")
+    assert parse_servers("") == ("8.8.8.8", "8.8.4.4")

@@ -1,16 +1,18 @@
-"""Networks: the predefined ones, listed and inspected."""
+"""Networks."""
 
 from __future__ import annotations
 
+import time
+
 from aiohttp import web
 
-from insula.api.call import Call, answer
+from insula.api.call import Call, answer, empty
 from insula.api.routing import Route
+from insula.api.translate_network import parse_endpoint, parse_network
 from insula.api.translate_volume import render_network
-from insula.errors import Forbidden, InvalidRequest, NoSuchNetwork, NotImplementedYet
+from insula.api.wire.network import NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest
+from insula.errors import InvalidRequest, NoSuchNetwork
 from insula.model.network import Network
-
-_PREDEFINED = ("bridge", "host", "none")
 
 
 async def list_(call: Call) -> web.StreamResponse:
@@ -19,22 +21,22 @@ async def list_(call: Call) -> web.StreamResponse:
         if kind not in ("builtin", "custom"):
             raise InvalidRequest(f"invalid filter: 'type'='{kind[:64]}'")
     dangling = filters.flag("dangling")
-    views = tuple(call.engine.describe(i.id) for i in call.engine.list()) if dangling is not None else ()
-    used = {e.network_id for view in views for e in view.endpoints}
+    networks = call.engine.networks
 
     def matches(network: Network) -> bool:
-        predefined = network.name in _PREDEFINED
         return (
             filters.starts("id", network.id)
             and filters.searches("name", (network.name,))
             and filters.has("driver", network.driver)
             and filters.has("scope", "local")
-            and filters.has("type", "builtin" if predefined else "custom")
+            and filters.has("type", "builtin" if network.predefined else "custom")
             and filters.labels(network.labels)
-            and (dangling is None or dangling == (not predefined and network.id not in used))
+            and (
+                dangling is None or dangling == (not network.predefined and not networks.members(network.id))
+            )
         )
 
-    return answer([render_network(n) for n in call.engine.networks.list() if matches(n)])
+    return answer([render_network(n) for n in networks.list() if matches(n)])
 
 
 async def inspect(call: Call) -> web.StreamResponse:
@@ -44,29 +46,45 @@ async def inspect(call: Call) -> web.StreamResponse:
     return answer(render_network(network, tuple(call.engine.describe(i.id) for i in call.engine.list())))
 
 
+async def create(call: Call) -> web.StreamResponse:
+    request = parse_network(await call.json(NetworkCreateRequest))
+    network = await call.engine.networks.create(request)
+    return answer({"Id": network.id, "Warning": ""}, 201)
+
+
 async def remove(call: Call) -> web.StreamResponse:
-    network = call.engine.networks.find(call.names["id"])
-    raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
-
-
-async def change(call: Call) -> web.StreamResponse:
-    raise NotImplementedYet(
-        "networks of one's own are not supported so far", hint="every instance can use bridge, host or none"
-    )
+    await call.engine.networks.remove(call.names["id"])
+    return empty()
 
 
 async def prune(call: Call) -> web.StreamResponse:
-    """There is none of one's own, so none is unused."""
-    call.filters().accept("label", "label!", "until")
-    return answer({"NetworksDeleted": None})
+    report = await call.engine.networks.prune(call.filters().for_prune(time.time_ns()))
+    return answer({"NetworksDeleted": list(report.deleted) or None})
+
+
+async def connect(call: Call) -> web.StreamResponse:
+    given = await call.json(NetworkConnectRequest)
+    if not given.Container:
+        raise InvalidRequest("Container: the request names no container")
+    wanted = parse_endpoint(call.names["id"], given.EndpointConfig, "EndpointConfig.")
+    await call.engine.connect(given.Container, wanted)
+    return empty(200)
+
+
+async def disconnect(call: Call) -> web.StreamResponse:
+    given = await call.json(NetworkDisconnectRequest)
+    if not given.Container:
+        raise InvalidRequest("Container: the request names no container")
+    await call.engine.disconnect(given.Container, call.names["id"], force=given.Force)
+    return empty(200)
 
 
 ROUTES = (
     Route("GET", "/networks", list_),
-    Route("POST", "/networks/create", change),
-    Route("POST", "/networks/prune", prune),
+    Route("POST", "/networks/create", create, completes=True),
+    Route("POST", "/networks/prune", prune, completes=True),
     Route("GET", "/networks/{id}", inspect),
-    Route("DELETE", "/networks/{id}", remove),
-    Route("POST", "/networks/{id}/connect", change),
-    Route("POST", "/networks/{id}/disconnect", change),
+    Route("DELETE", "/networks/{id}", remove, completes=True),
+    Route("POST", "/networks/{id}/connect", connect, completes=True),
+    Route("POST", "/networks/{id}/disconnect", disconnect, completes=True),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from insula.config import Settings
 from insula.errors import Failure, InsulaError, NoSuchInstance, RuntimeFailed, Unavailable
 from insula.isolation.backend import BackendInfo, Exec, Files, Liveness, ProcessTable
+from insula.isolation.edits import edit_file, make_edits
 from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.isolation.process import complaints, monitor, prepare, usage
 from insula.isolation.process.attach import ConsoleStream
@@ -40,6 +42,8 @@ from insula.isolation.process.spec import (
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.mounts import EtcFile
+from insula.model.network import Endpoint
 from insula.model.stream import Sample, Stream
 from insula.system import cgroups
 from insula.system.cgroups import Layout
@@ -375,6 +379,16 @@ class ProcessBackend:
     async def processes(self, instance_id: str, ps_args: Sequence[str]) -> ProcessTable:
         plan = self._find(instance_id).plan
         return await usage.list_processes(set(cgroups.processes(self._layout, cgroup_name(plan))), ps_args)
+
+    async def set_network(
+        self, instance_id: str, endpoints: Sequence[Endpoint], files: Sequence[EtcFile]
+    ) -> None:
+        """The namespace that it runs in has the interfaces already, or no longer."""
+        found = self._find(instance_id)
+        with disk_errors(f"writing the files of instance {instance_id}"):
+            for edit in make_edits(found.plan.etc_files, files):
+                edit_file(edit)
+        found.plan = dataclasses.replace(found.plan, endpoints=tuple(endpoints), etc_files=tuple(files))
 
     async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
         group = cgroup_name(self._find(instance_id).plan)

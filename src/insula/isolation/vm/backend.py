@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import uuid
@@ -20,7 +21,7 @@ from insula.isolation import backend
 from insula.isolation.backend import BackendInfo, Files, Liveness, ProcessTable
 from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.isolation.sizing import LEAST_MEMORY_MIB
-from insula.isolation.vm import boot, messages, stats
+from insula.isolation.vm import boot, interfaces, messages, stats
 from insula.isolation.vm import captured as files
 from insula.isolation.vm.boot import Booted
 from insula.isolation.vm.capture import capture, check_copyable, hold
@@ -55,6 +56,8 @@ from insula.isolation.vm.wire import Fields, Type, number
 from insula.model.instance import ExitStatus
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.mounts import EtcFile
+from insula.model.network import Endpoint
 from insula.model.progress import Progress, no_progress
 from insula.model.stream import Sample
 from insula.model.template import TemplateView
@@ -240,6 +243,7 @@ class VmBackend:
                 f"the copy was made under {captured.accelerator}, but this host runs VMs under {now}"
             )
         check_plan(plan)
+        plan = _in_slots(plan, captured)
         order = order_for(plan)
         generation = str(uuid.uuid4())
         vm = Vm(plan, self._gone)
@@ -395,6 +399,11 @@ class VmBackend:
         vm.limits = limits
         return warnings
 
+    async def set_network(
+        self, instance_id: str, endpoints: Sequence[Endpoint], files: Sequence[EtcFile]
+    ) -> None:
+        await interfaces.set_network(self._vm(instance_id), endpoints, files)
+
     # files
 
     @contextlib.asynccontextmanager
@@ -441,6 +450,17 @@ def _too_much(answer: Fields, limits: Limits) -> tuple[str, ...]:
     if limits.pids > pids:
         warnings.append(f"This virtual machine can run {pids} processes until its next start.")
     return tuple(warnings)
+
+
+def _in_slots(plan: LaunchPlan, captured: Captured) -> LaunchPlan:
+    """Its interfaces in the order of the machine's slots.  Raises Conflict."""
+    by_name = {endpoint.interface: endpoint for endpoint in plan.endpoints}
+    if sorted(by_name) != sorted(captured.interfaces):
+        raise Conflict(
+            f"container {plan.id[:12]} is to have interfaces {', '.join(by_name) or 'none'}, "
+            f"but its machine was copied with {', '.join(captured.interfaces) or 'none'}"
+        )
+    return dataclasses.replace(plan, endpoints=tuple(by_name[name] for name in captured.interfaces))
 
 
 def _set_affinity(pids: Sequence[int], cpus: Sequence[int]) -> None:

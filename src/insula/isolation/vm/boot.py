@@ -309,7 +309,7 @@ async def boot(
             template=source.name if source is not None and source.template else "",
             owner=order.id,
             reason=reason,
-            nics=len(machine.nics),
+            nic_count=len(machine.nics),
             copy_of="" if source is None or source.template else source.name,
             unconfirmed=source is not None and not source.template,
         )

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from insula.errors import Conflict, GuestFailed, InvalidRequest
 from insula.isolation.vm.captured import Captured, close
 from insula.isolation.vm.channel import AgentError, Channel, translate
+from insula.isolation.vm.interfaces import slots_of
 from insula.isolation.vm.machine import Accelerator
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.virtiofs import binds
@@ -46,6 +47,12 @@ def check_copyable(vm: Vm) -> None:
     """Raises Conflict, InvalidRequest."""
     if vm.paused:
         raise Conflict(f"Container {vm.plan.id} is paused, unpause the container before you copy it")
+    slots = slots_of(vm)
+    if list(slots) != list(range(len(slots))) or not all(name for _, name in slots.values()):
+        raise Conflict(
+            f"container {vm.plan.id[:12]} has lost a network since its start: its machine has a gap there",
+            hint="restart it",
+        )
     if binds(vm.plan.mounts):
         raise InvalidRequest(
             f"container {vm.plan.id[:12]} has bind mounts or volumes: the host keeps its open files in them "
@@ -113,11 +120,13 @@ class _Taken:
         assert vm.plan.machine is not None
         for fd in (self.ram, self.state):
             seal(fd)
+        slots = slots_of(vm)
         captured = Captured(
             machine=vm.plan.machine,
             accelerator=Accelerator(vm.record.accelerator),
             type=self.type,
-            nics=vm.record.nics,
+            nic_count=max(vm.record.nic_count, len(slots)),
+            interfaces=tuple(name for _, name in slots.values()),
             ram=self.ram,
             state=self.state,
             pause_ns=pause_ns,

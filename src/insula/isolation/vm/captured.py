@@ -27,14 +27,16 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineRecord:
-    """What is written down of one.  `type` is QEMU's name of the machine, with its version; digests are
-    `memory_file`'s."""
+    """What is written down of one.  `type` is QEMU's name of the machine, with its version; `nic_count` says
+    how many interfaces QEMU has, `interfaces` what the guest calls those that lead somewhere, in the order of
+    their slots; digests are `memory_file`'s."""
 
     format: int
     machine: GuestMachine
     accelerator: Accelerator
     type: str
-    nics: int
+    nic_count: int
+    interfaces: tuple[str, ...]
     ram_digest: str
     state_digest: str
 
@@ -47,7 +49,8 @@ class Captured:
     machine: GuestMachine
     accelerator: Accelerator
     type: str
-    nics: int
+    nic_count: int
+    interfaces: tuple[str, ...]
     ram: int
     state: int
     pause_ns: int = 0
@@ -63,7 +66,7 @@ class Captured:
             state=self.state,
             owner=self,
             type=self.type,
-            nics=self.nics,
+            nic_count=self.nic_count,
         )
 
 
@@ -84,7 +87,8 @@ def save(captured: Captured, directory: str) -> None:
             machine=captured.machine,
             accelerator=captured.accelerator,
             type=captured.type,
-            nics=captured.nics,
+            nic_count=captured.nic_count,
+            interfaces=captured.interfaces,
             ram_digest=memory_file.digest_sparse(captured.ram)[0],
             state_digest=memory_file.digest_sparse(captured.state)[0],
         )
@@ -115,7 +119,8 @@ def load(directory: str) -> Captured:
         machine=record.machine,
         accelerator=record.accelerator,
         type=record.type,
-        nics=record.nics,
+        nic_count=record.nic_count,
+        interfaces=record.interfaces,
         ram=ram,
         state=state,
     )

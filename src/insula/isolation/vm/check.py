@@ -23,6 +23,12 @@ def _namespaces(plan: LaunchPlan) -> None:
             "a virtual machine has a kernel and network stack of its own and cannot use the host's",
             hint="use a bridge network and -p, or --isolation process",
         )
+    if plan.joins_network:
+        raise UnsupportedField(
+            "HostConfig.NetworkMode",
+            "a virtual machine has a kernel and network stack of its own and cannot join another instance's",
+            hint="put both on one network, where they find each other by name, or use --isolation process",
+        )
     modes = (("PidMode", plan.pid_mode), ("IpcMode", plan.ipc_mode), ("UTSMode", plan.uts_mode))
     for field, mode in modes:
         if mode == "host" or mode.startswith("container:"):

@@ -126,7 +126,7 @@ def _plug_in(spare: str, link: str) -> None:
         found = links.find_link(route, link)
         if found is None or not found.master:
             raise Failure(f"the tap device {link} is on no bridge")
-        route.send(*links.port_messages(spare, found.master))
+        route.send(*links.port_messages(spare, found.master, isolated=found.isolated, mtu=found.mtu))
 
 
 async def hand_over(clone: Clone, order: Order) -> VmRecord:

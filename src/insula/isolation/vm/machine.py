@@ -18,10 +18,11 @@ FDS = "/fds"
 # own disks and interface where it knows them: of the same size, with the same features, not the same
 # contents.
 _SLOTS = {"ports": 1, "image": 2, "upper": 3, "nic": 4, "entropy": 5, "balloon": 6, "pvpanic": 7, "more": 8}
-# Shares and further interfaces are behind a bridge, where a clone's guest looks anew.
+# Shares and further interfaces are behind a bridge, where a clone's guest looks anew, and where devices come
+# and go while it runs.
 _BRIDGE = "more"
-_FIRST_NIC, _FIRST_SHARE = 1, 8
-MOST_NICS = 1 + _FIRST_SHARE - _FIRST_NIC
+_FIRST_SHARE = 8  # interfaces are before, each at its number
+MOST_NICS = _FIRST_SHARE
 MOST_SHARES = 32 - _FIRST_SHARE
 """Of a clone: a conventional PCI bus has 32 slots, the first of which is the bridge's own."""
 
@@ -231,13 +232,27 @@ def netdev(number: int) -> str:
 def _nics(machine: Machine) -> list[str]:
     argv: list[str] = []
     for number, nic in enumerate(machine.nics):
-        where = _at("nic") if number == 0 else f"bus={_BRIDGE},addr={_FIRST_NIC + number - 1}"
+        where = _at("nic") if number == 0 else f"id=nic{number},bus={_BRIDGE},addr={number}"
         argv += [
             "-netdev", f"tap,id={netdev(number)},fd={nic.fd},vhost=off",
             "-device",
             f"virtio-net-pci,netdev={netdev(number)},mac={nic.mac},romfile=,disable-legacy=on,{where}",
         ]  # fmt: skip
     return argv
+
+
+def hot_nic(slot: int, mac: str) -> dict[str, str]:
+    """Arguments of device_add for one that is plugged in while the guest runs; 0 < slot < MOST_NICS."""
+    return {
+        "driver": "virtio-net-pci",
+        "id": f"nic{slot}",
+        "netdev": f"net{slot}",
+        "mac": mac,
+        "romfile": "",
+        "disable-legacy": "on",
+        "bus": _BRIDGE,
+        "addr": str(slot),
+    }
 
 
 def _shares(machine: Machine) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 
+from insula.isolation.edits import Edit
 from insula.isolation.plan import ExecPlan, LaunchPlan, Process
 from insula.model.limits import Limits
 from insula.model.mounts import EtcFile, Mount, MountKind
@@ -29,8 +31,25 @@ def identity(plan: LaunchPlan, *, entropy: bytes, time_ns: int, machine_id: str,
 def nic(endpoint: Endpoint) -> str:
     """`mac name address/prefix gateway mtu`, `-` for none."""
     address = f"{endpoint.address}/{endpoint.prefix_len}" if endpoint.address else "-"
-    words = (endpoint.mac, endpoint.interface, address, endpoint.gateway or "-", str(endpoint.mtu or 1500))
+    gateway = endpoint.gateway if endpoint.gateway and endpoint.default_route else "-"
+    words = (endpoint.mac, endpoint.interface, address, gateway, str(endpoint.mtu or 1500))
     return " ".join(words)
+
+
+def network(
+    *, gone: Sequence[str], plugged_in: Sequence[Endpoint], gateway: str, edits: Iterable[Edit] = ()
+) -> Pairs:
+    """Of a guest whose workload runs: interfaces that go, by name, and that come, the default route, lines of
+    files."""
+    pairs: Pairs = [("gone", name) for name in gone]
+    pairs += [("rescan", str(int(bool(plugged_in))))]
+    pairs += [("nic", nic(dataclasses.replace(endpoint, gateway=""))) for endpoint in plugged_in]
+    pairs.append(("gateway", gateway or "-"))
+    for edit in edits:
+        target = escape(edit.file.target)
+        pairs += [("line", f"-{target}\t{escape(line)}") for line in edit.gone]
+        pairs += [("line", f"+{target}\t{escape(line)}") for line in edit.added]
+    return pairs
 
 
 def mount(mount_: Mount, file: str) -> str:

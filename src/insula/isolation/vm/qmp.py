@@ -15,10 +15,12 @@ from collections.abc import Sequence
 
 from insula.errors import RuntimeFailed
 from insula.isolation.vm import sockets
-from insula.isolation.vm.machine import FIRST_DISK_SET, Disk, disk_node, file_node
+from insula.isolation.vm.machine import FIRST_DISK_SET, Disk, disk_node, file_node, hot_nic
 
 _TIMEOUT_S = 20.0
 _STATE_SET = 9  # no other file has it
+_EJECT_S = 5.0  # for a guest, which may be anybody's, to let go of a device
+_EJECT_LOOK_S = 0.01
 _LOOK_S = 0.002  # saving a state takes 10 ms, with an event or without
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs every ended VM as an error
 
@@ -226,6 +228,39 @@ class Monitor:
     async def add_device(self, arguments: dict[str, str]) -> None:
         await self._execute("device_add", dict(arguments))
 
+    async def plug_in_nic(self, slot: int, mac: str, tap_fd: int) -> None:
+        """The descriptor is ours.  Raises RuntimeFailed; nothing is left then."""
+        await self._execute("getfd", {"fdname": f"net{slot}"}, fd=tap_fd)
+        await self._execute(
+            "netdev_add", {"type": "tap", "id": f"net{slot}", "fd": f"net{slot}", "vhost": False}
+        )
+        try:
+            await self.add_device(hot_nic(slot, mac))
+        except RuntimeFailed:
+            await self._execute("netdev_del", {"id": f"net{slot}"})
+            raise
+
+    async def pull_out_nic(self, slot: int) -> bool:
+        """False: the guest holds on to the device, which leads nowhere then.  That in slot 0, on the root
+        bus, always stays so.  Idempotent."""
+        released = False
+        if slot:
+            with contextlib.suppress(RuntimeFailed):  # it is not there, or on its way out already
+                await self._execute("device_del", {"id": f"nic{slot}"})
+            released = await self._await_gone(f"nic{slot}")
+        with contextlib.suppress(RuntimeFailed):
+            await self._execute("netdev_del", {"id": f"net{slot}"})
+        return released
+
+    async def _await_gone(self, device: str) -> bool:
+        until = time.monotonic() + _EJECT_S
+        while time.monotonic() < until:
+            found = await self._execute("qom-list", {"path": "/machine/peripheral"})
+            if not any(isinstance(each, dict) and each.get("name") == device for each in _listed(found)):
+                return True
+            await asyncio.sleep(_EJECT_LOOK_S)
+        return False
+
     async def give(self, disks: Sequence[Disk], log_fd: int) -> None:
         """To a clone that was made ahead, what is its instance's: the files below its disks, which its guest
         does not use yet, and that which its log goes to.  The descriptors are ours."""
@@ -245,3 +280,7 @@ class Monitor:
         steps.append(("chardev-change", {"id": "log", "backend": backend}))
         # not one after the other's answer: QEMU takes them in order, and one that fails makes the rest fail
         await self._execute_all(steps)
+
+
+def _listed(answer: object) -> Sequence[object]:
+    return answer if isinstance(answer, list) else ()

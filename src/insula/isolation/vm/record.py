@@ -31,7 +31,7 @@ class VmRecord:
     """`helpers` are virtiofsd's pids and start times.  `boot_id` is the host's: they end with it.
     `template` is the key of the one that it started from, "" for one that was booted.  `owner` names
     its cgroup ("" in records of before: the instance's id); `link` is its tap, if that is not its
-    endpoint's; `reason` says why it was booted.  `nics`: how many interfaces QEMU has.
+    endpoint's; `reason` says why it was booted.  `nic_count`: how many interfaces QEMU was started with.
     `copy_of` says what it goes on from if that had a workload already; while it is `unconfirmed` its guest
     has not confirmed that it is another now."""
 
@@ -46,9 +46,12 @@ class VmRecord:
     owner: str = ""
     link: str = ""
     reason: str = ""
-    nics: int = 1
+    nic_count: int = 1
     copy_of: str = ""
     unconfirmed: bool = False
+    nics: tuple[tuple[str, str], ...] | None = None
+    """(link, name in the guest) by slot, written before one is plugged in; ("", "") for a free slot.  None:
+    they are as at its launch."""
 
 
 def host_boot_id() -> str:

@@ -139,7 +139,7 @@ class Starter:
         """A machine that goes on with the workload of another.  Raises RuntimeFailed, GuestFailed,
         Unavailable."""
         return await self._boot(
-            with_interfaces(order, source.nics),
+            with_interfaces(order, source.nic_count),
             order.id,
             generation,
             make_channel,

@@ -58,14 +58,14 @@ class TemplateRecord:
 class Source:
     """What a VM goes on from instead of booting: a guest's memory and QEMU's device state, in sealed memory
     files, and what else a QEMU must have to load them.  `name` is for records and messages; `owner` keeps
-    the files open.  `nics`: how many interfaces it has.  `template`: its workload is still to come."""
+    the files open.  `nic_count`: how many interfaces it has.  `template`: its workload is still to come."""
 
     name: str
     ram: int
     state: int
     owner: object
     type: str = DEFAULT_TYPE
-    nics: int = 1
+    nic_count: int = 1
     template: bool = False
 
 

@@ -112,7 +112,7 @@ class Vm:
         )
         if self._violation:
             status = ExitStatus(code=status.code, finished_at_ns=status.finished_at_ns, error=self._violation)
-        self._let_go_tap()
+        self.let_go_tap()
         await self._close_connections()
         await stop_helpers(self._helpers)
         watch.close()
@@ -172,7 +172,7 @@ class Vm:
             await self._channel.close()
         await self.monitor.close()
 
-    def _let_go_tap(self) -> None:
+    def let_go_tap(self) -> None:
         tap, self._tap = self._tap, -1
         boot.let_go(tap)
 
@@ -185,7 +185,7 @@ class Vm:
                     await task
         if self._deadline:
             self._deadline.cancel()
-        self._let_go_tap()
+        self.let_go_tap()
         await self._close_connections()
         for watch in (self._watch, *self._helpers):
             if watch is not None:
@@ -196,10 +196,11 @@ class Vm:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """With the links that it really uses."""
-        found = self.plan.endpoints
-        if not found or self.record is None or not self.record.link:
+        found, record = self.plan.endpoints, self.record
+        if not found or record is None or not record.link:
             return found
-        return (dataclasses.replace(found[0], link=self.record.link), *found[1:])
+        first = record.nics[0][0] if record.nics else found[0].link
+        return tuple(dataclasses.replace(e, link=record.link) if e.link == first else e for e in found)
 
     async def channel(self) -> Channel:
         """The open channel; connected again when it was cut.  Raises Conflict while the VM is paused."""

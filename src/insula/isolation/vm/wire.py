@@ -57,6 +57,7 @@ class Type(enum.IntEnum):
     RESET = 32
     RENEW = 33
     LIMIT = 34
+    NETWORK = 35
 
 
 FROM_GUEST = frozenset(

@@ -1,0 +1,144 @@
+"""`insula network …`: networks of one's own, and who is on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from insula.cli import show
+from insula.cli.connect import pass_client
+from insula.cli.flags import Group
+from insula.cli.lifecycle import for_each
+from insula.cli.prune import ask, prune
+from insula.cli.show import filters_of
+from insula.cli.table import print_rows
+from insula.cli.values import parse_pairs
+from insula.errors import InvalidRequest
+
+
+@click.group(cls=Group)
+def network() -> None:
+    """Networks."""
+
+
+@network.command(name="ls")
+@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@click.option("-q", "--quiet", is_flag=True, help="Names or ids only.")
+@click.option("--no-trunc", is_flag=True, help="Whole ids.")
+@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@click.pass_context
+def list_networks(
+    ctx: click.Context, filters: tuple[str, ...], quiet: bool, no_trunc: bool, template: str | None
+) -> None:
+    """List networks."""
+    rows = [
+        {
+            "ID": n["Id"] if no_trunc else n["Id"][:12],
+            "Name": n["Name"],
+            "Driver": n["Driver"],
+            "Scope": n["Scope"],
+        }
+        for n in pass_client(ctx).get("/networks", filters=filters_of(filters) or None)
+    ]
+    if quiet:
+        for row in rows:
+            print(row["ID"])
+        return
+    columns = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"}
+    print_rows(rows, columns, template=template)
+
+
+@network.command(name="inspect")
+@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
+@click.argument("name", nargs=-1, required=True)
+@click.pass_context
+def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | None) -> int:
+    """Everything about networks, as JSON."""
+    return show.inspect_all(pass_client(ctx), name, template, kind="network")
+
+
+@network.command(name="create")
+@click.option("-d", "--driver", default="bridge", metavar="NAME", help="Driver.  [default: bridge]")
+@click.option("--subnet", metavar="NETWORK", help="Addresses, such as 10.5.0.0/16.  [default: free ones]")
+@click.option("--gateway", metavar="ADDRESS", help="The host's address.  [default: the first]")
+@click.option("--ip-range", metavar="NETWORK", help="The part of the subnet that is handed out from.")
+@click.option("--aux-address", multiple=True, metavar="NAME=ADDRESS", help="An address to leave alone.")
+@click.option("--internal", is_flag=True, help="No way in or out.")
+@click.option("--attachable", is_flag=True, help="Accepted; bridge networks always are.")
+@click.option("--label", multiple=True, metavar="KEY=VALUE", help="Set a label.")
+@click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE", help="Option of the driver.")
+@click.argument("name")
+@click.pass_context
+def create_network(ctx: click.Context, /, name: str, **o: Any) -> None:
+    """Make a network: instances on it find each other by name."""
+    config = {"Subnet": o["subnet"], "Gateway": o["gateway"], "IPRange": o["ip_range"]}
+    config = {key: value for key, value in config.items() if value}
+    if o["aux_address"]:
+        config["AuxiliaryAddresses"] = parse_pairs(o["aux_address"], "--aux-address")
+    if config and "Subnet" not in config:
+        raise InvalidRequest(
+            "a gateway, ip-range or auxiliary address needs a subnet", hint="give --subnet too"
+        )
+    body = {
+        "Name": name,
+        "Driver": o["driver"],
+        "Internal": o["internal"],
+        "Attachable": o["attachable"],
+        "IPAM": {"Config": [config] if config else []},
+        "Options": parse_pairs(o["opt"], "--opt"),
+        "Labels": parse_pairs(o["label"], "--label"),
+    }
+    print(pass_client(ctx).post("/networks/create", body)["Id"])
+
+
+@network.command(name="connect")
+@click.option("--ip", metavar="ADDRESS", help="IPv4 address.  [default: a free one]")
+@click.option("--alias", multiple=True, metavar="NAME", help="One more name on that network.")
+@click.argument("network_name", metavar="NETWORK")
+@click.argument("instance")
+@click.pass_context
+def connect(
+    ctx: click.Context, ip: str | None, alias: tuple[str, ...], network_name: str, instance: str
+) -> None:
+    """Put an instance on one more network, running or not."""
+    endpoint: dict[str, Any] = {"Aliases": list(alias)} if alias else {}
+    if ip:
+        endpoint["IPAMConfig"] = {"IPv4Address": ip}
+    body = {"Container": instance, "EndpointConfig": endpoint}
+    pass_client(ctx).post(f"/networks/{network_name}/connect", body)
+
+
+@network.command(name="disconnect")
+@click.option("-f", "--force", is_flag=True, help="Also from a network that does not exist any more.")
+@click.argument("network_name", metavar="NETWORK")
+@click.argument("instance")
+@click.pass_context
+def disconnect(ctx: click.Context, force: bool, network_name: str, instance: str) -> None:
+    """Take an instance off a network, running or not."""
+    body = {"Container": instance, "Force": force}
+    pass_client(ctx).post(f"/networks/{network_name}/disconnect", body)
+
+
+@network.command(name="rm")
+@click.option("-f", "--force", is_flag=True, help="Fine if it does not exist.")
+@click.argument("name", nargs=-1, required=True)
+@click.pass_context
+def remove_networks(ctx: click.Context, force: bool, name: tuple[str, ...]) -> int:
+    """Remove networks that no running instance is on."""
+    client = pass_client(ctx)
+
+    def remove(ref: str) -> None:
+        client.request("DELETE", f"/networks/{ref}", ok=(404,) if force else ()).close()
+
+    return for_each(name, remove)
+
+
+@network.command(name="prune")
+@click.option("--force", "-f", is_flag=True, help="Do not ask.")
+@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@click.pass_context
+def prune_networks(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
+    """Remove all networks that no running instance is on."""
+    ask("Remove all networks that no running instance is on?", force)
+    prune(pass_client(ctx), "networks", filters_of(filters))

@@ -1,0 +1,31 @@
+"""Clean-ups: asking first, and telling what went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from insula.cli.table import human_size
+from insula.client import Client
+
+
+def prune(client: Client, what: str, filters: dict[str, list[str]]) -> None:
+    report: dict[str, Any] = client.request(
+        "POST", f"/{what}/prune", query={"filters": filters or None}
+    ).json()
+    for key, value in report.items():
+        if key != "SpaceReclaimed" and value:
+            print(f"Deleted {key.removesuffix('Deleted')}:")
+            for item in value:
+                print(
+                    item if isinstance(item, str) else "\n".join(f"{k.lower()}: {v}" for k, v in item.items())
+                )
+            print()
+    if "SpaceReclaimed" in report:
+        print(f"Total reclaimed space: {human_size(report['SpaceReclaimed'])}")
+
+
+def ask(question: str, force: bool) -> None:
+    if not force:
+        click.confirm(question, abort=True, err=True)

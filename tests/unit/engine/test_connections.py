@@ -1,0 +1,124 @@
+"""Networks of an instance that is there: joined and left, and as before when that fails."""
+
+from __future__ import annotations
+
+import pytest
+
+from insula.engine.engine import Engine
+from insula.errors import Conflict, Failure, Forbidden, InvalidRequest, NoSuchInstance, NoSuchNetwork
+from insula.model.instance import InstanceSpec
+from insula.model.isolation import Isolation
+from insula.model.network import NetworkRequest, NetworkSpec
+
+from .rooms import World, spec
+
+SLEEP = ("sleep", "infinity")
+
+
+async def networks_of(engine: Engine, instance: str) -> dict[str, NetworkSpec]:
+    return {wanted.name: wanted for wanted in engine.find(instance).spec.networks or ()}
+
+
+async def started(engine: Engine, request: InstanceSpec) -> str:
+    for name in ("one", "two"):
+        await engine.networks.create(NetworkRequest(name=name))
+    made = await engine.create(request, "web")
+    await engine.start_instance(made.id)
+    return made.id
+
+
+async def test_a_running_instance_joins_and_leaves(engine: Engine, world: World) -> None:
+    web = await started(engine, spec(*SLEEP))
+    await engine.connect("web", NetworkSpec(name=engine.networks.find("two").id[:12], aliases=("db",)))
+    assert ["bridge", "two"] == list(await networks_of(engine, web))
+    assert ("db",) == (await networks_of(engine, web))["two"].aliases
+    assert {"bridge", "two"} == world.backend.networks_of(web)
+    names = world.networks.endpoints(web)[1].names
+    assert ("web", "db", web[:12]) == names
+    await engine.disconnect("web", "bridge")
+    assert {"two"} == world.backend.networks_of(web) == set(await networks_of(engine, web))
+    await engine.restart(web, timeout_s=0)
+    assert {"two"} == world.backend.networks_of(web)
+    await engine.remove(web, force=True)
+
+
+async def test_a_backend_that_refuses_leaves_everything_as_it_was(engine: Engine, world: World) -> None:
+    web = await started(engine, spec(*SLEEP))
+    world.backend.break_at = "set_network"
+    with pytest.raises(Conflict, match="broken at set_network"):
+        await engine.connect("web", NetworkSpec(name="one"))
+    assert {"bridge"} == world.backend.networks_of(web)
+    assert ["bridge"] == [each.network_name for each in world.networks.endpoints(web)]
+    assert {} == await networks_of(engine, web)
+    assert [] == world.store.operations()
+    await engine.connect("web", NetworkSpec(name="one"))
+    await engine.remove(web, force=True)
+
+
+async def test_of_a_stopped_one_only_what_it_wants_changes(engine: Engine, world: World) -> None:
+    for name in ("one", "two"):
+        await engine.networks.create(NetworkRequest(name=name))
+    web = (await engine.create(spec(*SLEEP, networks=(NetworkSpec(name="one"),)), "web")).id
+    await engine.connect("web", NetworkSpec(name="two"))
+    await engine.disconnect("web", "one")
+    assert () == world.networks.endpoints(web)
+    await engine.networks.remove("two")
+    with pytest.raises(NoSuchNetwork):
+        await engine.start_instance("web")
+    await engine.disconnect("web", "two", force=True)
+    await engine.start_instance("web")
+    assert set() == world.backend.networks_of(web)
+    await engine.remove(web, force=True)
+
+
+async def test_a_request_may_name_a_network_by_id_and_by_name(engine: Engine, world: World) -> None:
+    one = await engine.networks.create(NetworkRequest(name="one"))
+    wanted = (NetworkSpec(name=one.id), NetworkSpec(name="one", aliases=("a",)))
+    web = (await engine.create(spec(*SLEEP, network_mode=one.id, networks=wanted), "web")).id
+    assert {"one": NetworkSpec(name="one", aliases=("a",))} == await networks_of(engine, web)
+
+
+async def test_the_network_of_another_is_joined_while_that_runs(engine: Engine, world: World) -> None:
+    await engine.create(spec(*SLEEP, network_mode="container:web"), "guest")
+    await engine.create(spec(*SLEEP, network_mode="container:itself"), "itself")
+    await engine.create(spec(*SLEEP, isolation=Isolation.VM), "machine")
+    await engine.create(spec(*SLEEP, network_mode="container:machine"), "stranger")
+    with pytest.raises(NoSuchInstance):
+        await engine.start_instance("guest")
+    web = (await engine.create(spec(*SLEEP), "web")).id
+    with pytest.raises(Conflict, match=f"cannot join network of a non running container: {web}"):
+        await engine.start_instance("guest")
+    with pytest.raises(InvalidRequest, match="cannot join own network"):
+        await engine.start_instance("itself")
+    for name in ("web", "guest", "machine"):
+        await engine.start_instance(name)
+    plan, host = (engine.describe(name).plan for name in ("guest", "web"))
+    assert plan is not None
+    assert host is not None
+    assert (plan.joins_network, plan.hostname, plan.etc_files) == (True, host.hostname, host.etc_files)
+    assert "HOSTNAME=" + host.hostname in plan.process.env
+    with pytest.raises(Conflict, match="inside of a virtual machine"):
+        await engine.start_instance("stranger")
+    with pytest.raises(InvalidRequest, match="sharing network namespace"):
+        await engine.connect("guest", NetworkSpec(name="bridge"))
+    for name in ("web", "guest", "machine"):
+        await engine.remove(name, force=True)
+
+
+async def test_refusals_are_mobys(engine: Engine) -> None:
+    await started(engine, spec(*SLEEP))
+    with pytest.raises(Forbidden, match="endpoint with name web already exists in network bridge"):
+        await engine.connect("web", NetworkSpec(name="bridge"))
+    with pytest.raises(Failure, match="is not connected to the network one"):
+        await engine.disconnect("web", "one")
+    with pytest.raises(InvalidRequest, match="connected to host network"):
+        await engine.connect("web", NetworkSpec(name="host"))
+    with pytest.raises(NoSuchNetwork, match="network three not found"):
+        await engine.connect("web", NetworkSpec(name="three"))
+    alone = (await engine.create(spec("true", network_mode="none"), "alone")).id
+    with pytest.raises(InvalidRequest, match=r"private \(none\) mode"):
+        await engine.connect(alone, NetworkSpec(name="one"))
+    await engine.disconnect("web", "bridge")
+    with pytest.raises(InvalidRequest, match="user defined networks only"):
+        await engine.connect("web", NetworkSpec(name="bridge", ipv4_address="10.0.0.9"))
+    await engine.remove("web", force=True)

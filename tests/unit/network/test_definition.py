@@ -1,0 +1,106 @@
+"""What a network becomes, and what is refused in Docker's words."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+
+from insula.errors import Conflict, Forbidden, InsulaError, InvalidRequest, NotFound, UnsupportedField
+from insula.model.network import Network, NetworkRequest
+from insula.network.definition import define_network
+
+DEFAULT = Network(id="d" * 64, name="bridge", driver="bridge", bridge="insula0", subnet="172.29.0.0/16")
+NETWORK = ipaddress.IPv4Network
+
+
+def define(*routes: str, existing: tuple[Network, ...] = (DEFAULT,), **fields: Any) -> Network:
+    request = NetworkRequest(**{"name": "net", **fields})
+    return define_network(request, existing, [NETWORK(route) for route in routes], links=("eth0", "lo"))
+
+
+def test_a_free_subnet_is_chosen_with_its_first_address_as_the_gateway() -> None:
+    made = define()
+    assert (made.subnet, made.gateway, made.chosen_subnet) == ("172.17.0.0/16", "172.17.0.1", False)
+    assert made.bridge == f"br-{made.id[:12]}"
+    assert (made.mtu, made.icc, made.masquerade, made.host_ip) == (1500, True, True, "")
+
+
+def test_the_hosts_routes_and_other_networks_are_avoided() -> None:
+    first = define("172.17.0.0/24")
+    assert first.subnet == "172.18.0.0/16"
+    assert define("172.17.0.0/24", existing=(DEFAULT, first), name="second").subnet == "172.19.0.0/16"
+    # a VPN that routes all of it here
+    assert define("172.16.0.0/12").subnet == "192.168.0.0/20"
+    with pytest.raises(InvalidRequest, match="all predefined address pools have been fully subnetted"):
+        define("172.16.0.0/12", "192.168.0.0/16")
+
+
+def test_what_is_given_is_kept() -> None:
+    made = define(
+        subnet="10.1.0.0/16",
+        ip_range="10.1.4.0/24",
+        aux_addresses={"a": "10.1.4.1"},
+        options={
+            "com.docker.network.bridge.name": "lan0",
+            "com.docker.network.bridge.enable_icc": "0",
+            "com.docker.network.bridge.enable_ip_masquerade": "f",
+            "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
+            "com.docker.network.driver.mtu": "9000",
+        },
+    )
+    # as libnetwork: from the range, and not what is kept for others
+    assert (made.gateway, made.ip_range, made.chosen_subnet) == ("10.1.4.2", "10.1.4.0/24", True)
+    assert (made.bridge, made.icc, made.masquerade) == ("lan0", False, False)
+    assert (made.host_ip, made.mtu) == ("127.0.0.1", 9000)
+    # a wider route of the host's is no reason to refuse what somebody has chosen
+    assert define("10.0.0.0/8", subnet="10.1.0.0/16", gateway="10.1.0.9").gateway == "10.1.0.9"
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"name": "  "}, InvalidRequest, "name is empty"),
+        ({"name": "a/b"}, InvalidRequest, "invalid network name"),
+        ({"name": "default"}, Forbidden, "operation is not permitted on predefined default network"),
+        ({"name": "none"}, Forbidden, "operation is not permitted on predefined none network"),
+        ({"driver": "null"}, Forbidden, 'only one instance of "null" network is allowed'),
+        ({"driver": "macvlan"}, UnsupportedField, "Driver: macvlan"),
+        ({"driver": "weave"}, NotFound, "could not find plugin weave"),
+        ({"subnet": "10.0.0.5/8"}, InvalidRequest, "invalid subnet 10.0.0.5/8: it should be 10.0.0.0/8"),
+        ({"subnet": "10.0.0.0"}, InvalidRequest, "invalid CIDR"),
+        ({"subnet": "10.0.0.0/31"}, InvalidRequest, "smaller than /30"),
+        ({"subnet": "fd00::/64"}, InvalidRequest, "IPv6 has not been enabled"),
+        ({"subnet": "172.0.0.0/8"}, Forbidden, "Pool overlaps with other one on this address space"),
+        ({"subnet": "10.0.0.0/8", "gateway": "11.0.0.1"}, InvalidRequest, "doesn't contain this address"),
+        ({"subnet": "10.0.0.0/8", "gateway": "10.0.0.0"}, InvalidRequest, "first or the last address"),
+        ({"subnet": "10.0.0.0/8", "ip_range": "11.0.0.0/9"}, InvalidRequest, "invalid ip-range 11.0.0.0/9"),
+        ({"gateway": "10.0.0.1"}, InvalidRequest, "needs a subnet"),
+        (
+            {"subnet": "10.0.0.0/8", "gateway": "10.0.0.9", "aux_addresses": {"x": "10.0.0.9"}},
+            Forbidden,
+            "Address already in use",
+        ),
+        ({"options": {"com.docker.network.driver.mtu": "67"}}, InvalidRequest, "invalid MTU"),
+        ({"options": {"com.docker.network.bridge.enable_icc": "yes"}}, InvalidRequest, "true or false"),
+        ({"options": {"com.docker.network.bridge.name": "a b"}}, InvalidRequest, "is not a link name"),
+        ({"options": {"com.docker.network.bridge.name": "eth0"}}, Forbidden, "already has a link eth0"),
+        ({"options": {"com.docker.network.bridge.name": "insula0"}}, Conflict, "in use by network bridge"),
+        ({"options": {"encrypted": ""}}, UnsupportedField, "Options.encrypted"),
+    ],
+)
+def test_refusals(fields: dict[str, Any], error: type[InsulaError], words: str) -> None:
+    with pytest.raises(error) as caught:
+        define(**fields)
+    assert words in caught.value.message
+
+
+def test_names_are_unique() -> None:
+    with pytest.raises(Conflict, match="network with name net already exists"):
+        define(existing=(define(),))
+
+
+def test_a_subnet_that_the_host_routes_elsewhere_is_refused() -> None:
+    with pytest.raises(Forbidden, match=r"there is a route to 10\.1\.2\.0/24"):
+        define("10.1.2.0/24", subnet="10.1.0.0/16")
