@@ -21,13 +21,13 @@ from rig import IMAGE, Daemon, isolated
 pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(300)]
 
 COUNT = "i=0; while true; do i=$((i+1)); echo $i >> /numbers; echo $i > /dev/shm/last; done"
-IDENTITY = (
-    "hostname",
-    "cat /etc/machine-id",
-    "cat /proc/sys/kernel/random/boot_id",
-    "head -c 16 /dev/urandom | md5sum",
-    "cat /sys/class/net/eth0/address",
-    "ip -o -4 addr show eth0",
+IDENTITY = "; ".join(
+    (
+        "hostname",
+        "cat /etc/machine-id /proc/sys/kernel/random/boot_id /sys/class/net/eth0/address",
+        "head -c 16 /dev/urandom | md5sum",
+        "ip -o -4 addr show eth0",
+    )
 )
 # listens in the daemon's namespace: prints its port, then every line that comes in
 LISTENER = """
@@ -84,17 +84,17 @@ def test_copies_go_on_as_instances_of_their_own(own: Daemon, name: str) -> None:
     assert [f"{name}-1", f"{name}-2"] == copies
     assert b"WARNING: port 8091 of the host stays with the source" in done.stderr
     everyone = [name, *copies]
-    told = [[shell(own, one, script) for script in IDENTITY] for one in everyone]
+    told = [shell(own, one, IDENTITY).splitlines() for one in everyone]
+    assert {6} == {len(lines) for lines in told}
     for values in zip(*told, strict=True):
         assert len(set(values)) == len(everyone), values
     for copy in copies:
-        assert "kept" == shell(own, copy, "cat /tmp/note")
-        assert "1" == shell(own, copy, "ps | grep -c '[s]leep 12345'")
+        assert "kept\n1" == shell(own, copy, "cat /tmp/note; ps | grep -c '[s]leep 12345'")
         shown = inspect(own, copy)
         assert shown["State"]["Running"]
         assert shown["Id"][:12] == shown["Config"]["Hostname"] == shell(own, copy, "hostname")
         address = shown["NetworkSettings"]["IPAddress"]
-        assert address in shell(own, copy, "cat /etc/hosts; ip -o -4 addr show eth0")
+        assert 2 == shell(own, copy, "cat /etc/hosts; ip -o -4 addr show eth0").count(address)
         assert ["copy", f"fork of {inspect(own, name)['Id'][:12]}"] == [
             shown["Insula"]["Start"],
             shown["Insula"]["Source"],
@@ -200,6 +200,40 @@ def test_a_fork_of_a_fork(own: Daemon, name: str) -> None:
     assert "2" == shell(own, third, "cat /generation")
     own.ok("stop", "-t", "1", third)
     own.ok("rm", third)
+
+
+def test_a_copy_is_on_its_sources_networks(own: Daemon, name: str) -> None:
+    """With addresses of its own on each, also on one that the source has joined while it ran."""
+    first, second = f"{name}-z", f"{name}-a"  # the second goes first where networks are sorted
+    for network in (first, second):
+        own.ok("network", "create", network)
+    own.ok(
+        *("run", "-d", "--isolation", "vm", "--name", name, "--network", first, "--network-alias", "twin"),
+        *(IMAGE, "sleep", "1000"),
+    )
+    own.ok("network", "connect", second, name)
+    [copy] = fork(own, name)
+    addresses = {}
+    for one in (name, copy):
+        networks = inspect(own, one)["NetworkSettings"]["Networks"]
+        assert {first, second} == set(networks)
+        inside = shell(own, one, "ip -o -4 addr")
+        for network, told in networks.items():
+            addresses[one, network] = told["IPAddress"]
+            assert f"{told['IPAddress']}/" in inside
+        assert 2 == inside.count(": eth")
+    assert 4 == len(set(addresses.values()))
+    for network in (first, second):
+        shell(own, copy, f"ping -c 1 -W 5 {addresses[name, network]}")
+        shell(own, name, f"ping -c 1 -W 5 {addresses[copy, network]}")
+    found = own.ok("run", "--rm", "--network", first, IMAGE, "nslookup", "twin")
+    assert addresses[name, first] in found
+    assert addresses[copy, first] in found
+    own.ok("network", "disconnect", first, name)
+    done = own.insula("fork", name)
+    assert b"has lost a network since its start" in done.stderr
+    own.ok("rm", "-f", name, copy)
+    own.ok("network", "rm", first, second)
 
 
 def test_ssh_host_keys_are_each_machines_own(own: Daemon, name: str) -> None:

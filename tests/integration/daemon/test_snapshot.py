@@ -22,11 +22,8 @@ WORKLOAD = (
     "i=0; while true; do i=$((i+1)); echo $i > /dev/shm/last; done"
 )
 IDENTITY = (
-    "cat /etc/machine-id",
-    "cat /proc/sys/kernel/random/boot_id",
-    "head -c 16 /dev/urandom | md5sum",
-    "cat /sys/class/net/eth0/address",
-    "hostname",
+    "cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | md5sum; "
+    "cat /sys/class/net/eth0/address; hostname"
 )
 
 
@@ -85,7 +82,7 @@ def went_on(daemon: Daemon, name: str) -> None:
 def test_docker_checkpoint(own: Daemon, name: str) -> None:
     """And over `kill -9` of the daemon, and what a reboot of the host leaves."""
     begin(own, name)
-    before = [shell(own, name, one) for one in IDENTITY]
+    before = shell(own, name, IDENTITY).splitlines()
     own.ok("checkpoint", "create", name, "first")
     state = inspect(own, name)["State"]
     assert ("exited", 137) == (state["Status"], state["ExitCode"])
@@ -95,7 +92,7 @@ def test_docker_checkpoint(own: Daemon, name: str) -> None:
     assert ["CHECKPOINT NAME", "first"] == own.ok("checkpoint", "ls", name).splitlines()
     own.ok("start", "--checkpoint", "first", name)
     went_on(own, name)
-    after = [shell(own, name, one) for one in IDENTITY]
+    after = shell(own, name, IDENTITY).splitlines()
     assert before[0] == after[0]  # it is the same machine
     assert before[1] != after[1]
     assert before[2] != after[2]
@@ -124,7 +121,8 @@ def test_snapshots_of_what_goes_on(own: Daemon, name: str) -> None:
         assert copy == insula(own, "snapshot", "restore", "--as", copy, name, "now")
         went_on(own, copy)
         assert "none" == shell(own, copy, "cat /since 2>/dev/null || echo none")
-    told = [[shell(own, one, script) for script in IDENTITY] for one in (name, *copies)]
+    told = [shell(own, one, IDENTITY).splitlines() for one in (name, *copies)]
+    assert {5} == {len(lines) for lines in told}
     for values in zip(*told, strict=True):
         assert 3 == len(set(values)), values
     assert "already exists" in refused(own, "snapshot", "create", name, "now")
