@@ -13,6 +13,7 @@
 #include "quiet.h"
 #include "streams.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@ enum
 {
   STUCK_MS = 5000, /* how long a client that does not read may hold up the end */
   EXECS_MS = 1000, /* how long the end waits for execs to be told of theirs */
-  BEGUN_MS = 400,  /* how long START is not answered while the workload computes */
+  BEGUN_MS = 800,  /* how long START is not answered while the workload computes */
   LOOK_MS = 4,     /* how often it is looked at meanwhile, */
   LOOKS = 2,       /* and how often in a row nothing must be going on */
 };
@@ -102,6 +103,10 @@ start_main (struct job *job, struct fault *fault)
                            .read_only = machine.configuration.read_only };
   int opened
       = job_open_stdio (job, process.tty, process.open_stdin, process.rows, process.cols, &launch, fault);
+
+  /* there is one with a terminal only, to mount it on */
+  if (opened == 0 && *launch.console && write_text (DIR_DEV "/console", "", O_CREAT) < 0)
+    opened = fail (fault, FAULT_FAILED, errno, "make the workload's /dev/console");
   pid_t pid = opened < 0 ? -1 : launch_main (&launch, &job->reports, fault);
 
   close_theirs (&launch);
