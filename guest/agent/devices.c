@@ -218,8 +218,7 @@ devices_make_dev (long long shm_kib, struct fault *fault)
       if (symlink (links[i][0], path) < 0)
         return fail (fault, FAULT_FAILED, errno, "make %s", path);
     }
-  if (mkdir (DIR_DEV "/pts", 0755) < 0 || mkdir (DIR_DEV "/shm", 01777) < 0 || mkdir (DIR_DEV "/mqueue", 0755) < 0
-      || write_text (DIR_DEV "/console", "", O_CREAT | O_EXCL) < 0)
+  if (mkdir (DIR_DEV "/pts", 0755) < 0 || mkdir (DIR_DEV "/shm", 01777) < 0 || mkdir (DIR_DEV "/mqueue", 0755) < 0)
     return fail (fault, FAULT_FAILED, errno, "make the workload's /dev");
   if (mount ("devpts", DIR_DEV "/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5") < 0)
     return fail (fault, FAULT_FAILED, errno, "mount devpts");

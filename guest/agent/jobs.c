@@ -9,7 +9,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -17,6 +16,7 @@
 enum
 {
   PIECE = 32768,
+  LINE_MS = 3,    /* for the end of a line on a terminal */
   DRAIN_MS = 100, /* for what grandchildren still hold open after an exec's end */
 };
 
@@ -153,11 +153,11 @@ take_output (struct job *job, int *fd, bool is_stderr)
   if (*fd < 0 || room == 0)
     return false;
   got = read (*fd, bytes, room);
-  if (got > 0 && (size_t) got < room && job->tty)
+  if (job->tty && got > 0 && (size_t) got < room && bytes[got - 1] != '\n')
     {
       /* the kernel hands on a line and its end one after the other, and wakes us in between */
-      sched_yield ();
-      more = read (*fd, bytes + got, room - (size_t) got);
+      struct pollfd end = { .fd = *fd, .events = POLLIN };
+      more = poll (&end, 1, LINE_MS) > 0 ? read (*fd, bytes + got, room - (size_t) got) : 0;
       got += more > 0 ? more : 0;
     }
   if (got < 0 && (errno == EAGAIN || errno == EINTR))

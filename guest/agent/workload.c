@@ -104,6 +104,10 @@ start_main (struct job *job, struct fault *fault)
                            .read_only = machine.configuration.read_only };
   int opened
       = job_open_stdio (job, process.tty, process.open_stdin, process.rows, process.cols, &launch, fault);
+
+  /* there is one with a terminal only, to mount it on */
+  if (opened == 0 && *launch.console && write_text (DIR_DEV "/console", "", O_CREAT) < 0)
+    opened = fail (fault, FAULT_FAILED, errno, "make the workload's /dev/console");
   pid_t pid = opened < 0 ? -1 : launch_main (&launch, &job->reports, fault);
 
   close_theirs (&launch);

@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from insula.engine.health import merge_health
-from insula.engine.instances import Entry, Instances
+from insula.engine.instances import Entry, Instances, Run
 from insula.engine.legality import Action, check
 from insula.engine.mounting import Mounting
 from insula.engine.operations import exclusive
 from insula.engine.types import Archive, CommitSpec, InstanceSizes
-from insula.errors import Failure
+from insula.errors import Failure, InsulaError
 from insula.images.changes import apply_changes
 from insula.isolation.backend import Files
 from insula.model.files import Change, PathStat
@@ -29,6 +29,9 @@ from insula.volumes.volumes import tree_size
 
 if TYPE_CHECKING:
     from insula.engine.kit import Kit
+
+
+_END_S = 2.0
 
 
 class Contents:
@@ -80,6 +83,15 @@ class Contents:
     async def commit(self, ref: str, spec: CommitSpec) -> Image:
         """A new image from the instance's changes.  Paused meanwhile if it runs and `spec.pause`."""
         entry = self._instances.find(ref)
+        run = entry.run
+        try:
+            return await self._commit(ref, entry, spec)
+        except InsulaError:
+            if run is None or not await _ended(run):
+                raise
+        return await self._commit(ref, entry, spec)  # it had just ended: there is nothing to pause, or to ask
+
+    async def _commit(self, ref: str, entry: Entry, spec: CommitSpec) -> Image:
         base = self._kit.images.find(entry.record.image_id)
         config = committed_config(entry)
         config = apply_changes(_filled(spec.config, config) if spec.config else config, spec.changes)
@@ -129,6 +141,16 @@ class Contents:
         return _Frozen(self._kit, entry)
 
 
+async def _ended(run: Run) -> bool:
+    """Whether this is the end of a workload, of which the record does not know yet."""
+    try:
+        async with asyncio.timeout(_END_S):
+            await run.over.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 class _Frozen:
     """Its workload stands still; not the same as a user's pause, so no state and no event."""
 
@@ -140,8 +162,14 @@ class _Frozen:
         await self._backend.freeze(self._entry.id, True)
 
     async def __aexit__(self, *_: object) -> None:
-        if self._entry.record.state is State.RUNNING:
+        run = self._entry.run
+        if self._entry.record.state is not State.RUNNING or run is None:
+            return
+        try:
             await self._backend.freeze(self._entry.id, False)
+        except InsulaError:
+            if not await _ended(run):
+                raise
 
 
 class _Pieces:

@@ -3,7 +3,7 @@
 Whoever starts an instance and looks into it at once (`exec`, `logs`, `kill -s HUP`) expects to see what its
 first command did.  dockerd takes so long over a start that this has always been so; the runtime alone takes
 10 ms, and the container's init has not even executed its program then.  A program that goes on computing is
-waited for no longer than `_LIMIT_S`.
+waited for until it has had `_COMPUTED_TICKS`: CPU time, as a busy host may give it none for a while.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from insula.isolation.process.spec import cgroup_name
 from insula.system import cgroups
 from insula.system.cgroups import Layout
 
-_LIMIT_S = 0.1
+_COMPUTED_TICKS = os.sysconf("SC_CLK_TCK") // 10  # 0.1 s
+_LIMIT_S = 2.0
 _STEP_S = 0.001
 _BUSY = frozenset("RD")  # of proc(5): running, or waiting for a disk
 
@@ -42,7 +43,9 @@ class Beginning:
             return False  # it has ended
         if program == self._runtime:
             return True
-        return any(_state(pid) in _BUSY for pid in cgroups.processes(self._layout, self._group))
+        looks = [_look(pid) for pid in cgroups.processes(self._layout, self._group)]
+        computed = sum(ticks for _, ticks in looks)
+        return computed < _COMPUTED_TICKS and any(state in _BUSY for state, _ in looks)
 
 
 def _program(pid: int) -> str:
@@ -53,6 +56,7 @@ def _program(pid: int) -> str:
         return ""
 
 
-def _state(pid: int) -> str:
-    """Of its first thread, as proc(5) has it; "" when it has ended."""
-    return (cgroups.read(f"/proc/{pid}/stat") or "").rpartition(") ")[2][:1]
+def _look(pid: int) -> tuple[str, int]:
+    """State of its first thread and CPU time of all (ticks), by proc(5); ("", 0) when it has ended."""
+    fields = (cgroups.read(f"/proc/{pid}/stat") or "").rpartition(") ")[2].split()
+    return (fields[0], int(fields[11]) + int(fields[12])) if len(fields) > 12 else ("", 0)

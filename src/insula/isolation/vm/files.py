@@ -43,7 +43,7 @@ class AgentFiles:
 
     def __init__(self, channel: Channel, instance_id: str) -> None:
         self._channel = channel
-        self._id = instance_id[:12]
+        self._id = instance_id
 
     def _error(self, error: AgentError, path: str) -> Exception:
         if error.kind == "no-such-path":
@@ -78,7 +78,9 @@ class AgentFiles:
             if isinstance(failure, AgentError):
                 raise self._error(failure, path)
             if self._channel.error is not None or self._channel.closed.is_set():
-                raise GuestFailed(f"the virtual machine {self._id} ended while {path or '/'} was being read")
+                raise GuestFailed(
+                    f"the virtual machine {self._id[:12]} ended while {path or '/'} was being read"
+                )
         finally:
             stream.let_go()
 
