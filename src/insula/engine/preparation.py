@@ -209,8 +209,16 @@ class Preparation:
             addresses,
             spec.extra_hosts,
             domainname=spec.domainname,
-            host_gateway=next((e.gateway for e in endpoints if e.default_route), ""),
+            host_gateway=self._host_gateway(entry, endpoints),
         )
+
+    def _host_gateway(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
+        """The host as the instance sees it: its way out, else (an internal network, or none any more) the
+        default bridge's address, which is Docker's answer always."""
+        if gateway := next((e.gateway for e in endpoints if e.default_route), ""):
+            return gateway
+        bridged = attachment(entry.record.spec)[0] is Attachment.BRIDGE
+        return self._kit.networks.find("bridge").gateway if bridged else ""
 
     def _resolv_conf(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
         spec = entry.record.spec

@@ -222,7 +222,8 @@ class Networks:
                 self._release(endpoint, alone=not fresh)
                 self._forget(instance_id, target.id)
                 raise
-        self._fabric.update_names()
+        if member.is_named:
+            self._fabric.update_names()
         self._events.publish(
             "network", "connect", target.id, container=instance_id, name=target.name, type=target.driver
         )
@@ -282,10 +283,11 @@ class Networks:
         netns = self.namespace(instance_id)
         if netns and not fresh:
             await self._plumbing.set_default_route(netns, now.gateway if now else "")
-        if member.ports:
-            gone = [(before.address, binding) for binding in member.ports] if before else []
-            if not self._firewall.change(add=member.publications(), delete=gone):
-                await self._fabric.write_rules()
+        if not member.ports:
+            return
+        gone = [(before.address, binding) for binding in member.ports] if before else []
+        if not self._firewall.change(add=member.publications(), delete=gone):
+            await self._fabric.write_rules()
         for endpoint in member.endpoints.values():
             self._store.put_endpoint(instance_id, endpoint, member.ports_at(endpoint.network_id))
 
@@ -377,7 +379,8 @@ class Networks:
         for endpoint in member.endpoints.values():
             self._release(endpoint)
             self._tell_disconnect(instance_id, endpoint)
-        self._fabric.update_names()
+        if member.is_named:
+            self._fabric.update_names()
 
     async def leave(self, instance_id: str, network_id: str) -> None:
         """Take back one place of an instance that runs on; a VM has let go of its link.  Idempotent."""

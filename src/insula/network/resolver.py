@@ -31,6 +31,7 @@ _MOST_WAITING = 512  # queries that are passed on at a time: an instance that fl
 _MOST_CONNECTIONS = 64
 _IDLE_S = 10.0
 _PORT = 53
+_PICKS = 4
 
 Ask = Callable[[str, bytes, dns.Query], Awaitable[bytes]]
 
@@ -47,6 +48,12 @@ class Resolver:
 
     async def listen(self, network_id: str, address: str) -> int:
         """The port at `address` that answers, by UDP and TCP.  Raises OSError."""
+        for _ in range(_PICKS):
+            with contextlib.suppress(OSError):  # what is free for the one may be taken for the other
+                return await self._listen(network_id, address)
+        return await self._listen(network_id, address)
+
+    async def _listen(self, network_id: str, address: str) -> int:
         loop = asyncio.get_running_loop()
         stream = await asyncio.start_server(self._serve, address, 0)
         try:

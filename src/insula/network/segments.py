@@ -82,6 +82,11 @@ class Member:
     def netns(self) -> str:
         return next((endpoint.netns for endpoint in self.endpoints.values() if endpoint.netns), "")
 
+    @property
+    def is_named(self) -> bool:
+        """It is on a network that has names."""
+        return any(endpoint.resolver for endpoint in self.endpoints.values())
+
     def free_interface(self) -> str:
         taken = {endpoint.interface for endpoint in self.endpoints.values()}
         return next(name for n in range(len(taken) + 1) if (name := f"eth{n}") not in taken)

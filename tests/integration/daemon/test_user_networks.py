@@ -254,6 +254,22 @@ def test_a_running_instance_joins_and_leaves_networks(
         assert server == await_server(daemon, each, f"http://{server}/")
 
 
+def test_a_paused_container_joins_and_a_paused_vm_says_why_not(
+    daemon: Daemon, lan: Lan, made: Callable[..., str], isolation: str
+) -> None:
+    server, other = lan.server(isolation), made()
+    daemon.ok("pause", server)
+    done = daemon.docker("network", "connect", other, server)
+    daemon.ok("unpause", server)
+    if isolation == "process":
+        assert {"eth0", "eth1"} == set(interfaces(daemon, server))
+        daemon.ok("network", "disconnect", other, server)
+    else:
+        assert b"is paused, unpause the container" in done.stderr
+    assert {"eth0"} == set(interfaces(daemon, server))
+    assert [lan.name] == list(json.loads(daemon.ok("inspect", server))[0]["NetworkSettings"]["Networks"])
+
+
 def test_networks_of_a_stopped_instance_are_those_of_its_next_start(
     daemon: Daemon, lan: Lan, made: Callable[..., str], isolation: str, name: str
 ) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from insula.errors import Forbidden, InvalidRequest, NoSuchNetwork
+from insula.errors import Failure, Forbidden, InvalidRequest, NoSuchNetwork
 from insula.model.network import LinkKind, Network, NetworkRequest, PortBinding
 from insula.model.reports import PruneFilters
 from insula.network import dns
 from insula.network.networks import Networks
+from insula.system import links
 
 from .conftest import HOST, OUTSIDE, Host, inside, make_socket
 from .test_networks import HERE, A, B, nft, refused, run_each, serve, source_seen
@@ -195,6 +196,42 @@ async def test_a_network_in_use_stays_and_an_unused_one_leaves_nothing(
         networks.find("lan")
     assert made.bridge not in host.links()
     assert made.bridge not in nft("list", "table", "inet", "insulat0")
+
+
+async def test_the_drivers_options_have_their_effect(networks: Networks, host: Host) -> None:
+    options = {
+        "com.docker.network.bridge.enable_ip_masquerade": "false",
+        "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
+        "com.docker.network.driver.mtu": "1280",
+    }
+    await networks.create(NetworkRequest(name="lan", subnet="10.7.0.0/24", options=options))
+    netns = await veth(networks, A, "lan")
+    with serve(host.outside, 80) as listener:
+        assert source_seen(listener, netns, OUTSIDE, 80) == networks.endpoints(A)[0].address
+    assert "mtu 1280" in shown(netns, "link", "show", "eth0")
+    asked = PortBinding(container_port=80, host_port=8080)
+    (decided,) = await networks.publish(A, [asked])
+    assert decided.host_ip == "127.0.0.1"
+    with serve(netns, 80) as listener:
+        source_seen(listener, HERE, "127.0.0.1", 8080)
+        assert refused(host.outside, HOST, 8080)
+    await networks.disconnect(A)
+    await networks.remove("lan")
+
+
+async def test_a_link_that_cannot_be_made_leaves_nothing(networks: Networks, lan: Network) -> None:
+    netns = await veth(networks, A, "bridge")
+    shown(netns, "link", "add", "eth1", "type", "veth", "peer", "name", "v")  # the name is taken
+    with pytest.raises(Failure, match="cannot connect"):
+        await veth(networks, A, "lan", address="10.7.0.9")
+    assert [e.network_name for e in networks.endpoints(A)] == ["bridge"]
+    with links.open_route() as route:
+        found = {link.name: link for link in links.list_links(route)}
+    assert not [link for link in found.values() if link.master == found[lan.bridge].index]
+    assert "default via 172.29.0.1" in shown(netns, "route")
+    shown(netns, "link", "delete", "eth1")
+    await veth(networks, A, "lan", address="10.7.0.9")
+    assert "10.7.0.9/24" in shown(netns, "-4", "addr", "show", "eth1")
 
 
 async def test_a_chosen_address_is_had_and_then_taken(networks: Networks, lan: Network) -> None:

@@ -42,6 +42,25 @@ async def test_a_running_instance_joins_and_leaves(engine: Engine, world: World)
     await engine.remove(web, force=True)
 
 
+async def test_hosts_and_resolv_conf_follow(engine: Engine, world: World) -> None:
+    web = await started(engine, spec(*SLEEP, extra_hosts=("h:host-gateway",)))
+
+    def text(target: str) -> str:
+        plan = engine.describe(web).plan
+        assert plan is not None
+        return next(file.text for file in plan.etc_files if file.target == target)
+
+    (first,) = world.networks.endpoints(web)
+    await engine.connect("web", NetworkSpec(name="one"))
+    second = world.networks.endpoints(web)[1]
+    assert f"{first.address}\t{web[:12]}\n{second.address}\t{web[:12]}\n" in text("/etc/hosts")
+    for network in ("bridge", "one"):
+        await engine.disconnect("web", network)
+    assert f"{second.address}\t" not in text("/etc/hosts")
+    assert f"{engine.networks.find('bridge').gateway}\th\n" in text("/etc/hosts")
+    await engine.remove(web, force=True)
+
+
 async def test_a_backend_that_refuses_leaves_everything_as_it_was(engine: Engine, world: World) -> None:
     web = await started(engine, spec(*SLEEP))
     world.backend.break_at = "set_network"

@@ -1,0 +1,131 @@
+"""Pages of networks: statuses and shapes, byte by byte, and through docker-py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from api_wire import ask
+from fake_house import House, start_house
+
+OPTION = "com.docker.network.driver.mtu"
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with start_house(tmp_path) as started:
+        yield started
+
+
+async def send(house: House, method: str, target: str, body: Any = b"") -> tuple[int, Any]:
+    status, _, said = await ask(house, method, target, body)
+    return status, json.loads(said) if said.strip() else None
+
+
+async def test_a_network_is_made_joined_left_and_shown(house: House) -> None:
+    asked = {
+        "Name": "lan",
+        "CheckDuplicate": True,
+        "Internal": True,
+        "Attachable": True,
+        "IPAM": {"Driver": "default", "Config": [{"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25"}]},
+        "Options": {OPTION: "1400"},
+        "Labels": {"a": "b"},
+    }
+    status, said = await send(house, "POST", "/v1.47/networks/create", asked)
+    assert (201, {"Id", "Warning"}) == (status, set(said))
+    assert 409 == (await send(house, "POST", "/v1.43/networks/create", asked))[0]
+    made = await house.ok("create", "--name", "web", "busybox", "sleep", "infinity")
+    endpoint = {"Aliases": ["db"], "IPAMConfig": {"IPv4Address": "10.1.0.9"}, "DriverOpts": {"x.y": "z"}}
+    join = {"Container": "web", "EndpointConfig": endpoint}
+    assert (200, None) == await send(house, "POST", "/networks/lan/connect", join)
+    assert 403 == (await send(house, "POST", f"/networks/{said['Id'][:9]}/connect", join))[0]
+    _, shown = await send(house, "GET", "/containers/web/json")
+    settings = shown["NetworkSettings"]["Networks"]
+    assert ["bridge", "lan"] == list(settings)
+    expected = {**endpoint, "DNSNames": ["web", "db", made[:12]]}
+    assert expected == {key: settings["lan"][key] for key in expected}
+    _, listed = await send(house, "GET", "/containers/json?all=1&filters=" + '{"network":["lan"]}')
+    assert [made] == [each["Id"] for each in listed]
+    await house.ok("start", "web")
+    _, network = await send(house, "GET", "/networks/lan")
+    member = network["Containers"][made]
+    assert ("web", "10.1.0.9/16") == (member["Name"], member["IPv4Address"])
+    assert (True, True, {"a": "b"}) == (network["Internal"], network["Attachable"], network["Labels"])
+    assert {OPTION: "1400"} == network["Options"]
+    config = {"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25", "Gateway": "10.1.0.129"}
+    assert [config] == network["IPAM"]["Config"]
+    leave = {"Container": "web", "Force": False}
+    assert (200, None) == await send(house, "POST", "/networks/lan/disconnect", leave)
+    assert 500 == (await send(house, "POST", "/networks/lan/disconnect", leave))[0]
+    assert (204, None) == await send(house, "DELETE", "/networks/lan")
+
+
+@pytest.mark.parametrize(
+    ("target", "body", "status", "words"),
+    [
+        ("create", {}, 400, "name is empty"),
+        ("create", {"Name": "host"}, 403, "operation is not permitted on predefined host network"),
+        ("create", {"Name": "x", "Driver": "weave"}, 404, "plugin not found"),
+        ("create", {"Name": "x", "IPAM": {"Driver": "weave"}}, 404, "plugin not found"),
+        ("create", {"Name": "x", "EnableIPv6": True}, 400, "EnableIPv6"),
+        ("create", {"Name": "x", "EnableIPv4": False}, 400, "EnableIPv4"),
+        ("create", {"Name": "x", "Scope": "swarm"}, 400, "Scope"),
+        ("create", {"Name": "x", "Ingress": True}, 400, "Ingress"),
+        ("create", {"Name": "x", "ConfigFrom": {"Network": "y"}}, 400, "ConfigOnly"),
+        ("create", {"Name": "x", "IPAM": {"Options": {"a": "b"}}}, 400, "IPAM.Options"),
+        ("create", {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.0.0.0/8"}] * 2}}, 400, "one subnet"),
+        ("create", {"Name": "x", "Options": {"a": "b"}}, 400, "Options.a"),
+        ("create", {"Name": 5}, 400, "invalid JSON"),
+        ("nobody/connect", {"Container": "web"}, 404, "network nobody not found"),
+        ("bridge/connect", {"Container": "nobody"}, 404, "No such container: nobody"),
+        ("bridge/connect", {}, 400, "names no container"),
+        ("bridge/disconnect", {}, 400, "names no container"),
+        ("none/connect", {"Container": "web"}, 400, "private (none) mode"),
+        (
+            "bridge/connect",
+            {"Container": "web", "EndpointConfig": {"IPAMConfig": {"IPv4Address": "10.0.0"}}},
+            400,
+            "EndpointConfig.IPAMConfig.IPv4Address: invalid IP address",
+        ),
+        (
+            "bridge/connect",
+            {"Container": "web", "EndpointConfig": {"DriverOpts": {"com.docker.network.endpoint.x": ""}}},
+            400,
+            "EndpointConfig.DriverOpts.com.docker.network.endpoint.x",
+        ),
+    ],
+)
+async def test_refusals(house: House, target: str, body: Any, status: int, words: str) -> None:
+    await house.ok("create", "--name", "web", "busybox")
+    found, said = await send(house, "POST", f"/networks/{target}", body)
+    assert (status, True) == (found, words in said["message"]), said
+
+
+async def test_docker_py_makes_and_joins_networks(house: House) -> None:
+    def work() -> None:
+        client = docker.DockerClient(base_url=house.host)
+        pool = docker.types.IPAMPool(
+            subnet="10.2.0.0/24", gateway="10.2.0.9", aux_addresses={"a": "10.2.0.8"}
+        )
+        made = client.networks.create(
+            "lan", driver="bridge", ipam=docker.types.IPAMConfig(pool_configs=[pool])
+        )
+        web = client.containers.create("busybox", "sleep infinity", network="lan")
+        client.networks.get("bridge").connect(web, aliases=None)
+        web.reload()
+        assert ["lan", "bridge"] == list(web.attrs["NetworkSettings"]["Networks"])
+        made.disconnect(web)
+        assert [made] == client.networks.list(names=["lan"])
+        assert "10.2.0.8" == made.attrs["IPAM"]["Config"][0]["AuxiliaryAddresses"]["a"]
+        web.remove()
+        made.remove()
+        client.close()
+
+    await asyncio.to_thread(work)
