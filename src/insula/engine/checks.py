@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 
 from insula.engine.health import check_health
+from insula.engine.log_options import check_log
 from insula.engine.signals import parse_signal
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.instance import InstanceSpec, RestartPolicy
 from insula.model.limits import Limits
 from insula.model.network import NetworkSpec
 
-LOG_DRIVERS = ("", "json-file", "local", "none")
 RESTART_POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9_.-]{1,63}")
 _LEAST_MEMORY = 6 * 1024 * 1024
@@ -24,17 +24,7 @@ def check_spec(spec: InstanceSpec) -> None:
     """Raises InvalidRequest, UnsupportedField."""
     check_limits(spec.limits)
     check_restart(spec.restart, auto_remove=spec.auto_remove)
-    if spec.log.driver not in LOG_DRIVERS:
-        raise UnsupportedField(
-            "HostConfig.LogConfig.Type",
-            f"log driver {spec.log.driver!r} is not supported",
-            hint="use json-file, local or none",
-        )
-    if spec.log.options:
-        raise UnsupportedField(
-            "HostConfig.LogConfig.Config",
-            f"log options are not supported: {', '.join(sorted(spec.log.options))}",
-        )
+    check_log(spec.log)
     if spec.health is not None:
         check_health(spec.health)
     if spec.stop_signal:

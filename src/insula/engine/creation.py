@@ -27,6 +27,7 @@ from insula.engine.planner import (
     placeholder_root,
 )
 from insula.engine.preparation import Preparation, host_name
+from insula.engine.rotation import Rotation
 from insula.engine.types import Created
 from insula.engine.volume_use import inherited_mounts
 from insula.errors import NoSuchNetwork, Unavailable
@@ -50,10 +51,18 @@ if TYPE_CHECKING:
 
 
 class Creation:
-    def __init__(self, kit: Kit, instances: Instances, mounting: Mounting, preparation: Preparation) -> None:
+    def __init__(
+        self,
+        kit: Kit,
+        instances: Instances,
+        mounting: Mounting,
+        preparation: Preparation,
+        rotation: Rotation,
+    ) -> None:
         self._kit = kit
         self._instances = instances
         self._preparation = preparation
+        self._rotation = rotation
         self._mounting = mounting
         self.images: dict[str, str] = {}
         """Image ids by instance id, of creates that are under way: those images are in use."""
@@ -64,6 +73,7 @@ class Creation:
         kit = self._kit
         spec = self._with_known_networks(spec)
         check_spec(spec)
+        self._rotation.check(spec.log)
         check_mounts(spec.mounts)
         image = kit.images.find(spec.image)
         backend = kit.backend(spec.isolation)

@@ -31,6 +31,7 @@ from insula.engine.preparation import Preparation
 from insula.engine.probing import Probing
 from insula.engine.recovery import Recovery
 from insula.engine.removal import Removal
+from insula.engine.rotation import Rotation
 from insula.engine.snapshots import Snapshots
 from insula.engine.types import (
     Archive,
@@ -114,7 +115,10 @@ class Engine:
         self._mounting = Mounting(self._kit)
         self._execs = Execs(self._kit, self._instances)
         self._preparation = Preparation(self._kit, self._mounting, self._instances.find)
-        self._creation = Creation(self._kit, self._instances, self._mounting, self._preparation)
+        self._rotation = Rotation(self._kit)
+        self._creation = Creation(
+            self._kit, self._instances, self._mounting, self._preparation, self._rotation
+        )
         self._probing = Probing(self._instances, self._execs)
         self._lifecycle = Lifecycle(
             self._kit,
@@ -122,6 +126,7 @@ class Engine:
             self._mounting,
             self._preparation,
             probing=self._probing,
+            rotation=self._rotation,
             auto_remove=self._auto_remove,
         )
         self._connections = Connections(self._kit, self._instances, self._preparation)
@@ -156,6 +161,8 @@ class Engine:
     async def stop(self) -> None:
         """The daemon ends; instances go on."""
         await self._probing.close()
+        for entry in self._instances.all():
+            self._rotation.stop(entry)
         self._execs.close()
         await self._lifecycle.close()
         self._kit.growth.close()

@@ -58,6 +58,7 @@ class Entry:
     root_mounted: bool = False
     holds_volumes: bool = False
     prober: asyncio.Task[None] | None = None
+    trimmer: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:

@@ -22,6 +22,7 @@ from insula.engine.operations import Journal, exclusive
 from insula.engine.preparation import Preparation
 from insula.engine.probing import Probing
 from insula.engine.restarts import decide_restart
+from insula.engine.rotation import Rotation
 from insula.errors import CommandNotExecutable, CommandNotFound, InsulaError, NoSuchInstance
 from insula.isolation.backend import Backend, Captured, Copier
 from insula.isolation.plan import LaunchPlan
@@ -57,6 +58,7 @@ class Lifecycle:
         preparation: Preparation,
         *,
         probing: Probing,
+        rotation: Rotation,
         auto_remove: Callable[[Entry], Coroutine[Any, Any, None]],
     ) -> None:
         self._kit = kit
@@ -64,6 +66,7 @@ class Lifecycle:
         self._mounting = mounting
         self._preparation = preparation
         self._probing = probing
+        self._rotation = rotation
         self._auto_remove = auto_remove
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -165,6 +168,7 @@ class Lifecycle:
         entry.run = run
         run.watcher = self._spawn(self._watch(entry, run), f"watch {entry.id}")
         self._probing.watch(entry)
+        self._rotation.watch(entry)
         return run
 
     async def _watch(self, entry: Entry, run: Run) -> None:
@@ -181,6 +185,7 @@ class Lifecycle:
         record = entry.record
         async with exclusive(entry, "end"):
             problems = await self._give_back(entry, entry.plan)
+            await self._rotation.finish(entry)
             ran_ns = max(0, status.finished_at_ns - entry.record.started_ns)
             decision = decide_restart(
                 record.spec.restart,

@@ -17,6 +17,7 @@ from insula.engine.growth import Growth
 from insula.engine.records import BLOCK, LONGEST_LINE, find_tail, parse_record
 from insula.engine.types import LogQuery, LogRecord
 from insula.model.stream import Channel
+from insula.system.holes import find_data
 
 # moby's copier cuts a line without end into pieces of this size
 _LONGEST_JOINED = 16 * 1024 * 16
@@ -48,20 +49,27 @@ async def read_log(
         return  # nothing was ever written, or it was removed
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, fd)
-        offset = 0
+        offset = floor = find_data(fd, 0)
         if query.tail is not None and query.tail >= 0:
             size = os.fstat(fd).st_size if limit is None else limit
-            offset = await asyncio.to_thread(find_tail, fd, size, query.tail, channels)
+            offset = await asyncio.to_thread(find_tail, fd, size, query.tail, channels, floor)
         grown: asyncio.Event | None = None
         if query.follow:
             with contextlib.suppress(FileNotFoundError):  # removed just now: read what there is
                 grown = stack.enter_context(growth.watch(path))
         lines = _Lines(channels, query, join=join)
+        if offset == floor > 0:
+            lines.restart()
         while True:
             if grown is not None:
                 grown.clear()
             over = grown is None or ended()
-            while not lines.past_end and (block := await _read(fd, offset, limit)):
+            while not lines.past_end:
+                if (start := find_data(fd, offset)) > offset:  # cut off before it was read
+                    offset = start
+                    lines.restart()
+                if not (block := await _read(fd, offset, limit)):
+                    break
                 offset += len(block)
                 for record in lines.feed(block):
                     yield record
@@ -106,10 +114,20 @@ class _Lines:
         self._until_ns = query.until_ns
         self._join = join
         self._rest = b""
+        self._in_middle = False
         self._pieces: dict[Channel, tuple[int, list[bytes], int]] = {}
         self.past_end = False
 
+    def restart(self) -> None:
+        """What comes next begins in the middle of a line."""
+        self._rest = b""
+        self._in_middle = True
+        self._pieces.clear()
+
     def feed(self, block: bytes) -> list[LogRecord]:
+        if self._in_middle:
+            _, newline, block = block.partition(b"\n")
+            self._in_middle = not newline
         *lines, self._rest = (self._rest + block).split(b"\n")
         if len(self._rest) > LONGEST_LINE:
             self._rest = b""  # no record is that long

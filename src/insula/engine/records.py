@@ -71,16 +71,19 @@ def _seconds(text: bytes, zone: bytes) -> int | None:
     return epoch - sign * (ahead_h * 3600 + ahead_m * 60)
 
 
-def find_tail(fd: int, size: int, count: int, channels: Container[Channel]) -> int:
-    """Where the last `count` lines of these channels begin, reading from the end.  Synchronous."""
+def find_tail(fd: int, size: int, count: int, channels: Container[Channel], floor: int = 0) -> int:
+    """Where the last `count` lines of these channels begin, reading from the end.  Synchronous.
+
+    `floor`: what is before was cut off, in the middle of a line.
+    """
     if count <= 0:
         return size
     found = 0
     newest_seen: set[Channel] = set()
     carry = b""
     position = size
-    while position > 0:
-        start = max(0, position - BLOCK)
+    while position > floor:
+        start = max(floor, position - BLOCK)
         data = os.pread(fd, position - start, start) + carry
         position = start
         # What stands before the first newline began in an earlier block.
@@ -102,4 +105,4 @@ def find_tail(fd: int, size: int, count: int, channels: Container[Channel]) -> i
                 newest_seen.add(record.channel)
             end = line_start
         carry = data[:whole_from]
-    return 0
+    return floor

@@ -122,3 +122,29 @@ def test_what_volumes_have_mounted_is_kept_and_given_back(
     assert "part\n" == Path(plain, "part/file").read_text()
     crashing.ok("rm", name)
     crashing.ok("volume", "rm", f"{name}-t", f"{name}-p")
+
+
+def test_who_is_started_again_after_a_crash(crashing: Daemon, isolation: str, name: str) -> None:
+    """What ended while the daemon was away is; what a user stopped before is not, unless it is `always`."""
+    policies = ("unless-stopped", "always", "on-failure:3")
+    for policy in policies:
+        words = ("-d", "--name", f"{name}-{policy[:2]}", "--restart", policy, IMAGE, "sleep", "1000")
+        crashing.ok(*isolated(isolation, "run", *words))
+    crashing.ok("stop", "-t", "0", f"{name}-un")
+    form = "{{.State.Pid}}"
+    pids = [int(crashing.ok("inspect", "-f", form, f"{name}-{which}")) for which in ("al", "on")]
+    crashing.kill()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        wait_until_gone(pid)
+    with_events = crashing.command("docker", "events", "--since", "1", "--filter", "event=start")
+    crashing.start()
+    with subprocess.Popen(with_events[0], env=with_events[1], stdout=subprocess.PIPE, text=True) as events:
+        assert events.stdout is not None
+        try:
+            told = {line.split("name=")[1].rstrip(")\n") for line in (events.stdout.readline() for _ in "ab")}
+        finally:
+            events.terminate()
+    assert {f"{name}-al", f"{name}-on"} == told
+    assert "exited" == crashing.ok("inspect", "-f", "{{.State.Status}}", f"{name}-un")
+    crashing.ok("rm", "-f", *(f"{name}-{policy[:2]}" for policy in policies))

@@ -279,3 +279,23 @@ def test_files_of_a_paused_instance_and_commit(daemon: Daemon, isolation: str, n
     finally:
         daemon.ok("rm", "-f", name)
         daemon.docker("rmi", f"{name}:made")
+
+
+def test_on_failure_gives_up_after_so_many_restarts(daemon: Daemon, isolation: str, name: str) -> None:
+    words = ("-d", "--name", name, "--restart", "on-failure:2", IMAGE, "sh", "-c", "echo once; exit 3")
+    since = daemon.client.get("/info")["SystemTime"]
+    daemon.ok(*isolated(isolation, "run", *words))
+    filters = ("--filter", f"container={name}", "--filter", "event=die")
+    argv, environment = daemon.command("docker", "events", "--since", since, *filters)
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE) as events:
+        assert events.stdout is not None
+        try:
+            assert all(events.stdout.readline() for _ in range(3))
+        finally:
+            events.terminate()
+    assert "3" == daemon.ok("wait", name)
+    assert "exited 3 2" == daemon.ok(
+        "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}", name
+    )
+    assert ["once"] * 3 == daemon.ok("logs", name).splitlines()
+    daemon.ok("rm", name)

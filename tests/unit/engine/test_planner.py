@@ -116,7 +116,7 @@ def test_limits_that_cannot_be(limits: Limits) -> None:
     ("fields", "error"),
     [
         ({"log": LogConfig(driver="journald")}, UnsupportedField),
-        ({"log": LogConfig(options={"max-size": "1m"})}, UnsupportedField),
+        ({"log": LogConfig(options={"max-size": "much"})}, InvalidRequest),
         ({"stop_signal": "NOPE"}, InvalidRequest),
         ({"working_dir": "relative"}, InvalidRequest),
         ({"hostname": "no spaces"}, InvalidRequest),

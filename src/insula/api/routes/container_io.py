@@ -15,6 +15,7 @@ from insula.api.routing import Route
 from insula.api.times import format_time, parse_time
 from insula.api.translate_stats import Measured, host_cpu_ns, render_stats
 from insula.api.wire.codec import json_bytes
+from insula.engine.log_options import log_attributes, render_attributes
 from insula.engine.types import LogQuery
 from insula.errors import Conflict, InvalidRequest, NoSuchInstance, NotImplementedYet
 from insula.model.instance import State
@@ -98,15 +99,16 @@ async def logs(call: Call) -> web.StreamResponse:
         stderr=stderr,
     )
     records = call.engine.logs(view.instance.id, query)
-    timestamps, details = call.flag("timestamps"), call.flag("details")
+    timestamps = call.flag("timestamps")
+    details = render_attributes(log_attributes(view.instance)).encode() if call.flag("details") else None
     multiplexed = not spec.tty
     response = streaming(mux.MULTIPLEXED if multiplexed and call.version >= (1, 42) else mux.RAW)
     await response.prepare(call.http)
     waiting = bytearray()
     async for record in records:
         data = record.data
-        if details:
-            data = b" " + data
+        if details is not None:
+            data = details + b" " + data
         if timestamps:
             data = format_time(record.time_ns, fixed=True).encode() + b" " + data
         waiting += mux.frame(record.channel, data) if multiplexed else data
