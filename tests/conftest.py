@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import os
 import secrets
@@ -40,10 +41,16 @@ def guest_cache() -> Path:
     tests have no way out of their network namespace."""
     root = Path(os.environ.get("INSULA_TEST_CACHE", "/var/cache/insula-tests"))
     (root / "templates").mkdir(parents=True, exist_ok=True)
+    with open(root / "lock", "wb") as lock:  # several workers may come here at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _make_guest(root)
+    return root / "guest"
+
+
+def _make_guest(root: Path) -> None:
     # in a thread: async fixtures ask for it too, where a loop runs already
     with ThreadPoolExecutor(1) as thread, contextlib.suppress(Unavailable):  # what needs a guest will say so
         thread.submit(asyncio.run, make_guest(str(root))).result()
-    return root / "guest"
 
 
 @pytest.fixture(scope="session")
