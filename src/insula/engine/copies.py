@@ -71,7 +71,9 @@ class Copies:
         """
         if not 1 <= count <= MOST_COPIES:
             raise InvalidRequest(f"Count: a fork makes 1 to {MOST_COPIES} copies, not {count}")
-        names = self.choose_names(entry.record.name, count, name)
+        names = {one: make_id() for one in self.choose_names(entry.record.name, count, name)}
+        for one, instance_id in names.items():  # at once: another fork may be choosing, too
+            self._instances.reserve(one, instance_id)
         path = os.path.join(self._kit.state_dir(entry.id), f"{CAPTURE_PREFIX}{secrets.token_hex(6)}.ext4")
         try:
             async with exclusive(entry, "fork"):
@@ -81,9 +83,12 @@ class Copies:
                 assert plan is not None
             self._instances.event(entry, "fork", count=str(count))
             copies = await asyncio.gather(
-                *(self._make(source, plan, one, captured, path) for one in names),
+                *(self._make(source, plan, pair, captured, path) for pair in names.items()),
             )
         finally:
+            for one, instance_id in names.items():
+                if self._instances.get(instance_id) is None:
+                    self._instances.release(one, instance_id)
             await asyncio.to_thread(remove_file, path)
         failed = [each for each in copies if isinstance(each, InsulaError)]
         if len(failed) == count:
@@ -107,11 +112,12 @@ class Copies:
         return copier.capture(entry.id, path, leave_running=leave_running)
 
     async def _make(
-        self, source: Instance, plan: LaunchPlan, name: str, captured: Captured, path: str
+        self, source: Instance, plan: LaunchPlan, name: tuple[str, str], captured: Captured, path: str
     ) -> str | InsulaError:
-        """One copy, running; its id, or why it is not there."""
+        """One copy, running; its id, or why it is not there.  `name` comes with the id that it is reserved
+        for."""
         try:
-            entry = await self.create(source, plan, name, path)
+            entry = await self.create(source, plan, *name, path)
         except InsulaError as error:
             return error
         try:
@@ -132,12 +138,13 @@ class Copies:
                 await self._removal.auto_remove(entry)
             raise
 
-    async def create(self, source: Instance, source_plan: LaunchPlan, name: str, upper_disk: str) -> Entry:
+    async def create(
+        self, source: Instance, source_plan: LaunchPlan, name: str, instance_id: str, upper_disk: str
+    ) -> Entry:
         """An instance like `source` that is not started, with a copy of `upper_disk`.  Raises NameInUse,
         DiskFull."""
         assert source_plan.disk is not None
         kit = self._kit
-        instance_id = make_id()
         spec = spec_of_copy(source.spec)
         config = dataclasses.replace(source.config, hostname=spec.hostname or short_id(instance_id))
         places = self._preparation.places(instance_id)

@@ -29,7 +29,7 @@ from insula.engine.operations import exclusive
 from insula.engine.snapshot_files import SnapshotRecord
 from insula.engine.types import SnapshotView
 from insula.errors import Conflict, CorruptData, InvalidRequest, NotFound
-from insula.model.ids import short_id
+from insula.model.ids import make_id, short_id
 from insula.system.disk_file import copy_sparse
 from insula.system.files import disk_errors, remove_file, remove_tree
 
@@ -156,7 +156,9 @@ class Snapshots:
     async def _copy_of(self, path: str, new_name: str) -> Entry:
         record = files.read_record(path)
         [name] = self._copies.choose_names(record.instance.name, 1, new_name)
-        entry = await self._copies.create(record.instance, record.plan, name, os.path.join(path, files.UPPER))
+        entry = await self._copies.create(
+            record.instance, record.plan, name, make_id(), os.path.join(path, files.UPPER)
+        )
         assert entry.plan is not None
         assert entry.plan.disk is not None
         image = files.give_image(path, entry.plan.disk.image_disk, self._kit.state_dir(entry.id))
