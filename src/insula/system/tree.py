@@ -108,9 +108,10 @@ async def _archive(root: str, request: dict[str, object]) -> AsyncGenerator[byte
         os.close(fd)
 
 
-def get(root: str, path: str) -> AsyncGenerator[bytes, None]:
-    """A tar of `path`, its members named from the last part of `path` on.  May raise NotFound when begun."""
-    return _archive(root, {"what": "get", "path": path})
+def get(root: str, path: str, *, name: str = "") -> AsyncGenerator[bytes, None]:
+    """A tar of `path`, its members named from `name`, else the last part of `path`, on.  May raise NotFound
+    when begun."""
+    return _archive(root, {"what": "get", "path": path, "name": name})
 
 
 def export(root: str) -> AsyncGenerator[bytes, None]:

@@ -193,7 +193,7 @@ def _get(request: dict[str, Any], reply: Reply) -> None:
     if not os.path.lexists(path):
         raise NotFound(f"{request['path']}: no such file or directory")
     packer = _Packer(reply, crosses=True)
-    packer.tree(path, base or b"/")
+    packer.tree(path, os.fsencode(request["name"]) or base or b"/")
     packer.end()
 
 
