@@ -18,7 +18,7 @@ from insula.isolation.plan import ExecPlan, LaunchPlan, Process
 from insula.model.ids import make_id
 from insula.model.instance import ExitStatus
 from insula.model.limits import Limits
-from insula.model.stream import Channel, Stream
+from insula.model.stream import Channel, Chunk, Stream
 
 Make = Callable[..., LaunchPlan]
 
@@ -211,6 +211,13 @@ async def test_execs(bench: Bench, make: Make) -> None:
     await echo.stream.close_stdin()
     assert (await drain(echo.stream))[Channel.STDOUT] == b"to and fro"
     assert await echo.wait() == 0
+
+    killed = await bench.backend.exec(plan.id, exec_plan("sh", "-c", "echo begun; exec sleep 1000"))
+    assert await killed.stream.read() == Chunk(Channel.STDOUT, b"begun\n")
+    await killed.kill()
+    assert await killed.wait() == 137
+    await killed.kill()  # it has ended
+    assert await killed.stream.read() is None
 
     hanging = await bench.backend.exec(plan.id, exec_plan("sleep", "1000"))
     assert hanging.pid > 0

@@ -134,8 +134,10 @@ class Contents:
         if entry.plan.disk is not None and not entry.alive:
             await stack.enter_async_context(exclusive(entry, "copy"))
         await stack.enter_async_context(self._mounting.held(entry))
-        backend = self._kit.backend(entry.plan.isolation)
-        return await stack.enter_async_context(backend.files(entry.plan))
+        plan = entry.plan
+        if not entry.alive and entry.record.volumes:
+            plan = replace(plan, mounts=await self._mounting.volumes.lend(entry, plan.mounts, stack))
+        return await stack.enter_async_context(self._kit.backend(plan.isolation).files(plan))
 
     def _frozen(self, entry: Entry) -> _Frozen:
         return _Frozen(self._kit, entry)

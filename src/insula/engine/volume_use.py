@@ -11,14 +11,16 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from insula.engine.instances import Entry
-from insula.errors import InsulaError
+from insula.errors import InsulaError, InvalidRequest
+from insula.model.ids import make_id
 from insula.model.mounts import Mount, MountKind, MountSpec
 from insula.model.volume import Volume
 from insula.volumes.checks import parse_volumes_from
-from insula.volumes.mounting import pin, unpin
+from insula.volumes.mounting import open_part, pin, unpin
 
 if TYPE_CHECKING:
     from insula.engine.instances import Instances
@@ -93,6 +95,26 @@ class VolumeUse:
             yield volume
         finally:
             await self._kit.volumes.drop(name, holder)
+
+    async def lend(self, entry: Entry, mounts: tuple[Mount, ...], stack: AsyncExitStack) -> tuple[Mount, ...]:
+        """`mounts` of an instance without a workload, with the places where its volumes are until `stack` is
+        closed: for copying.  A part that is not there is not lent."""
+        specs = {mount.target: mount for mount in volume_mounts(entry)}
+        lent = []
+        for mount in mounts:
+            spec = specs.get(mount.target)
+            source = mount.source if spec is None else await self._lend(spec, stack)
+            lent.append(dataclasses.replace(mount, source=source))
+        return tuple(lent)
+
+    async def _lend(self, spec: MountSpec, stack: AsyncExitStack) -> str:
+        volume = await stack.enter_async_context(self.held(spec.source, make_id()))
+        if not spec.subpath:
+            return volume.mountpoint
+        try:
+            return stack.enter_context(open_part(volume, spec.subpath))
+        except InvalidRequest:
+            return ""
 
     def _pin_directory(self, instance_id: str) -> str:
         return os.path.join(self._kit.settings.exec_root, "mounts", instance_id)

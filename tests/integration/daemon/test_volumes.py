@@ -235,3 +235,49 @@ def test_what_is_told_of_volumes(daemon: Daemon, isolation: str, name: str) -> N
     container = mount.pop("container")
     assert {"driver": "local", "destination": "/v", "read/write": "false", "propagation": ""} == mount
     assert {"driver": "local", "container": container} == json.loads(told[2][1])
+
+
+def test_copying_into_and_out_of_volumes_of_one_that_does_not_run(
+    daemon: Daemon, full: str, isolation: str, name: str, tmp_path: Path
+) -> None:
+    """What CI does: create, cp, start.  Named volume, part of one, one with options, bind, and the root."""
+    part = Path(
+        daemon.ok("volume", "inspect", "-f", "{{.Mountpoint}}", daemon.ok("volume", "create", f"{name}-p"))
+    )
+    (part / "in").mkdir()
+    (tmp_path / "file").write_text("copied\n")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "disk").mkdir()
+    bind = f"volume-opt=type=none,volume-opt=o=bind,volume-opt=device={tmp_path}/disk,volume-nocopy"
+    daemon.ok(
+        *isolated(
+            isolation, "create", "--name", name, "-v", f"{name}:/data", "-v", f"{tmp_path}/there:/bind"
+        ),
+        *("--mount", f"src={name}-p,dst=/part,volume-subpath=in"),
+        *("--mount", f"type=volume,src={name}-o,dst=/disk,{bind}"),
+        *(
+            full,
+            "cat",
+            "/data/file",
+            "/data/sub/file",
+            "/bind/file",
+            "/part/file",
+            "/disk/file",
+            "/root/file",
+        ),
+    )
+    for place in ("/data", "/bind/", "/part/file", "/disk", "/root"):
+        daemon.ok("cp", f"{tmp_path}/file", f"{name}:{place}")
+    assert "copied\n" == (tmp_path / "disk/file").read_text()
+    assert not mounted(daemon, f"{name}-o")
+    daemon.ok("start", name)
+    assert "0" == daemon.ok("wait", name)
+    assert ["copied", "it", *["copied"] * 4] == daemon.ok("logs", name).splitlines()
+    daemon.ok("cp", f"{name}:/data", f"{tmp_path}/out")
+    assert "it\n" == (tmp_path / "out/sub/file").read_text()
+    daemon.ok("cp", f"{name}:/part/.", f"{tmp_path}/parts")
+    assert ["file"] == os.listdir(tmp_path / "parts")
+    missing = daemon.docker("cp", f"{name}:/data/none", "-")
+    assert b"Could not find the file /data/none" in missing.stderr
+    daemon.ok("rm", name)
+    daemon.ok("volume", "rm", name, f"{name}-p", f"{name}-o")

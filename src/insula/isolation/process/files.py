@@ -1,7 +1,7 @@
 """`docker cp`, `diff`, `export` and `commit` of a container: `system.tree` at the right root.  Async.
 
 Of a running container the root is the live one, with its mounts; of a stopped one it is the overlay, and what
-lies below a bind is found at the bind's source.
+lies in a mount is served by `isolation.mounted`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import posixpath
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 from insula.errors import NoSuchPath, NotFound
+from insula.isolation.backend import Files
+from insula.isolation.mounted import MountedFiles
 from insula.isolation.plan import LaunchPlan
 from insula.isolation.process import prepare
 from insula.model.files import Change, PathStat
-from insula.model.mounts import MountKind
 from insula.system import tree
 
 
@@ -26,10 +26,11 @@ class DirectoryFiles:
         assert plan.directory is not None
         self._plan = plan
         self._directory = plan.directory
-        self._live = f"/proc/{init_pid}/root" if init_pid else ""
+        self._root = f"/proc/{init_pid}/root" if init_pid else plan.directory.merged
 
     async def stat(self, path: str) -> PathStat:
         with self._no_such_path(path):
+<<<<<<< HEAD
             root, inner = self._place(path)
             found = tree.stat(root, inner)
         return found if inner == path else replace(found, name=tree.name_of(path))
@@ -38,16 +39,22 @@ class DirectoryFiles:
         with self._no_such_path(path):
             root, inner = self._place(path)
             async with contextlib.aclosing(tree.get(root, inner, name=tree.name_of(path))) as pieces:
+=======
+            return tree.stat(self._root, path)
+
+    async def get(self, path: str) -> AsyncIterator[bytes]:
+        with self._no_such_path(path):
+            async with contextlib.aclosing(tree.get(self._root, path)) as pieces:
+>>>>>>> helper-c
                 async for piece in pieces:
                     yield piece
 
     async def put(
         self, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool, copy_owner: bool
     ) -> None:
-        owner = self._owner() if copy_owner else None
+        owner = self.owner() if copy_owner else None
         with self._no_such_path(path):
-            root, inner = self._place(path)
-            await tree.put(root, inner, archive, no_overwrite_dir=no_overwrite_dir, owner=owner)
+            await tree.put(self._root, path, archive, no_overwrite_dir=no_overwrite_dir, owner=owner)
 
     async def changes(self) -> tuple[Change, ...]:
         return await asyncio.to_thread(tree.changes, self._directory.upper, self._directory.lowers)
@@ -58,14 +65,15 @@ class DirectoryFiles:
     def layer(self) -> AsyncIterator[bytes]:
         return tree.layer(self._directory.upper)
 
-    def _owner(self) -> tuple[int, int]:
-        root = os.open(self._live or self._directory.merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def owner(self) -> tuple[int, int]:
+        root = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             identity = prepare.identify(root, self._plan.process)
         finally:
             os.close(root)
         return identity.uid, identity.gid
 
+<<<<<<< HEAD
     def _place(self, path: str) -> tuple[str, str]:
         """(root, path below it)."""
         if self._live:
@@ -82,6 +90,8 @@ class DirectoryFiles:
                 return os.path.dirname(mount.source), "/" + os.path.basename(mount.source) + ending
         return self._directory.merged, path
 
+=======
+>>>>>>> helper-c
     @contextlib.contextmanager
     def _no_such_path(self, path: str) -> Iterator[None]:
         try:
@@ -91,5 +101,6 @@ class DirectoryFiles:
 
 
 @contextlib.asynccontextmanager
-async def open_files(plan: LaunchPlan, init_pid: int) -> AsyncIterator[DirectoryFiles]:
-    yield DirectoryFiles(plan, init_pid)
+async def open_files(plan: LaunchPlan, init_pid: int) -> AsyncIterator[Files]:
+    files = DirectoryFiles(plan, init_pid)
+    yield files if init_pid else MountedFiles(files, plan, files.owner)

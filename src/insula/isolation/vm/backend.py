@@ -19,6 +19,7 @@ from insula.config import Settings
 from insula.errors import Conflict, InvalidRequest, NoSuchInstance, Unavailable
 from insula.isolation import backend
 from insula.isolation.backend import BackendInfo, Files, Liveness, ProcessTable
+from insula.isolation.mounted import MountedFiles, numeric_owner
 from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.isolation.sizing import LEAST_MEMORY_MIB
 from insula.isolation.vm import boot, interfaces, messages, stats
@@ -414,7 +415,8 @@ class VmBackend:
                 yield AgentFiles(channel, plan.id)
             return
         async with self._helpers.use(plan) as booted:
-            yield AgentFiles(booted.channel, plan.id)
+            user = plan.process.user
+            yield MountedFiles(AgentFiles(booted.channel, plan.id), plan, lambda: numeric_owner(user))
 
     async def _boot_helper(self, plan: LaunchPlan) -> Booted:
         run_dir = os.path.join(plan.run_dir, "files")
