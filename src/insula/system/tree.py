@@ -113,15 +113,9 @@ async def _archive(root: str, request: dict[str, object]) -> AsyncGenerator[byte
 
 
 def get(root: str, path: str, *, name: str = "") -> AsyncGenerator[bytes, None]:
-<<<<<<< HEAD
     """A tar of `path`, its members named from `name` (else the last part of `path`) on.  May raise NotFound
     when begun."""
     return _archive(root, {"what": "get", "path": path, "name": name or name_of(path)})
-=======
-    """A tar of `path`, its members named from `name`, else the last part of `path`, on.  May raise NotFound
-    when begun."""
-    return _archive(root, {"what": "get", "path": path, "name": name})
->>>>>>> helper-c
 
 
 def export(root: str) -> AsyncGenerator[bytes, None]:

@@ -192,11 +192,7 @@ def _get(request: dict[str, Any], reply: Reply) -> None:
     if not os.path.lexists(path):
         raise NotFound(f"{request['path']}: no such file or directory")
     packer = _Packer(reply, crosses=True)
-<<<<<<< HEAD
     packer.tree(path, os.fsencode(request["name"]))
-=======
-    packer.tree(path, os.fsencode(request["name"]) or base or b"/")
->>>>>>> helper-c
     packer.end()
 
 

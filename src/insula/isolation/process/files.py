@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 
 from insula.errors import NoSuchPath, NotFound
 from insula.isolation.backend import Files
@@ -30,22 +29,11 @@ class DirectoryFiles:
 
     async def stat(self, path: str) -> PathStat:
         with self._no_such_path(path):
-<<<<<<< HEAD
-            root, inner = self._place(path)
-            found = tree.stat(root, inner)
-        return found if inner == path else replace(found, name=tree.name_of(path))
-
-    async def get(self, path: str) -> AsyncIterator[bytes]:
-        with self._no_such_path(path):
-            root, inner = self._place(path)
-            async with contextlib.aclosing(tree.get(root, inner, name=tree.name_of(path))) as pieces:
-=======
             return tree.stat(self._root, path)
 
     async def get(self, path: str) -> AsyncIterator[bytes]:
         with self._no_such_path(path):
             async with contextlib.aclosing(tree.get(self._root, path)) as pieces:
->>>>>>> helper-c
                 async for piece in pieces:
                     yield piece
 
@@ -73,25 +61,6 @@ class DirectoryFiles:
             os.close(root)
         return identity.uid, identity.gid
 
-<<<<<<< HEAD
-    def _place(self, path: str) -> tuple[str, str]:
-        """(root, path below it)."""
-        if self._live:
-            return self._live, path
-        ending = "/" if path.endswith(("/", "/.")) else ""
-        normal = posixpath.normpath("/" + path.lstrip("/"))
-        for mount in sorted(self._plan.mounts, key=lambda m: -len(m.target)):
-            target = mount.target.rstrip("/")
-            if mount.kind is not MountKind.BIND or not (normal + "/").startswith(target + "/"):
-                continue
-            if os.path.isdir(mount.source):
-                return mount.source, normal.removeprefix(target) + ending or "/"
-            if normal == target:
-                return os.path.dirname(mount.source), "/" + os.path.basename(mount.source) + ending
-        return self._directory.merged, path
-
-=======
->>>>>>> helper-c
     @contextlib.contextmanager
     def _no_such_path(self, path: str) -> Iterator[None]:
         try:

@@ -429,9 +429,7 @@ class VmBackend:
         finally:
             await monitor.close()
         try:
-            files = {tag: share.file for tag, share in order.shares}
-            rescan = bool(booted.record.template and order.has_more)
-            await prepare_helper(booted.channel, plan, generation, files, rescan=rescan)
+            await prepare_helper(booted.channel, plan, generation)
         except BaseException:
             await boot.end(booted)
             self._helper_gone(plan, booted)

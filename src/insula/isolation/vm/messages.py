@@ -100,15 +100,9 @@ def renew(plan: LaunchPlan) -> Pairs:
     return pairs + [("file", etc_file(file)) for file in plan.etc_files]
 
 
-def configure_helper(plan: LaunchPlan, share_files: dict[str, str], *, rescan: bool) -> Pairs:
-    """The root, and those of its binds and volumes that are among `share_files`."""
-    pairs: Pairs = [
-        ("image_serial", "image"),
-        ("upper_serial", "upper"),
-        ("upper_format", "ext4"),
-        ("rescan", str(int(rescan))),
-    ]
-    return pairs + [("mount", mount(m, share_files[m.tag])) for m in plan.mounts if m.tag in share_files]
+def configure_helper() -> Pairs:
+    """The root, and nothing on it."""
+    return [("image_serial", "image"), ("upper_serial", "upper"), ("upper_format", "ext4")]
 
 
 def change(old: Limits, new: Limits) -> Pairs:

@@ -64,10 +64,9 @@ def order_for(plan: LaunchPlan) -> Order:
 
 
 def helper_order(plan: LaunchPlan, run_dir: str) -> Order:
-    """A VM on the same disks that only serves files: no network, no log.  Binds and volumes are there, as
-    Docker mounts them for `cp`, but for those whose source has gone."""
+    """A VM on the same disks that only serves files: no network, no log, and no mounts, as what is in those
+    is served by the host (`isolation.mounted`)."""
     assert plan.disk is not None
-    present = [m for m in binds(plan.mounts) if os.path.exists(m.source)]
     return Order(
         id=plan.id + HELPER_SUFFIX,
         run_dir=run_dir,
@@ -76,7 +75,6 @@ def helper_order(plan: LaunchPlan, run_dir: str) -> Order:
         limits=Limits(),
         image_disk=plan.disk.image_disk,
         upper_disk=plan.disk.upper_disk,
-        shares=tuple((m.tag, share_of(m, run_dir)) for m in present),
     )
 
 

@@ -152,11 +152,9 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def prepare_helper(
-    channel: Channel, plan: LaunchPlan, generation: str, share_files: dict[str, str], *, rescan: bool
-) -> None:
-    """Only the root and what is mounted there from the host, for files."""
-    pairs = messages.configure_helper(plan, share_files, rescan=rescan)
+async def prepare_helper(channel: Channel, plan: LaunchPlan, generation: str) -> None:
+    """Only the root, for files."""
+    pairs = messages.configure_helper()
     answers = [submit_identity(channel, plan, generation), channel.submit(Type.CONFIGURE, pairs)]
     answered = await _all(answers, plan.process)
     _check_identity(answered[0], generation)
