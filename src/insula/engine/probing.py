@@ -80,8 +80,8 @@ class Probing:
         try:
             code, output = await self._execs.probe(entry, args, timeout_s=timeout_ns(check) / 1e9)
             text = timed_out(check, output) if code is None else cut_output(output)
-        except InsulaError as error:
-            code, text = None, error.message
+        except (InsulaError, OSError) as error:  # also a failure of ours: the next one may go better
+            code, text = None, error.message if isinstance(error, InsulaError) else str(error)
         return ProbeResult(
             start_ns=start_ns, end_ns=time.time_ns(), exit_code=-1 if code is None else code, output=text
         )
