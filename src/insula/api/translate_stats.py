@@ -51,6 +51,8 @@ def render_stats(instance: Instance, now: Measured | None, before: Measured | No
         "precpu_stats": _cpu(before),
         "memory_stats": {
             "usage": sample.memory_bytes,
+            **({"max_usage": sample.memory_peak_bytes} if sample.memory_peak_bytes else {}),
+            **({"failcnt": sample.memory_failures} if sample.memory_failures else {}),
             "stats": sample.memory_stats or {},
             "limit": sample.memory_limit_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         },
@@ -65,7 +67,11 @@ def _cpu(measured: Measured | None) -> dict[str, Any]:
         usage = {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0}
         return {"cpu_usage": usage, "throttling_data": throttling}
     sample = measured.sample
-    throttling |= {"throttled_periods": sample.throttled_periods, "throttled_time": sample.throttled_ns}
+    throttling |= {
+        "periods": sample.periods,
+        "throttled_periods": sample.throttled_periods,
+        "throttled_time": sample.throttled_ns,
+    }
     return {
         "cpu_usage": {
             "total_usage": sample.cpu_total_ns,

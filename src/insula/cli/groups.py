@@ -143,11 +143,15 @@ def remove_volume(ctx: click.Context, name: tuple[str, ...], force: bool) -> int
 @volume.command(name="prune")
 @click.option("-a", "--all", "everything", is_flag=True, help="Named ones too.")
 @YES
+@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
 @click.pass_context
-def prune_volumes(ctx: click.Context, everything: bool, force: bool) -> None:
+def prune_volumes(ctx: click.Context, everything: bool, force: bool, filters: tuple[str, ...]) -> None:
     """Remove volumes that nothing uses."""
     ask("Remove all unused volumes?" if everything else "Remove all unused anonymous volumes?", force)
-    prune(pass_client(ctx), "volumes", {"all": ["true"]} if everything else {})
+    wanted = filters_of(filters)
+    if everything:
+        wanted["all"] = ["true"]
+    prune(pass_client(ctx), "volumes", wanted)
 
 
 @click.group(cls=Group)

@@ -198,7 +198,7 @@ def moment(text: str | None, flag: str) -> str | None:
 @click.option("--since", metavar="TIME", help="From then on: 10m, or 2026-01-31T12:00:00Z.")
 @click.option("--until", metavar="TIME", help="Up to then.")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written.")
-@click.option("--details", is_flag=True, help="Show extra attributes (none exist).")
+@click.option("--details", is_flag=True, help="Show what the log options labels, env and tag say.")
 @click.argument("instance")
 @click.pass_context
 def logs(

@@ -9,11 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from insula.engine.execs import Execs
-from insula.engine.health import after_probe, cut_output, pause_ns, probe_args, timed_out, timeout_ns
-from insula.engine.health import without_probes as unwatched
+from insula.engine.health import (
+    after_probe,
+    cut_output,
+    pause_ns,
+    probe_args,
+    timed_out,
+    timeout_ns,
+    without_probes,
+)
 from insula.engine.instances import Entry, Instances
 from insula.errors import InsulaError
 from insula.model.health import Health, HealthCheck, ProbeResult
@@ -21,8 +28,7 @@ from insula.model.instance import State
 
 log = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+_CLOSE_S = 2.0
 
 
 class Probing:
@@ -53,14 +59,15 @@ class Probing:
     def stop(self, entry: Entry) -> Health | None:
         """As `cancel`; returns what is to be recorded of its health."""
         self.cancel(entry)
-        return unwatched(entry.record.health)
+        return without_probes(entry.record.health)
 
     async def close(self) -> None:
-        """The daemon ends."""
+        """The daemon ends.  A guest that does not answer does not keep it."""
         probers = list(self._probers())
         for prober in probers:
             prober.cancel()
-        await asyncio.gather(*probers, return_exceptions=True)
+        if probers:
+            await asyncio.wait(probers, timeout=_CLOSE_S)
 
     def _probers(self) -> Iterator[asyncio.Task[None]]:
         return (entry.prober for entry in self._instances.all() if entry.prober is not None)
@@ -80,8 +87,8 @@ class Probing:
         try:
             code, output = await self._execs.probe(entry, args, timeout_s=timeout_ns(check) / 1e9)
             text = timed_out(check, output) if code is None else cut_output(output)
-        except InsulaError as error:
-            code, text = None, error.message
+        except (InsulaError, OSError) as error:  # also a failure of ours: the next one may go better
+            code, text = None, error.message if isinstance(error, InsulaError) else str(error)
         return ProbeResult(
             start_ns=start_ns, end_ns=time.time_ns(), exit_code=-1 if code is None else code, output=text
         )

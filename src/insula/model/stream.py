@@ -63,7 +63,8 @@ class Sample:
     """Resource use at one moment.  Memory in bytes, CPU in nanoseconds since start.
 
     For a VM the figures are the hypervisor process's as the host sees them, `memory_limit_bytes` the
-    guest's size.
+    guest's size.  `periods` are those that a CPU quota was enforced in; `memory_peak_bytes` and
+    `memory_failures` (how often the limit was hit) are 0 where the kernel does not count them.
     """
 
     taken_ns: int
@@ -71,10 +72,13 @@ class Sample:
     cpu_user_ns: int = 0
     cpu_system_ns: int = 0
     cpus_online: int = 1
+    periods: int = 0
     throttled_periods: int = 0
     throttled_ns: int = 0
     memory_bytes: int = 0
     memory_limit_bytes: int = 0
+    memory_peak_bytes: int = 0
+    memory_failures: int = 0
     memory_stats: dict[str, int] | None = None
     pids: int = 0
     pids_limit: int = 0

@@ -223,3 +223,27 @@ def test_signals_are_passed_on(daemon: Daemon) -> None:
         child.terminate()
         assert b"caught\n" == child.stdout.readline()
         assert 4 == child.wait(30)
+
+
+def test_mounts_volumes_and_checks_in_our_words(daemon: Daemon, isolation: str, name: str) -> None:
+    def ok(*words: str) -> str:
+        done = daemon.insula(*words)
+        assert 0 == done.returncode, done.stderr
+        return done.stdout.decode().strip()
+
+    options = ("-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m")
+    ok("volume", "create", *options, "--label", f"of={name}", name)
+    mounts = ("--mount", f"type=volume,src={name},dst=/m", "--mount", "type=tmpfs,dst=/t,tmpfs-mode=700")
+    check = ("--health-cmd", "true", "--health-interval", "1h", "--log-opt", "max-size=10k")
+    ok("run", "-d", "--isolation", isolation, "--name", name, *mounts, *check, IMAGE, "sleep", "1000")
+    assert "700" == ok("exec", name, "sh", "-c", "stat -c %a /t; echo in memory >/m/file")
+    other = ("--isolation", isolation, "--volumes-from", f"{name}:ro", IMAGE)
+    assert "in memory" == ok("run", "--rm", *other, "cat", "/m/file")
+    assert "(health: starting)" in ok("ps", "--filter", f"name={name}")
+    assert b"volume is in use" in daemon.insula("volume", "rm", name).stderr
+    ok("rm", "-f", name)
+    assert name not in ok("volume", "prune", "-f", "--filter", f"label=of={name}")
+    assert name in ok("volume", "prune", "-f", "-a", "--filter", f"label=of={name}")
+    both = daemon.insula("create", "--no-healthcheck", "--health-cmd", "x", IMAGE)
+    assert 1 == both.returncode
+    assert b"--no-healthcheck conflicts" in both.stderr

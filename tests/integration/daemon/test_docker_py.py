@@ -201,6 +201,17 @@ def test_diff_commit_and_export_leave_out_the_engines_own(client: docker.DockerC
     assert {"bin/sh", "d/a", "etc/passwd"} <= exported
 
 
+def test_stats_tell_what_a_quota_has_held_back(client: docker.DockerClient, isolation: str) -> None:
+    one = client.containers.run(
+        IMAGE, ["sh", "-c", "while :; do :; done"], detach=True, isolation=isolation, nano_cpus=300_000_000
+    )
+    seen = (sample["cpu_stats"]["throttling_data"] for sample in one.stats(decode=True))
+    held = next(data for data in seen if data["throttled_periods"] > 0)
+    assert held["periods"] >= held["throttled_periods"]
+    assert held["throttled_time"] > 0
+    one.remove(force=True)
+
+
 def test_top_and_stats(long: Any) -> None:
     table = long.top()
     assert {"PID", "CMD"} <= set(table["Titles"])

@@ -102,6 +102,7 @@ def take_sample(
         cpu_user_ns=user,
         cpu_system_ns=system,
         cpus_online=vcpus,
+        periods=throttled.get("nr_periods", 0),
         throttled_periods=throttled.get("nr_throttled", 0),
         throttled_ns=throttled.get("throttled_usec", 0) * 1000 or throttled.get("throttled_time", 0),
         memory_bytes=cgroups.read_number(f"{memory}/{name}") or _resident(pids),
