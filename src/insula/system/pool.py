@@ -34,15 +34,17 @@ class Pool(Generic[T]):
         most: int,
         quiet_s: float = _QUIET_S,
         eager: bool = True,
+        gives_up: bool = False,
     ) -> None:
         """`quiet_s`: how long nobody may have taken one before more are made; `eager`: at once when hardly
-        any is left."""
+        any is left; `gives_up`: `close` cancels what is being made instead of waiting for it."""
         self._make = make
         self._drop = drop
         self._least = least
         self._most = most
         self._quiet_s = quiet_s
         self._eager = eager
+        self._gives_up = gives_up
         self._want = least
         self._ready: deque[T] = deque()
         self._waiting = 0
@@ -88,6 +90,9 @@ class Pool(Generic[T]):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
             self._keeper = None
+        if self._gives_up:
+            for making in self._making:
+                making.cancel()
         await asyncio.gather(*self._making, return_exceptions=True)
         while self._ready:
             self._drop(self._ready.popleft())

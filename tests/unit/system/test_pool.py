@@ -16,12 +16,14 @@ class Maker:
     def __init__(self) -> None:
         self.made = 0
         self.dropped: list[int] = []
+        self.begun = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
         self.news = asyncio.Condition()
         self.three_dropped = asyncio.Event()
 
     async def make(self) -> int:
+        self.begun.set()
         await self.gate.wait()
         self.made += 1
         async with self.news:
@@ -107,3 +109,19 @@ async def test_it_shrinks_when_nobody_came_for_a_while(monkeypatch: pytest.Monke
     assert pool.ready() == 1
     await pool.close()
     assert len(maker.dropped) == 4
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+async def test_what_is_being_made_is_waited_for_or_given_up(gives_up: bool) -> None:
+    maker = Maker()
+    maker.gate.clear()
+    pool = Pool(maker.make, maker.drop, least=1, most=1, gives_up=gives_up)
+    taking = asyncio.create_task(pool.take())
+    await maker.begun.wait()
+    closing = asyncio.create_task(pool.close())
+    if not gives_up:
+        maker.gate.set()
+    await closing
+    assert (0 if gives_up else 1) == maker.made
+    [taken] = await asyncio.gather(taking, return_exceptions=True)
+    assert isinstance(taken, asyncio.CancelledError) if gives_up else taken == 1

@@ -87,7 +87,13 @@ class Clones:
             return await self._make(size)
 
         pool = Pool(
-            make, self._drop, least=self._least, most=self._least * _BURST, quiet_s=_QUIET_S, eager=False
+            make,
+            self._drop,
+            least=self._least,
+            most=self._least * _BURST,
+            quiet_s=_QUIET_S,
+            eager=False,
+            gives_up=True,  # on a busy host one takes half a minute
         )
         self._pools[size] = pool
         pool.start()
