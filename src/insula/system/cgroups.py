@@ -78,12 +78,13 @@ def find_layout() -> Layout:
 
 
 def read(path: str) -> str | None:
-    """Content of a control file; None when it, or the group, is not there."""
+    """Content of a control file, or of one in /proc; None when it, the group or the process is not there."""
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="ascii", errors="replace") as file:  # a program's name may be anything
             return file.read()
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.ENOTDIR):
+        # ESRCH: the process ended between opening and reading
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.ENOTDIR, errno.ESRCH):
             return None
         raise
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from insula.config import Settings
-from insula.errors import Conflict, InvalidRequest, NoSuchInstance, Unavailable
+from insula.errors import Conflict, GuestFailed, InvalidRequest, NoSuchInstance, Unavailable
 from insula.isolation import backend
 from insula.isolation.backend import BackendInfo, Files, Liveness, ProcessTable
 from insula.isolation.mounted import MountedFiles, numeric_owner
@@ -73,6 +73,7 @@ _BOOT_S = 300.0  # software emulation on a busy host; a panic or QEMU's end is n
 _MOST_MEMORY_MIB, _MOST_VCPUS = 1 << 20, 255  # of q35 without further devices
 _TRIM_S = 20.0
 _SIGKILL = 9
+_ENDING_S = 5.0
 
 
 class VmBackend:
@@ -287,6 +288,10 @@ class VmBackend:
         except AgentError as error:
             await vm.kill_and_wait()
             raise command_error(error, vm.plan.process) from None
+        except GuestFailed:
+            # a guest that panics, or is reset, at once has not answered: `wait` tells how it ended
+            if not await vm.ends_within(_ENDING_S):
+                raise
         vm.steps.mark("start")
         log.debug("%s runs: %s", instance_id[:12], vm.steps)
         if vm.cgroup is not None:

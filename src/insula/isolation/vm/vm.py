@@ -158,6 +158,14 @@ class Vm:
             log.info("pulling the plug of %s: %s", self.plan.id[:12], error or "it did not end in time")
             self._end()
 
+    async def ends_within(self, limit_s: float) -> bool:
+        try:
+            async with asyncio.timeout(limit_s):
+                await asyncio.shield(self.status)
+        except TimeoutError:
+            return False
+        return True
+
     async def kill_and_wait(self) -> None:
         self.kill()
         if self._supervisor is not None:
