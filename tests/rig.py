@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import insula
 from insula.client import Client
@@ -230,9 +232,22 @@ class Daemon:
         assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr.decode()}\n{self.log[-3000:]}"
         return done.stdout.decode().removesuffix("\n")
 
+    def shell(self, name: str, script: str) -> str:
+        """In a running instance."""
+        return self.ok("exec", name, "sh", "-c", script)
+
+    def inspect(self, name: str) -> Any:
+        """What `docker inspect` says of an instance."""
+        return json.loads(self.ok("inspect", name))[0]
+
     def import_image(self) -> None:
         query = {"fromSrc": "-", "repo": IMAGE.partition(":")[0], "tag": IMAGE.partition(":")[2]}
         self.client.request("POST", "/images/create", query=query, raw=make_image_tar()).read()
+
+
+def last(daemon: Daemon, name: str) -> int:
+    """How far a workload counts in /dev/shm/last; the file is empty for a moment each time."""
+    return int(daemon.shell(name, "until n=$(cat /dev/shm/last); [ $n ]; do :; done; echo $n"))
 
 
 def isolated(isolation: str, *words: str) -> Sequence[str]:

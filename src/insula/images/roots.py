@@ -102,6 +102,10 @@ class Roots:
         """Fine if it is not mounted.  In a thread: the kernel writes back what is dirty."""
         await asyncio.to_thread(mounts.umount, root.merged)
 
+    def upper_disk(self, instance_id: str) -> str:
+        """Where a guest's own disk is, or would be."""
+        return f"{self._instances_dir}/{instance_id}/upper.ext4"
+
     async def make_disk(
         self, image: Image, instance_id: str, *, size_gib: int, progress: Progress = no_progress
     ) -> DiskRoot:
@@ -110,7 +114,7 @@ class Roots:
             self.layer_directories(image), image.diff_ids, size_bytes=image.size_bytes, progress=progress
         )
         state = f"{self._instances_dir}/{instance_id}"
-        upper = f"{state}/upper.ext4"
+        upper = self.upper_disk(instance_id)
         os.makedirs(state, mode=0o700, exist_ok=True)
         await self.disks.make_upper_disk(upper, size_gib=size_gib)
         return DiskRoot(image_disk=image_disk, upper_disk=upper)
@@ -125,7 +129,7 @@ class Roots:
         for directory in ("upper", "work"):
             remove_tree(f"{state}/{directory}")
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{state}/upper.ext4")
+            os.unlink(self.upper_disk(instance_id))
 
     def _remove_mount_point(self, merged: str) -> None:
         while mounts.umount(merged):

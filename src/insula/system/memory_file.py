@@ -21,6 +21,11 @@ def make_memory_file(name: str, size: int = 0) -> int:
     return fd
 
 
+def close_all(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 def seal(fd: int) -> None:
     """From now on nobody changes it.  Raises OSError (EBUSY) while someone has it mapped writable and
     shared."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import socket
 import subprocess
 import sys
@@ -12,11 +11,10 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from rig import IMAGE, Daemon, isolated
+from rig import IMAGE, Daemon, isolated, last
 
 pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -60,48 +58,35 @@ def fork(daemon: Daemon, *words: str) -> list[str]:
     return done.stdout.decode().split()
 
 
-def shell(daemon: Daemon, name: str, script: str) -> str:
-    return daemon.ok("exec", name, "sh", "-c", script)
-
-
-def last(daemon: Daemon, name: str) -> int:
-    """How far it counts; the file is empty for a moment each time."""
-    return int(shell(daemon, name, "until n=$(cat /dev/shm/last); [ $n ]; do :; done; echo $n"))
-
-
-def inspect(daemon: Daemon, name: str) -> Any:
-    return json.loads(daemon.ok("inspect", name))[0]
-
-
 def test_copies_go_on_as_instances_of_their_own(own: Daemon, name: str) -> None:
     own.ok("run", "-d", "--isolation", "vm", "--name", name, "-p", "8091:80", IMAGE, "sh", "-c", COUNT)
-    assert "boot" == inspect(own, name)["Insula"]["Start"]
+    assert "boot" == own.inspect(name)["Insula"]["Start"]
     own.ok("exec", "-d", name, "sh", "-c", "sleep 12345")
-    shell(own, name, "echo kept > /tmp/note; until ps | grep -q '[s]leep 12345'; do :; done")
+    own.shell(name, "echo kept > /tmp/note; until ps | grep -q '[s]leep 12345'; do :; done")
     done = own.insula("fork", name, "--count", "2")
     assert done.returncode == 0, done.stderr.decode()
     copies = done.stdout.decode().split()
     assert [f"{name}-1", f"{name}-2"] == copies
     assert b"WARNING: port 8091 of the host stays with the source" in done.stderr
     everyone = [name, *copies]
-    told = [shell(own, one, IDENTITY).splitlines() for one in everyone]
+    told = [own.shell(one, IDENTITY).splitlines() for one in everyone]
     assert {6} == {len(lines) for lines in told}
     for values in zip(*told, strict=True):
         assert len(set(values)) == len(everyone), values
     for copy in copies:
-        assert "kept\n1" == shell(own, copy, "cat /tmp/note; ps | grep -c '[s]leep 12345'")
-        shown = inspect(own, copy)
+        assert "kept\n1" == own.shell(copy, "cat /tmp/note; ps | grep -c '[s]leep 12345'")
+        shown = own.inspect(copy)
         assert shown["State"]["Running"]
-        assert shown["Id"][:12] == shown["Config"]["Hostname"] == shell(own, copy, "hostname")
+        assert shown["Id"][:12] == shown["Config"]["Hostname"] == own.shell(copy, "hostname")
         address = shown["NetworkSettings"]["IPAddress"]
-        assert 2 == shell(own, copy, "cat /etc/hosts; ip -o -4 addr show eth0").count(address)
-        assert ["copy", f"fork of {inspect(own, name)['Id'][:12]}"] == [
+        assert 2 == own.shell(copy, "cat /etc/hosts; ip -o -4 addr show eth0").count(address)
+        assert ["copy", f"fork of {own.inspect(name)['Id'][:12]}"] == [
             shown["Insula"]["Start"],
             shown["Insula"]["Source"],
         ]
         assert "8091" not in own.ok("port", copy)
-        assert abs(int(shell(own, copy, "date +%s")) - time.time()) < 5
-        assert "1 packets received" in shell(own, copy, f"ping -c 1 {gateway(own)}")
+        assert abs(int(own.shell(copy, "date +%s")) - time.time()) < 5
+        assert "1 packets received" in own.shell(copy, f"ping -c 1 {gateway(own)}")
     own.ok("rm", "-f", *everyone)
 
 
@@ -112,7 +97,7 @@ def gateway(daemon: Daemon) -> str:
 def numbers_are_whole(daemon: Daemon, name: str) -> int:
     """What was written is 1, 2, 3 and so on, up to what memory knows; returns how many."""
     script = "set $(awk '$1 != NR { bad++ } END { print NR, bad + 0 }' /numbers); echo $*"
-    lines, wrong = shell(daemon, name, script).split()
+    lines, wrong = daemon.shell(name, script).split()
     assert "0" == wrong
     return int(lines)
 
@@ -174,30 +159,30 @@ def test_connections_stay_with_the_source(own: Daemon, name: str) -> None:
             *("run", "-d", "--isolation", "vm", "--name", name, IMAGE),
             *("sh", "-c", f"({local}) & {out}; sleep 1000"),
         )
-        source = shell(own, name, "cat /etc/machine-id")
+        source = own.shell(name, "cat /etc/machine-id")
         until(lambda: lines)
-        shell(own, name, "until [ -s /tmp/got ]; do :; done")
+        own.shell(name, "until [ -s /tmp/got ]; do :; done")
         [copy] = fork(own, name)
-        shell(own, copy, "until [ -s /tmp/out ]; do sleep 0.1; done")
+        own.shell(copy, "until [ -s /tmp/out ]; do sleep 0.1; done")
         before = len(lines)
         until(lambda: len(lines) > before + 5)
         assert {f"{source}\n"} == set(lines)
-        assert "" == shell(own, name, "cat /tmp/out 2>/dev/null || true")
+        assert "" == own.shell(name, "cat /tmp/out 2>/dev/null || true")
         for one in (name, copy):
-            shell(own, one, "n=$(wc -c < /tmp/got); until [ $(wc -c < /tmp/got) -gt $n ]; do sleep 0.1; done")
+            own.shell(one, "n=$(wc -c < /tmp/got); until [ $(wc -c < /tmp/got) -gt $n ]; do sleep 0.1; done")
     own.ok("rm", "-f", name, copy)
 
 
 def test_a_fork_of_a_fork(own: Daemon, name: str) -> None:
     own.ok("run", "-d", "--isolation", "vm", "--name", name, "--hostname", "isle", IMAGE, "sleep", "1000")
-    shell(own, name, "echo 1 > /generation")
+    own.shell(name, "echo 1 > /generation")
     [second] = fork(own, name, "--name", f"{name}-b")
-    shell(own, second, "echo 2 > /generation")
+    own.shell(second, "echo 2 > /generation")
     [third] = fork(own, second, "--name", f"{name}-c")
-    assert ["1", "2", "2"] == [shell(own, one, "cat /generation") for one in (name, second, third)]
-    assert "isle" == shell(own, third, "hostname")
+    assert ["1", "2", "2"] == [own.shell(one, "cat /generation") for one in (name, second, third)]
+    assert "isle" == own.shell(third, "hostname")
     own.ok("rm", "-f", name, second)
-    assert "2" == shell(own, third, "cat /generation")
+    assert "2" == own.shell(third, "cat /generation")
     own.ok("stop", "-t", "1", third)
     own.ok("rm", third)
 
@@ -215,17 +200,17 @@ def test_a_copy_is_on_its_sources_networks(own: Daemon, name: str) -> None:
     [copy] = fork(own, name)
     addresses = {}
     for one in (name, copy):
-        networks = inspect(own, one)["NetworkSettings"]["Networks"]
+        networks = own.inspect(one)["NetworkSettings"]["Networks"]
         assert {first, second} == set(networks)
-        inside = shell(own, one, "ip -o -4 addr")
+        inside = own.shell(one, "ip -o -4 addr")
         for network, told in networks.items():
             addresses[one, network] = told["IPAddress"]
             assert f"{told['IPAddress']}/" in inside
         assert 2 == inside.count(": eth")
     assert 4 == len(set(addresses.values()))
     for network in (first, second):
-        shell(own, copy, f"ping -c 1 -W 5 {addresses[name, network]}")
-        shell(own, name, f"ping -c 1 -W 5 {addresses[copy, network]}")
+        own.shell(copy, f"ping -c 1 -W 5 {addresses[name, network]}")
+        own.shell(name, f"ping -c 1 -W 5 {addresses[copy, network]}")
     found = own.ok("run", "--rm", "--network", first, IMAGE, "nslookup", "twin")
     assert addresses[name, first] in found
     assert addresses[copy, first] in found
@@ -252,15 +237,15 @@ def test_ssh_host_keys_are_each_machines_own(own: Daemon, name: str) -> None:
         own.ok("run", "-d", "--isolation", "vm", "--name", one, image, "sleep", "1000")
     [copy] = fork(own, name)
     everyone = [name, f"{name}-other", copy]
-    told = [shell(own, one, show) for one in everyone]
+    told = [own.shell(one, show) for one in everyone]
     assert 3 == len(set(told))
     for text in told:
         assert text.startswith("ssh-ed25519 ")
         assert "baked" not in text
         assert "rsa" not in text  # the image has none
-    assert "600 0" == shell(own, copy, "stat -c '%a %u' /etc/ssh/ssh_host_ed25519_key")
+    assert "600 0" == own.shell(copy, "stat -c '%a %u' /etc/ssh/ssh_host_ed25519_key")
     own.ok("restart", "-t", "0", name)
-    assert told[0] == shell(own, name, show)  # once and for all
+    assert told[0] == own.shell(name, show)  # once and for all
     own.ok("rm", "-f", *everyone)
     own.ok("rmi", image)
 
@@ -304,7 +289,7 @@ def test_what_cannot_be_forked_says_why(own: Daemon, name: str) -> None:
 def test_a_daemon_that_dies_while_it_forks(own: Daemon, name: str) -> None:
     """The source goes on; of the copies there are only whole ones, and no file is left."""
     own.ok("run", "-d", "--isolation", "vm", "--name", name, IMAGE, "sh", "-c", COUNT)
-    source = inspect(own, name)["Id"]
+    source = own.inspect(name)["Id"]
     for moment_s in (0.1, 0.3, 0.8):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
             sock.connect(own.socket)
@@ -323,7 +308,7 @@ def test_a_daemon_that_dies_while_it_forks(own: Daemon, name: str) -> None:
             pass
         running = own.ok("ps", "--no-trunc", "-q").split()
         assert source in running
-        everyone = {shell(own, one, "cat /etc/machine-id") for one in running}
+        everyone = {own.shell(one, "cat /etc/machine-id") for one in running}
         assert len(running) == len(everyone)
         for one in own.ok("ps", "-a", "--no-trunc", "-q").split():
             if one != source:

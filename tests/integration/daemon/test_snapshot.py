@@ -8,11 +8,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rig import IMAGE, Daemon
+from rig import IMAGE, Daemon, last
 
 pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -48,19 +47,6 @@ def refused(daemon: Daemon, *words: str) -> str:
     return done.stderr.decode()
 
 
-def shell(daemon: Daemon, name: str, script: str) -> str:
-    return daemon.ok("exec", name, "sh", "-c", script)
-
-
-def last(daemon: Daemon, name: str) -> int:
-    """How far it counts; the file is empty for a moment each time."""
-    return int(shell(daemon, name, "until n=$(cat /dev/shm/last); [ $n ]; do :; done; echo $n"))
-
-
-def inspect(daemon: Daemon, name: str) -> Any:
-    return json.loads(daemon.ok("inspect", name))[0]
-
-
 def begin(daemon: Daemon, name: str) -> None:
     daemon.ok(
         *("run", "-d", "--privileged", "--isolation", "vm", "--name", name, IMAGE, "sh", "-c", WORKLOAD)
@@ -71,20 +57,20 @@ def begin(daemon: Daemon, name: str) -> None:
 
 def went_on(daemon: Daemon, name: str) -> None:
     """The workload was not begun again, and the clock is right."""
-    assert "begun" == shell(daemon, name, "cat /runs")
+    assert "begun" == daemon.shell(name, "cat /runs")
     first = last(daemon, name)
     assert first > 50
     while last(daemon, name) <= first:
         pass
-    assert abs(int(shell(daemon, name, "date +%s")) - time.time()) < 10
+    assert abs(int(daemon.shell(name, "date +%s")) - time.time()) < 10
 
 
 def test_docker_checkpoint(own: Daemon, name: str) -> None:
     """And over `kill -9` of the daemon, and what a reboot of the host leaves."""
     begin(own, name)
-    before = shell(own, name, IDENTITY).splitlines()
+    before = own.shell(name, IDENTITY).splitlines()
     own.ok("checkpoint", "create", name, "first")
-    state = inspect(own, name)["State"]
+    state = own.inspect(name)["State"]
     assert ("exited", 137) == (state["Status"], state["ExitCode"])
     own.kill()
     shutil.rmtree(own.directory / "run" / "instances")
@@ -92,19 +78,19 @@ def test_docker_checkpoint(own: Daemon, name: str) -> None:
     assert ["CHECKPOINT NAME", "first"] == own.ok("checkpoint", "ls", name).splitlines()
     own.ok("start", "--checkpoint", "first", name)
     went_on(own, name)
-    after = shell(own, name, IDENTITY).splitlines()
+    after = own.shell(name, IDENTITY).splitlines()
     assert before[0] == after[0]  # it is the same machine
     assert before[1] != after[1]
     assert before[2] != after[2]
-    assert ["copy", "snapshot first"] == [inspect(own, name)["Insula"][key] for key in ("Start", "Source")]
+    assert ["copy", "snapshot first"] == [own.inspect(name)["Insula"][key] for key in ("Start", "Source")]
     # once more, from before what was written since
-    shell(own, name, "echo later > /later")
+    own.shell(name, "echo later > /later")
     own.ok("kill", name)
     own.ok("start", "--checkpoint", "first", name)
-    assert "none" == shell(own, name, "cat /later 2>/dev/null || echo none")
+    assert "none" == own.shell(name, "cat /later 2>/dev/null || echo none")
     own.ok("kill", name)
     own.ok("start", name)  # as ever
-    shell(own, name, "until [ $(wc -l < /runs) = 2 ]; do sleep 0.1; done")
+    own.shell(name, "until [ $(wc -l < /runs) = 2 ]; do sleep 0.1; done")
     own.ok("checkpoint", "rm", name, "first")
     assert "" == insula(own, "snapshot", "ls", "-q")
     own.ok("rm", "-f", name)
@@ -113,15 +99,15 @@ def test_docker_checkpoint(own: Daemon, name: str) -> None:
 def test_snapshots_of_what_goes_on(own: Daemon, name: str) -> None:
     begin(own, name)
     assert "now" == insula(own, "snapshot", "create", name, "now")
-    shell(own, name, "echo since > /since")
+    own.shell(name, "echo since > /since")
     [shown] = json.loads("[" + insula(own, "snapshot", "ls", name, "--format", "json") + "]")
     assert (name, "now", "144MiB") == (shown["InstanceName"], shown["Name"], shown["Memory"])
     copies = [f"{name}-a", f"{name}-b"]
     for copy in copies:
         assert copy == insula(own, "snapshot", "restore", "--as", copy, name, "now")
         went_on(own, copy)
-        assert "none" == shell(own, copy, "cat /since 2>/dev/null || echo none")
-    told = [shell(own, one, IDENTITY).splitlines() for one in (name, *copies)]
+        assert "none" == own.shell(copy, "cat /since 2>/dev/null || echo none")
+    told = [own.shell(one, IDENTITY).splitlines() for one in (name, *copies)]
     assert {5} == {len(lines) for lines in told}
     for values in zip(*told, strict=True):
         assert 3 == len(set(values)), values
@@ -169,15 +155,15 @@ def test_a_snapshot_as_a_file(own: Daemon, name: str, tmp_path: Path) -> None:
 def test_a_damaged_snapshot_is_refused_and_the_disk_stays(own: Daemon, name: str) -> None:
     begin(own, name)
     insula(own, "snapshot", "create", name, "one")
-    shell(own, name, "echo kept > /kept; sync")
+    own.shell(name, "echo kept > /kept; sync")
     own.ok("stop", "-t", "1", name)
-    where = own.directory / "data" / "instances" / inspect(own, name)["Id"]
+    where = own.directory / "data" / "instances" / own.inspect(name)["Id"]
     with open(where / "snapshots" / "one" / "ram", "r+b") as file:
         file.seek(20 << 20)
         file.write(b"damaged")
     assert "does not match its digest" in refused(own, "snapshot", "restore", name, "one")
     own.ok("start", name)
-    assert "kept" == shell(own, name, "cat /kept")
+    assert "kept" == own.shell(name, "cat /kept")
     assert not [*where.glob("capture-*"), *where.glob("*.before")]
     own.ok("rm", "-f", name)
 

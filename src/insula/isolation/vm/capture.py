@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from insula.errors import Conflict, GuestFailed, InvalidRequest
-from insula.isolation.vm.captured import Captured, close
+from insula.isolation.vm.captured import Captured
 from insula.isolation.vm.channel import AgentError, Channel, translate
 from insula.isolation.vm.interfaces import slots_of
 from insula.isolation.vm.machine import Accelerator
@@ -31,7 +31,7 @@ from insula.isolation.vm.wire import Type
 from insula.system import process_memory
 from insula.system.disk_file import copy_into, make_like
 from insula.system.files import remove_file
-from insula.system.memory_file import make_memory_file, seal
+from insula.system.memory_file import close_all, make_memory_file, seal
 from insula.system.process_memory import Mapping, find_mapping
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class _Taken:
 
     def close(self) -> None:
         if self.ram >= 0:
-            close(self.ram, self.state)
+            close_all(self.ram, self.state)
 
 
 async def _begin(vm: Vm) -> _Taken:

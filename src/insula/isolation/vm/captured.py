@@ -57,7 +57,7 @@ class Captured:
     _closing: object = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._closing = weakref.finalize(self, close, self.ram, self.state)
+        self._closing = weakref.finalize(self, memory_file.close_all, self.ram, self.state)
 
     def source(self, name: str) -> Source:
         return Source(
@@ -68,11 +68,6 @@ class Captured:
             type=self.type,
             nic_count=self.nic_count,
         )
-
-
-def close(*fds: int) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def save(captured: Captured, directory: str) -> None:

@@ -77,15 +77,10 @@ class Template:
         self.record = record
         self.ram = ram
         self.state = state
-        weakref.finalize(self, _close, ram, state)
+        weakref.finalize(self, memory_file.close_all, ram, state)
 
     def source(self) -> Source:
         return Source(name=self.record.key, ram=self.ram, state=self.state, owner=self, template=True)
-
-
-def _close(*fds: int) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def key_of(argv: Sequence[str], facts: Sequence[str]) -> str:
