@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -40,14 +40,20 @@ def mounted_below(directory: Path) -> list[str]:
 
 
 def cgroups_of(idents: Collection[str]) -> list[Path]:
-    """Of instances, their execs and helpers."""
+    """Of instances, their execs and helpers.  Groups come and go while this walks: they are no error."""
     return [
-        path for path in Path("/sys/fs/cgroup").glob("**/") if any(ident in path.name for ident in idents)
+        Path(path)
+        for path, _, _ in os.walk("/sys/fs/cgroup")
+        if any(ident in os.path.basename(path) for ident in idents)
     ]
 
 
 def pids_below(groups: Collection[Path]) -> set[int]:
-    return {int(pid) for group in groups for pid in (group / "cgroup.procs").read_text().split()}
+    found: set[int] = set()
+    for group in groups:
+        with suppress(OSError):
+            found.update(map(int, (group / "cgroup.procs").read_text().split()))
+    return found
 
 
 def processes_with(*words: str) -> dict[int, str]:

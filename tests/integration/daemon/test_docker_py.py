@@ -206,9 +206,8 @@ def test_stats_tell_what_a_quota_has_held_back(client: docker.DockerClient, isol
         IMAGE, ["sh", "-c", "while :; do :; done"], detach=True, isolation=isolation, nano_cpus=300_000_000
     )
     seen = (sample["cpu_stats"]["throttling_data"] for sample in one.stats(decode=True))
-    held = next(data for data in seen if data["throttled_periods"] > 0)
-    assert held["periods"] >= held["throttled_periods"]
-    assert held["throttled_time"] > 0
+    held = next(data for data in seen if data["throttled_time"] > 0)  # counted when a period's hold ends
+    assert held["periods"] >= held["throttled_periods"] > 0
     one.remove(force=True)
 
 
