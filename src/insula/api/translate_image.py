@@ -6,9 +6,12 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from msgspec import UNSET
+
 from insula.api.filters import Filters
 from insula.api.times import ZERO, parse_time, unix_seconds
 from insula.api.translate_health import parse_health, render_check
+from insula.api.versions import Version
 from insula.api.wire.container import GraphDriverData
 from insula.api.wire.container_config import ContainerConfig
 from insula.api.wire.image import HistoryResponseItem, ImageInspect, ImageSummary, RootFS
@@ -32,7 +35,14 @@ def render_summary(image: Image, *, containers: int = -1, shared_size: int = -1)
     )
 
 
-def render_inspect(image: Image) -> ImageInspect:
+def render_inspect(image: Image, version: Version) -> ImageInspect:
+    """Up to API 1.44 with the configuration of the container that the image was made of.
+
+    docker-compose 1 takes the volumes of a service from there when it makes its container anew.  That
+    container's configuration is not kept; the image's own says the same of what clients look for.
+    """
+    config = render_image_config(image.config)
+    old = version < (1, 45)
     return ImageInspect(
         Id=image.id,
         RepoTags=list(image.tags),
@@ -42,7 +52,7 @@ def render_inspect(image: Image) -> ImageInspect:
         Created=image.created or ZERO,
         DockerVersion="",
         Author=image.author,
-        Config=render_image_config(image.config),
+        Config=config,
         Architecture=image.platform.architecture,
         Variant=image.platform.variant,
         Os=image.platform.os,
@@ -50,6 +60,8 @@ def render_inspect(image: Image) -> ImageInspect:
         GraphDriver=GraphDriverData(Name="overlay2", Data=None),
         RootFS=RootFS(Type="layers", Layers=list(image.diff_ids)),
         Metadata={"LastTagTime": ZERO},
+        Container="" if old else UNSET,
+        ContainerConfig=config if old else UNSET,
     )
 
 

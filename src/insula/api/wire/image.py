@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from insula.api.wire.container import GraphDriverData
 from insula.api.wire.container_config import ContainerConfig
@@ -25,7 +25,9 @@ class RootFS(Struct):
     Layers: list[str]
 
 
-_RootFS = RootFS  # a field of that name hides the class
+# a field of that name hides the class
+_RootFS = RootFS
+_ContainerConfig = ContainerConfig
 
 
 class ImageInspect(Struct):
@@ -45,6 +47,9 @@ class ImageInspect(Struct):
     GraphDriver: GraphDriverData
     RootFS: _RootFS
     Metadata: dict[str, str]
+    # up to API 1.44 only
+    Container: str | UnsetType = UNSET
+    ContainerConfig: _ContainerConfig | UnsetType = UNSET
 
 
 class HistoryResponseItem(Struct):

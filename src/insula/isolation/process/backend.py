@@ -203,6 +203,7 @@ class ProcessBackend:
             prepare.make_cwd(root, plan.process)
         finally:
             os.close(root)
+        plan = dataclasses.replace(plan, mounts=prepare.mounts_by_kind(plan))
         config = make_config(plan, identity, self._facts, prepare.find_devices(plan))
         path = f"{plan.run_dir}/config.json"
         with disk_errors(f"writing {path}"), open(path, "w", encoding="utf-8") as file:
