@@ -176,7 +176,6 @@ async def test_what_is_not_supported_is_refused_by_name(house: House) -> None:
         (("--memory-swappiness", "5"), "MemorySwappiness"),
         (("--blkio-weight", "100"), "BlkioWeight"),
         (("--gpus", "all"), "DeviceRequests"),
-        (("--link", "other"), "Links"),
         (("--cgroupns", "host"), "CgroupnsMode"),
     ):
         done = await house.docker("create", *words, "busybox")

@@ -18,6 +18,7 @@ from insula.api.translate_network import (
     check_extra_hosts,
     parse_bindings,
     parse_exposed,
+    parse_links,
     parse_place,
 )
 from insula.api.versions import Version
@@ -35,7 +36,6 @@ _CONFIG_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ("OnBuild", (None, []), "is for images, not for containers"),
 )
 _HOST_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    ("Links", (None, []), "legacy links are not supported"),
     ("Cgroup", ("",), "joining a cgroup is not supported"),
     ("UsernsMode", ("", "host"), "user namespaces are not supported so far"),
     ("StorageOpt", (None, {}), "storage options are not supported"),
@@ -69,7 +69,8 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
             "The container-wide MacAddress field is now deprecated. "
             "It should be specified in EndpointsConfig instead."
         )
-    place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac, version)
+    links = parse_links(host.Links or ())
+    place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac, version, links)
     isolation = parse_isolation(host.Isolation, default)
     security, privileged = _security(host)
     rows, cols = parse_console_size(host.ConsoleSize)
@@ -129,6 +130,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         dns_options=tuple(host.DnsOptions or ()),
         mac_address=place.mac_address,
         networks=place.networks,
+        links=place.links,
         auto_remove=host.AutoRemove,
         restart=parse_restart(host.RestartPolicy),
         log=_log(host.LogConfig),

@@ -252,7 +252,6 @@ def test_networking() -> None:
         ({"DeviceRequests": [{"Count": -1}]}, "DeviceRequests"),
         ({"KernelMemoryTCP": 5}, "KernelMemoryTCP"),
         ({"MemorySwappiness": 5}, "MemorySwappiness"),
-        ({"Links": ["x"]}, "Links"),
         ({"UsernsMode": "x"}, "UsernsMode"),
         ({"CgroupnsMode": "host"}, "CgroupnsMode"),
         ({"StorageOpt": {"size": "1g"}}, "StorageOpt"),
