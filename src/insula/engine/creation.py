@@ -203,7 +203,11 @@ class Creation:
         if root_kind(spec.isolation) is RootKind.DIRECTORY:
             return await self._kit.roots.make_directory(image, instance_id, volatile=spec.auto_remove)
         return await self._kit.roots.make_disk(
-            image, instance_id, size_gib=self._kit.settings.vm_disk_gib, progress=no_progress
+            image,
+            instance_id,
+            size_gib=self._kit.settings.vm_disk_gib,
+            volatile=spec.auto_remove,
+            progress=no_progress,
         )
 
     def _shared_host_keys(self, image: Image, root: DirectoryRoot | DiskRoot) -> tuple[str, ...]:
