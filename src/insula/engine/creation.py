@@ -12,7 +12,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from insula.engine.checks import check_spec
+from insula.engine.checks import check_spec, disk_gib
 from insula.engine.instances import Entry, Instances
 from insula.engine.merge import merge_config
 from insula.engine.mounting import Mounting
@@ -99,7 +99,7 @@ class Creation:
             security=decide_security(spec, self._preparation.profile()),
             mounts=tuple(finalize_mount(mount, index, mount.source) for index, mount in enumerate(mounts)),
         )
-        backend.check(draft)
+        warnings = backend.check(draft)
 
         self._instances.reserve(name, instance_id)
         async with AsyncExitStack() as undo:
@@ -145,7 +145,7 @@ class Creation:
             undo.pop_all()
         self._instances.add(entry)
         self._instances.event(entry, "create")
-        return Created(id=instance_id, warnings=make_warnings(spec))
+        return Created(id=instance_id, warnings=(*warnings, *make_warnings(spec)))
 
     def _with_known_networks(self, spec: InstanceSpec) -> InstanceSpec:
         """By name, each once: a request may say NetworkMode by id and its endpoint by name.  One that does
@@ -200,9 +200,8 @@ class Creation:
         undo.push_async_callback(self._kit.roots.remove, instance_id)
         if root_kind(spec.isolation) is RootKind.DIRECTORY:
             return await self._kit.roots.make_directory(image, instance_id, volatile=spec.auto_remove)
-        return await self._kit.roots.make_disk(
-            image, instance_id, size_gib=self._kit.settings.vm_disk_gib, progress=no_progress
-        )
+        size_gib = disk_gib(spec.storage_opt) or self._kit.settings.vm_disk_gib
+        return await self._kit.roots.make_disk(image, instance_id, size_gib=size_gib, progress=no_progress)
 
     def _shared_host_keys(self, image: Image, root: DirectoryRoot | DiskRoot) -> tuple[str, ...]:
         """A machine of its own has ssh host keys of its own, and not its image's."""

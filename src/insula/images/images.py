@@ -252,6 +252,8 @@ class Images:
         message: str = "",
         ref: str | None = None,
         created_by: str = "",
+        container: str = "",
+        container_image: str = "",
     ) -> Image:
         """`base` with one more layer and a configuration of its own."""
         return await self._local.commit(
@@ -262,6 +264,8 @@ class Images:
             message=message,
             ref=ref,
             created_by=created_by,
+            container=container,
+            container_image=container_image,
         )
 
     async def bootstrap(self, name: str, progress: Progress = no_progress) -> Image:

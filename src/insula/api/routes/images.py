@@ -38,7 +38,7 @@ async def list_(call: Call) -> web.StreamResponse:
 
 
 async def inspect(call: Call) -> web.StreamResponse:
-    return answer(render_inspect(call.engine.images.find(call.names["name"])))
+    return answer(render_inspect(call.engine.images.find(call.names["name"]), call.version))
 
 
 async def history(call: Call) -> web.StreamResponse:

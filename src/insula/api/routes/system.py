@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 
 from aiohttp import web
@@ -21,6 +20,7 @@ from insula.api.translate_system import (
 )
 from insula.api.wire.codec import json_bytes
 from insula.errors import InvalidRequest
+from insula.system.cgroups import version_in_use
 
 _PING_HEADERS = {
     "Builder-Version": "1",
@@ -40,8 +40,7 @@ async def version(call: Call) -> web.StreamResponse:
 
 
 async def info(call: Call) -> web.StreamResponse:
-    cgroup_version = "2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "1"
-    return answer(render_info(call.engine.info(), cgroup_version, 0))
+    return answer(render_info(call.engine.info(), str(version_in_use()), call.engine.events.followers))
 
 
 async def events(call: Call) -> web.StreamResponse:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from insula.api.wire.container import GraphDriverData
 from insula.api.wire.container_config import ContainerConfig
+
+_ContainerConfig = ContainerConfig  # a field of that name hides the class
 
 
 class ImageSummary(Struct):
@@ -45,6 +47,8 @@ class ImageInspect(Struct):
     GraphDriver: GraphDriverData
     RootFS: _RootFS
     Metadata: dict[str, str]
+    Container: str | UnsetType = UNSET
+    ContainerConfig: _ContainerConfig | UnsetType | None = UNSET
 
 
 class HistoryResponseItem(Struct):
