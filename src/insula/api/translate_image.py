@@ -12,9 +12,17 @@ from insula.api.translate_health import parse_health, render_check
 from insula.api.versions import NEWEST, Version
 from insula.api.wire.container import GraphDriverData
 from insula.api.wire.container_config import ContainerConfig
-from insula.api.wire.image import HistoryResponseItem, ImageInspect, ImageSummary, RootFS
+from insula.api.wire.image import (
+    DistributionInspect,
+    HistoryResponseItem,
+    ImageInspect,
+    ImageSummary,
+    OCIDescriptor,
+    OCIPlatform,
+    RootFS,
+)
 from insula.errors import InvalidRequest
-from insula.model.image import Image, ImageConfig
+from insula.model.image import Image, ImageConfig, Offer
 
 LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 
@@ -63,6 +71,18 @@ def _render_inspect(image: Image) -> ImageInspect:
         GraphDriver=GraphDriverData(Name="overlay2", Data=None),
         RootFS=RootFS(Type="layers", Layers=list(image.diff_ids)),
         Metadata={"LastTagTime": ZERO},
+    )
+
+
+def render_offer(offer: Offer) -> DistributionInspect:
+    """`GET /distribution/{name}/json`."""
+    return DistributionInspect(
+        Descriptor=OCIDescriptor(
+            media_type=offer.descriptor.media_type, digest=offer.descriptor.digest, size=offer.descriptor.size
+        ),
+        Platforms=[
+            OCIPlatform(architecture=p.architecture, os=p.os, variant=p.variant) for p in offer.platforms
+        ],
     )
 
 

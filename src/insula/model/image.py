@@ -24,6 +24,14 @@ class Platform:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a name means on a registry: a manifest, or an index of several, and for which platforms."""
+
+    descriptor: Descriptor
+    platforms: tuple[Platform, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
     created: str = ""
     created_by: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 from insula.api.wire.container import GraphDriverData
 from insula.api.wire.container_config import ContainerConfig
@@ -58,6 +58,23 @@ class HistoryResponseItem(Struct):
     Tags: list[str] | None
     Size: int
     Comment: str
+
+
+class OCIDescriptor(Struct):
+    media_type: str = field(name="mediaType")
+    digest: str
+    size: int
+
+
+class OCIPlatform(Struct, omit_defaults=True):
+    architecture: str = field()
+    os: str = field()
+    variant: str = ""
+
+
+class DistributionInspect(Struct):
+    Descriptor: OCIDescriptor
+    Platforms: list[OCIPlatform]
 
 
 class ImageDeleteResponseItem(Struct, omit_defaults=True):

@@ -132,11 +132,12 @@ class ProcessBackend:
         if self._problem:
             return BackendInfo(isolation=self.isolation, runtime="", version="", problem=self._problem)
         layout = f"v{self._layout.version}" + (" (hybrid)" if self._layout.hybrid else "")
+        init = (("init", self._facts.init_path),) if self._facts.init_path else ()
         return BackendInfo(
             isolation=self.isolation,
             runtime=self._runtime.name,
             version=self._runtime.version,
-            details=(*self._versions, ("runtime path", self._runtime.path), ("cgroup", layout)),
+            details=(*self._versions, ("runtime path", self._runtime.path), ("cgroup", layout), *init),
         )
 
     def check(self, plan: LaunchPlan) -> tuple[str, ...]:
