@@ -269,6 +269,25 @@ network_loopback_up (void)
     say ("loopback: %s", strerror (errno));
 }
 
+/* As in a container: an interface has IPv6 if it has been given such an address. */
+void
+network_default (void)
+{
+  if (write_text ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1", 0) < 0 && errno != ENOENT)
+    say ("IPv6: %s", strerror (errno));
+}
+
+static int
+allow_ipv6 (const char *name, struct fault *fault)
+{
+  char path[80];
+
+  snprintf (path, sizeof path, "/proc/sys/net/ipv6/conf/%s/disable_ipv6", name);
+  if (write_text (path, "0", 0) < 0)
+    return fail (fault, FAULT_FAILED, errno, "allow IPv6 on %s", name);
+  return 0;
+}
+
 void
 network_begin (void)
 {
@@ -306,6 +325,8 @@ static int
 set_up (struct nic *nic, const char *now, unsigned index, int control, struct fault *fault)
 {
   if (change_link (control, now, nic->name, nic->any_mac ? NULL : nic->mac, nic->mtu, fault) < 0)
+    return -1;
+  if (strchr (nic->addresses, ':') && allow_ipv6 (nic->name, fault) < 0)
     return -1;
   if (each_part (nic->addresses, index, add_address, fault) < 0)
     return -1;

@@ -148,7 +148,11 @@ class Copies:
         spec = spec_of_copy(source.spec)
         config = dataclasses.replace(source.config, hostname=spec.hostname or short_id(instance_id))
         places = self._preparation.places(instance_id)
-        root = DiskRoot(image_disk=source_plan.disk.image_disk, upper_disk=kit.roots.upper_disk(instance_id))
+        root = DiskRoot(
+            image_disk=source_plan.disk.image_disk,
+            upper_disk=kit.roots.upper_disk(instance_id),
+            volatile=spec.auto_remove,
+        )
         plan = make_plan(
             instance_id,
             spec,

@@ -200,8 +200,13 @@ class Creation:
         undo.push_async_callback(self._kit.roots.remove, instance_id)
         if root_kind(spec.isolation) is RootKind.DIRECTORY:
             return await self._kit.roots.make_directory(image, instance_id, volatile=spec.auto_remove)
-        size_gib = disk_gib(spec.storage_opt) or self._kit.settings.vm_disk_gib
-        return await self._kit.roots.make_disk(image, instance_id, size_gib=size_gib, progress=no_progress)
+        return await self._kit.roots.make_disk(
+            image,
+            instance_id,
+            size_gib=disk_gib(spec.storage_opt) or self._kit.settings.vm_disk_gib,
+            volatile=spec.auto_remove,
+            progress=no_progress,
+        )
 
     def _shared_host_keys(self, image: Image, root: DirectoryRoot | DiskRoot) -> tuple[str, ...]:
         """A machine of its own has ssh host keys of its own, and not its image's."""

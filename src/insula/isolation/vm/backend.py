@@ -307,9 +307,8 @@ class VmBackend:
         if signum == _SIGKILL:
             vm.kill_workload()
             return
-        channel = await vm.channel()
         try:
-            await channel.request(Type.SIGNAL, ("signal", str(signum)))
+            await vm.signal(signum)
         except AgentError as error:
             raise translate(error) from None
 
