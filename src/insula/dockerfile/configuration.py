@@ -68,7 +68,7 @@ class Configuration:
             case Expose():
                 ports = sorted({port for word in instruction.text.split() for port in expand_ports(word)})
                 self.config = replace(config, exposed_ports=tuple(sorted({*config.exposed_ports, *ports})))
-                return "EXPOSE " + " ".join(ports)
+                return "EXPOSE " + " ".join(sorted(instruction.text.split()))
             case Volume():
                 self.config = replace(config, volumes=tuple(sorted({*config.volumes, *instruction.paths})))
                 return f"VOLUME [{' '.join(instruction.paths)}]"
