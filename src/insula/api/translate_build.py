@@ -24,7 +24,7 @@ from insula.model.credentials import Credentials
 from insula.model.isolation import parse_isolation
 from insula.model.reference import parse_reference
 
-SECRET_HEADER = "X-Insula-Secret"
+SECRETS_HEADER = "X-Insula-Secrets"
 _MOST_AUTH = 1 << 20
 _HUB = ("index.docker.io", "registry-1.docker.io", "")
 
@@ -66,7 +66,7 @@ def parse_build(call: Call) -> BuildOptions:
             o.replace(":", "=", 1) if "=" not in o else o for o in _several(call, "securityopt")
         ),
         credentials=parse_registry_config(call.http.headers.get("X-Registry-Config", "")),
-        secrets=parse_secrets(call.http.headers.getall(SECRET_HEADER, [])),
+        secrets=parse_secrets(call.http.headers.get(SECRETS_HEADER, "")),
     )
 
 
@@ -166,15 +166,15 @@ def parse_registry_config(untrusted_text: str) -> Mapping[str, Credentials]:
     return found
 
 
-def parse_secrets(headers: list[str]) -> Mapping[str, bytes]:
-    """`X-Insula-Secret: id=base64`, one for each secret.  Raises InvalidRequest."""
+def parse_secrets(header: str) -> Mapping[str, bytes]:
+    """`X-Insula-Secrets: id=base64 id=base64 …`.  Raises InvalidRequest."""
     found: dict[str, bytes] = {}
-    for text in headers:
+    for text in header.split():
         name, equals, value = text.partition("=")
         try:
             if not name or not equals:
                 raise ValueError("expected id=base64")
             found[name] = base64.b64decode(value, validate=True)
         except (ValueError, binascii.Error) as error:
-            raise InvalidRequest(f"invalid {SECRET_HEADER} header: {error}") from None
+            raise InvalidRequest(f"invalid {SECRETS_HEADER} header: {error}") from None
     return found

@@ -69,4 +69,3 @@ def epoch_of(given: Mapping[str, str | None]) -> int | None:
     """SOURCE_DATE_EPOCH, seconds, if the request has it: nothing in the image is newer then."""
     text = given.get("SOURCE_DATE_EPOCH") or ""
     return int(text) if text.isdecimal() and len(text) < 12 else None
-

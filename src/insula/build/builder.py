@@ -1,8 +1,8 @@
 """A build from its first line to its image: stages in order, each instruction one step, one image.  Async.
 
-The classic builder's ways, because its clients expect them: steps one after the other, an image for each, which
-is the cache.  Only RUN needs an instance; it has the isolation that was asked for.  Files are copied without one
-(`copying`).
+The classic builder's ways, because its clients expect them: steps one after the other, an image for each,
+which is the cache.  Only RUN needs an instance; it has the isolation that was asked for.  Files are copied
+without one (`copying`).
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ class Builder:
         mounts = RunMounts(
             self._places, copying, self._engine.volumes, options.secrets, self._find_mount_root
         )
-        self._running = Running(self._engine, options, self._out, mounts, copying, self._places)
+        self._running = Running(
+            self._engine, options, self._out, mounts=mounts, copying=copying, places=self._places
+        )
         sources = [image for ref in options.cache_from if (image := self._local(ref)) is not None]
         cache = Cache(self._images, sources if options.cache_from else None)
         self._cache = None if options.no_cache else cache
@@ -191,7 +193,9 @@ class Builder:
         elif name == "scratch":
             state = StageState()
         else:
-            image = await self._find_image(name, origin.platform or self._options.platform, pull=self._options.pull)
+            image = await self._find_image(
+                name, origin.platform or self._options.platform, pull=self._options.pull
+            )
             state = StageState(image=image, origin=image, author=image.author)
             state.configuration.config = image.config
         state.add_default_path(PATH)
@@ -238,7 +242,9 @@ class Builder:
         number = find_stage(self._stages[: len(self._done)], name)
         if number is not None:
             return self._layers(self._done[number].image)
-        if name.isdecimal() or name.lower() in {stage.origin.name for stage in self._stages if stage.origin.name}:
+        if name.isdecimal() or name.lower() in {
+            stage.origin.name for stage in self._stages if stage.origin.name
+        }:
             raise InvalidRequest(f"invalid from flag value {name}: it is no stage before this one")
         image = await self._find_image(name, "")
         self._hold_as(f"{self._ident}-from-{name}", image)
@@ -383,7 +389,7 @@ class Builder:
         return None if self._epoch_s is None else self._epoch_s * 1_000_000_000
 
     def _directory_ns(self, state: StageState) -> int:
-        """Of directories that a step makes on the way: as old as the base, so that it is the same each time."""
+        """Of directories that a step makes on the way: as old as the base, so the same each time."""
         if self._newest_ns is not None:
             return self._newest_ns
         created = state.origin.created if state.origin is not None else ""

@@ -13,7 +13,7 @@ from insula.model.image import Image, ImageConfig
 
 
 class Cache:
-    """`sources` are `--cache-from`'s images: if it was said, nothing else counts, as in Docker.  None: it was not."""
+    """`sources` are `--cache-from`'s images, which alone count then, as in Docker; None: it was not said."""
 
     def __init__(self, images: Images, sources: Sequence[Image] | None = None) -> None:
         self._images = images
@@ -36,9 +36,10 @@ class Cache:
     ) -> Image | None:
         depth = len(parent.history) if parent is not None else 0
         for source in sources:
-            if _continues(source, parent) and len(source.history) > depth:
-                if source.history[depth].created_by == created_by:
-                    return await self._images.restore(source, depth + 1, parent=parent, config=config)
+            if len(source.history) <= depth or not _continues(source, parent):
+                continue
+            if source.history[depth].created_by == created_by:
+                return await self._images.restore(source, depth + 1, parent=parent, config=config)
         return None
 
 

@@ -1,7 +1,7 @@
 """The context: what the client sent, unpacked in a confined child, and the Dockerfile in it.  Async.
 
-The tar is hostile.  It is unpacked as `docker cp` unpacks one (`system.tree`), everything root's, and read with
-links followed inside it only.
+The tar is hostile.  It is unpacked as `docker cp` unpacks one (`system.tree`), everything root's, and read
+with links followed inside it only.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ async def _pieces(path: str) -> AsyncIterator[bytes]:
 
 
 def _take_dockerfile(directory: str, name: str) -> bytes:
-    """What the context has as `name`; it and .dockerignore are taken out of the context if that ignores them (the
-    client sends both in any case)."""
+    """What the context has as `name`; it and .dockerignore are taken out of the context if that ignores them
+    (the client sends both in any case)."""
     wanted = name.strip() or "Dockerfile"
     root = os.open(directory, _DIRECTORY)
     try:

@@ -1,7 +1,7 @@
 """The confined child behind `copying`: hashes what a step would copy, or writes it as a layer.  Synchronous.
 
-It is shut into a place of its own in which the image's root is `/target` and the roots of the sources are `/0`,
-`/1`, …, all read only.  Never imported but as a child's module.
+It is shut into a place of its own in which the image's root is `/target` and the roots of the sources are
+`/0`, `/1`, …, all read only.  Never imported but as a child's module.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import stat
 from collections.abc import Sequence
 from typing import Any
 
-from insula.build.placing import HashSink, Placer, Rules, Sink, TarSink, is_archive
 from insula.build.difference import write_difference
+from insula.build.placing import HashSink, Placer, Rules, Sink, TarSink, is_archive
 from insula.build.sources import Found, find_sources, parts_of, resolve
 from insula.dockerfile.patterns import Ignored
 from insula.errors import InvalidRequest, NotFound
@@ -40,7 +40,9 @@ def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
             bind(lowers[0], place, read_only=True)
         else:
             mount_overlay(place, lowers)
-    confine(os.open(scratch, os.O_RDONLY | os.O_DIRECTORY), capabilities=(CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH))
+    confine(
+        os.open(scratch, os.O_RDONLY | os.O_DIRECTORY), capabilities=(CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH)
+    )
     match request["what"]:
         case "hash":
             hashed = HashSink()
@@ -92,8 +94,8 @@ def _copy(request: dict[str, Any], sink: Sink) -> str:
     ends_as_directory = request["target"].endswith(("/", "/."))
     if len(found) > 1 and not ends_as_directory:
         raise InvalidRequest(
-            f"When using {request['word']} with more than one source file, the destination must be a directory "
-            "and end with a /"
+            f"When using {request['word']} with more than one source file, the destination must be a "
+            "directory and end with a /"
         )
     for one, source in found:
         if source["unpack"] and is_archive(one):

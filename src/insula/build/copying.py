@@ -22,8 +22,8 @@ Layers = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One source: `pattern` below the root of that number.  `name`: what its file is called at the target ("":
-    as it is); `unpack`: if it is an archive."""
+    """One source: `pattern` below the root of that number.  `name`: what its file is called at the target
+    ("": as it is); `unpack`: if it is an archive."""
 
     root: int
     pattern: str
@@ -33,8 +33,8 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyOrder:
-    """A COPY or ADD, decided.  `target` is absolute; its last slash means something.  `named_root`: the sources
-    are another stage's or image's, not the context's."""
+    """A COPY or ADD, decided.  `target` is absolute; its last slash means something.  `named_root`: the
+    sources are another stage's or image's, not the context's."""
 
     word: str
     target: str
@@ -90,7 +90,7 @@ class Copying:
                     yield piece
 
     async def find(self, layers: Layers, path: str) -> tuple[str, bool]:
-        """Where `path` really is in a root (relative to it), and whether it is a directory.  Raises NotFound."""
+        """Where `path` is in a root, its links followed; whether it is a directory.  Raises NotFound."""
         with self._place() as place:
             request = {
                 "what": "find",
@@ -137,7 +137,8 @@ class Copying:
             "target_layers": self._root(order.target_layers),
             "roots": [self._root(layers) for layers in order.roots],
             "sources": [
-                {"root": i.root, "pattern": i.pattern, "name": i.name, "unpack": i.unpack} for i in order.items
+                {"root": i.root, "pattern": i.pattern, "name": i.name, "unpack": i.unpack}
+                for i in order.items
             ],
             "chown": order.chown,
             "mode": order.mode,

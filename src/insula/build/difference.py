@@ -1,4 +1,4 @@
-"""One layer for what several have changed (`--squash`).  Synchronous, light to import; confined child only."""
+"""One layer for what several have changed (`--squash`).  Synchronous, light; in a confined child."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ class FileSteps:
         for source in copy.sources:
             if copy.add and is_git(source):
                 raise InvalidRequest(
-                    f"ADD {source}: git repositories are not fetched", hint="clone it in a RUN, or in the context"
+                    f"ADD {source}: git repositories are not fetched",
+                    hint="clone it in a RUN, or in the context",
                 )
             if copy.add and is_address(source):
                 name = name_of(source)

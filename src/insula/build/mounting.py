@@ -1,7 +1,7 @@
 """What `RUN --mount` asks for, as mounts of the step's instance.  Async.
 
-A bind shows the context, a stage or an image, read only or with writes that are thrown away; a cache is a named
-volume; a secret is a file that is gone before the layer is made.
+A bind shows the context, a stage or an image, read only or with writes that are thrown away; a cache is a
+named volume; a secret is a file that is gone before the layer is made.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ class RunMounts:
     def _secret(self, mount: RunMount) -> bytes | None:
         secret = self._secrets.get(mount.id)
         if secret is None and mount.required:
-            raise InvalidRequest(f"secret {mount.id}: not found", hint=f"insula build --secret id={mount.id},src=FILE")
+            raise InvalidRequest(
+                f"secret {mount.id}: not found", hint=f"insula build --secret id={mount.id},src=FILE"
+            )
         return secret
 
     def _file(
@@ -128,4 +130,3 @@ class RunMounts:
         os.chown(path, mount.uid, mount.gid)
         os.chmod(path, 0o400 if mount.mode is None else mount.mode)
         return MountSpec(kind=MountKind.BIND, source=path, target=target, read_only=True)
-

@@ -13,8 +13,9 @@ from insula.model.limits import Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """`build_args`: None is a name without a value.  `tags` are checked references.  `credentials` by registry.
-    `secrets` are for `RUN --mount=type=secret`.  `remote` is an address to fetch in the context's place."""
+    """`build_args`: None is a name without a value.  `tags` are checked references.  `credentials` are by
+    registry.  `secrets` are for `RUN --mount=type=secret`.  `remote` is an address to fetch in the context's
+    place."""
 
     isolation: Isolation
     dockerfile: str = "Dockerfile"
@@ -32,7 +33,7 @@ class BuildOptions:
     force_remove: bool = False
     network_mode: str = ""
     extra_hosts: tuple[str, ...] = ()
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     cgroup_parent: str = ""
     security_opt: tuple[str, ...] = ()
     credentials: Mapping[str, Credentials] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """Putting files where COPY and ADD want them, as a layer.  Synchronous, light to import; confined child only.
 
-Nothing is written into the image's root: what comes out is a tar with just what the step adds, in an order and
-with times that depend on the input alone, so that the same input is the same layer.  Directories on the way
-that the image has are named as they are there (else unpacking would give them other modes).
+Nothing is written into the image's root: what comes out is a tar with just what the step adds, in an order
+and with times that depend on the input alone, so that the same input is the same layer.  Directories on the
+way that the image has are named as they are there (else unpacking would give them other modes).
 """
 
 from __future__ import annotations
@@ -114,9 +114,9 @@ class HashSink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """`owner` (uid, gid) of everything, unless `keep_owners`; `mode` None: as it is.  `created_ns` is the time of
-    directories that are made on the way; nothing is newer than `newest_ns`.  `follow`: links of the image are
-    followed on the way to the target (`COPY --link` does not)."""
+    """`owner` (uid, gid) of everything, unless `keep_owners`; `mode` None: as it is.  `created_ns` is the
+    time of directories that are made on the way; nothing is newer than `newest_ns`.  `follow`: links of the
+    image are followed on the way to the target (`COPY --link` does not)."""
 
     owner: tuple[int, int] = (0, 0)
     keep_owners: bool = False
@@ -293,9 +293,7 @@ class Placer:
             member.uid, member.gid = self._rules.owner
         member.mtime_ns = whole_seconds(member.mtime_ns)
         member.xattrs = {
-            name: value
-            for name, value in member.xattrs.items()
-            if os.fsdecode(name).startswith(_KEPT_XATTRS)
+            name: value for name, value in member.xattrs.items() if os.fsdecode(name).startswith(_KEPT_XATTRS)
         }
         if last.startswith(b".wh."):
             raise CorruptData(f"the archive has a name that layers use for what is removed: {inner[:200]!r}")
@@ -318,7 +316,9 @@ def is_archive(found: Found) -> bool:
             return False
 
 
-def _below(directory: bytes, name: bytes, parts: Parts, label: bytes) -> Iterator[tuple[bytes, bytes, Parts, bytes]]:
+def _below(
+    directory: bytes, name: bytes, parts: Parts, label: bytes
+) -> Iterator[tuple[bytes, bytes, Parts, bytes]]:
     """(path, name in the source, place, label) of what is in a directory, in order."""
     for entry in sorted(os.listdir(directory)):
         yield (

@@ -36,7 +36,7 @@ def check_checksum(text: str) -> tuple[str, str]:
 
 
 async def fetch(url: str, path: str, *, checksum: str = "") -> str:
-    """The file at `url` into `path`, with the time that the server says, readable for root alone (as Docker's).
+    """The file at `url` into `path`, with the time that the server says, for root alone to read.
 
     Returns the name that the address has for it.  Raises RegistryFailed, CorruptData, DiskFull.
     """
@@ -57,7 +57,9 @@ async def fetch(url: str, path: str, *, checksum: str = "") -> str:
         modified = email.utils.parsedate_tz(response.headers.get("Last-Modified", ""))
         time_s = max(0, email.utils.mktime_tz(modified)) if modified else 0
     if digest is not None and digest.hexdigest() != checksum.partition(":")[2]:
-        raise CorruptData(f"{show(url)}: digest is {digest.name}:{digest.hexdigest()}, --checksum says {checksum}")
+        raise CorruptData(
+            f"{show(url)}: digest is {digest.name}:{digest.hexdigest()}, --checksum says {checksum}"
+        )
     os.utime(path, (time_s, time_s))
     return name_of(url)
 

@@ -41,6 +41,7 @@ class Running:
         engine: Engine,
         options: BuildOptions,
         output: Output,
+        *,
         mounts: RunMounts,
         copying: Copying,
         places: Places,
@@ -161,8 +162,8 @@ class Running:
             await self._engine.remove(instance_id, force=True, volumes=True)
 
     async def _missing(self, layers: Layers, mounts: Sequence[MountSpec]) -> list[str]:
-        """What is in the root only to be mounted over: targets, and directories above them, that the image has
-        not."""
+        """What is in the root only to be mounted over: targets, and directories above them, that the image
+        has not."""
         targets = [mount.target for mount in mounts if not mount.target.startswith("/dev/")]
         return await self._copying.missing(layers, targets) if targets else []
 
@@ -188,4 +189,3 @@ class Running:
                     await asyncio.gather(feeding, return_exceptions=True)
 
         return through
-

@@ -80,10 +80,9 @@ def find_sources(root: bytes, pattern: str) -> Iterator[Found]:
     if WILDCARDS.search(pattern) is None:
         yield _found(root, name)
         return
-    count = 0
-    for parts in _matching(root, (), [os.fsdecode(part) for part in _clean(name)]):
-        count += 1
-        if count > _MAX_MATCHES:
+    patterns = [os.fsdecode(part) for part in _clean(name)]
+    for count, parts in enumerate(_matching(root, (), patterns)):
+        if count >= _MAX_MATCHES:
             raise InvalidRequest(f"{pattern}: matches more than {_MAX_MATCHES} files")
         yield _found(root, b"/".join(parts))
 

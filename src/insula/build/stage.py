@@ -10,7 +10,7 @@ from insula.model.image import Image
 
 @dataclass(slots=True, kw_only=True)
 class StageState:
-    """`origin` is what it began with; `missed`: the cache had not what was asked for, so it is not asked again."""
+    """`origin` is what it began with; `missed`: the cache had not what was asked for, and rests."""
 
     image: Image | None = None
     origin: Image | None = None
