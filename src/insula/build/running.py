@@ -19,7 +19,7 @@ from insula.build.options import BuildOptions, Output
 from insula.build.stage import StageState
 from insula.dockerfile.instructions import Run
 from insula.engine.types import CommitSpec, WaitCondition
-from insula.errors import BuildStepFailed, NotFound
+from insula.errors import BuildStepFailed, InvalidRequest, NotFound
 from insula.model.health import HealthCheck
 from insula.model.ids import short_id
 from insula.model.image import Image
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from insula.engine.engine import Engine
 
 _RED, _PLAIN = "\x1b[91m", "\x1b[0m"
-_SCRIPT = "/dev/pipes/EOF"
+_SCRIPT = "/.build-script"
 
 
 class Running:
@@ -74,7 +74,8 @@ class Running:
                 self._mounts.made(run.mounts, config.working_dir)
             )
             if run.words is None and run.script.startswith("#!"):  # a script that names its interpreter
-                mounts, command = (*mounts, self._script(run.script, stack)), (_SCRIPT,)
+                mounts = (*mounts, self._script(run.script, stack))
+                command = (*_interpreter(run.script), _SCRIPT)
             spec = InstanceSpec(
                 image=state.image.id,
                 isolation=options.isolation,
@@ -164,7 +165,7 @@ class Running:
     async def _missing(self, layers: Layers, mounts: Sequence[MountSpec]) -> list[str]:
         """What is in the root only to be mounted over: targets, and directories above them, that the image
         has not."""
-        targets = [mount.target for mount in mounts if not mount.target.startswith("/dev/")]
+        targets = [mount.target for mount in mounts]
         return await self._copying.missing(layers, targets) if targets else []
 
     def _filter(
@@ -189,3 +190,11 @@ class Running:
                     await asyncio.gather(feeding, return_exceptions=True)
 
         return through
+
+
+def _interpreter(script: str) -> list[str]:
+    """As the kernel reads the first line: a program, and all that follows as one argument."""
+    words = script.partition("\n")[0][2:].split(None, 1)
+    if not words:
+        raise InvalidRequest("RUN: the first line of the here-document names no interpreter")
+    return [word.strip() for word in words]
