@@ -78,19 +78,27 @@ device_rules_program (struct bpf_insn program[DEVICE_RULES_MAX])
   return count;
 }
 
-int
-device_rules_apply (struct fault *fault)
+static int
+load_program (void)
 {
   struct bpf_insn program[DEVICE_RULES_MAX];
-  union bpf_attr load_, attach;
+  union bpf_attr load_;
 
   memset (&load_, 0, sizeof load_);
   load_.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
   load_.insns = (uintptr_t) program;
   load_.insn_cnt = (uint32_t) device_rules_program (program);
   load_.license = (uintptr_t) "Apache-2.0";
-  cleanup_close int loaded = (int) syscall (SYS_bpf, BPF_PROG_LOAD, &load_, sizeof load_);
-  if (loaded < 0)
+  return (int) syscall (SYS_bpf, BPF_PROG_LOAD, &load_, sizeof load_);
+}
+
+int
+device_rules_apply (struct fault *fault)
+{
+  static int loaded = -1; /* stays: to check and compile it anew in each clone takes longer than all else here */
+  union bpf_attr attach;
+
+  if (loaded < 0 && (loaded = load_program ()) < 0)
     return fail (fault, FAULT_FAILED, errno, "load the rules for devices");
   cleanup_close int group = open (CGROUP_WORKLOAD, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   memset (&attach, 0, sizeof attach);

@@ -15,7 +15,8 @@
 
 enum
 {
-  VIRTIO_DEVICES_MAX = 64
+  VIRTIO_DEVICES_MAX = 64,
+  DISKS_MAX = 4,
 };
 
 static void
@@ -140,6 +141,33 @@ devices_drain (int watch)
     ;
 }
 
+/* Where a disk was found.  Their names stay: they are bound in order, also when they are renewed. */
+static struct
+{
+  char serial[24], path[64];
+} found_disks[DISKS_MAX];
+
+static bool
+recall_disk (const char *serial, char path[64])
+{
+  for (size_t i = 0; i < COUNT (found_disks) && *found_disks[i].serial; i++)
+    if (strcmp (found_disks[i].serial, serial) == 0)
+      return strcpy (path, found_disks[i].path), access (path, F_OK) == 0;
+  return false;
+}
+
+static void
+remember_disk (const char *serial, const char *path)
+{
+  for (size_t i = 0; i < COUNT (found_disks) && strlen (serial) < sizeof found_disks[i].serial; i++)
+    if (!*found_disks[i].serial || strcmp (found_disks[i].serial, serial) == 0)
+      {
+        strcpy (found_disks[i].serial, serial);
+        snprintf (found_disks[i].path, sizeof found_disks[i].path, "%s", path);
+        return;
+      }
+}
+
 static bool
 look_for_disk (const char *serial, char path[64])
 {
@@ -166,8 +194,10 @@ int
 devices_find_disk (const char *serial, char path[64], int timeout_ms, struct fault *fault)
 {
   int64_t deadline = now_ms () + timeout_ms;
-  cleanup_close int watch = devices_watch (); /* before looking, so that nothing is missed */
 
+  if (recall_disk (serial, path))
+    return 0;
+  cleanup_close int watch = devices_watch (); /* before looking, so that nothing is missed */
   while (!look_for_disk (serial, path))
     {
       int64_t left = deadline - now_ms ();
@@ -178,6 +208,7 @@ devices_find_disk (const char *serial, char path[64], int timeout_ms, struct fau
       if (watch >= 0)
         devices_drain (watch);
     }
+  remember_disk (serial, path);
   return 0;
 }
 

@@ -114,7 +114,8 @@ launch_main (const struct launch *launch, int *reports, struct fault *fault)
     return -1;
   cleanup_close int ours = ends[0];
   cleanup_close int theirs = ends[1];
-  pid_t pid = raw_clone (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC);
+  /* not of IPC: nothing of ours is in the kernel's first one */
+  pid_t pid = raw_clone (CLONE_NEWNS | CLONE_NEWPID);
   if (pid < 0)
     return fail (fault, FAULT_FAILED, errno, "start the main process");
   if (pid == 0)
@@ -137,7 +138,7 @@ child_exec (const struct launch *launch, int main_pidfd, int reports)
   prctl (PR_SET_DUMPABLE, 0, 0, 0, 0);
   if (join_cgroup (&fault) < 0)
     report_fault (reports, &fault);
-  if (setns (main_pidfd, CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWCGROUP) < 0)
+  if (setns (main_pidfd, CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWCGROUP) < 0)
     {
       fail (&fault, errno == ESRCH ? FAULT_CONFLICT : FAULT_FAILED, errno, "join the workload's namespaces");
       report_fault (reports, &fault);

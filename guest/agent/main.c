@@ -162,6 +162,7 @@ main (int argc, char **argv)
   open_stdio ();
   catch_signals ();
   news = devices_watch ();
+  network_default ();
   devices_load_modules ();
   move_root ();
   make_cgroup ();

@@ -3,6 +3,8 @@
 
 #include "util.h"
 
+/* What interfaces begin with; before there is one. */
+void network_default (void);
 void network_loopback_up (void);
 /* Before the first NIC of a configuration. */
 void network_begin (void);

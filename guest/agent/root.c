@@ -15,7 +15,8 @@ enum
 };
 
 static int
-mount_disk (const char *serial, const char *target, const char *type, unsigned long flags, struct fault *fault)
+mount_disk (const char *serial, const char *target, const char *type, unsigned long flags, const char *data,
+            struct fault *fault)
 {
   char path[64];
 
@@ -26,7 +27,7 @@ mount_disk (const char *serial, const char *target, const char *type, unsigned l
   if (fd < 0 || ioctl (fd, BLKFLSBUF, 0) < 0)
     return fail (fault, FAULT_FAILED, errno, "open disk \"%.40s\"", serial);
   close_fd (&fd);
-  if (mount (path, target, type, flags, NULL) < 0)
+  if (mount (path, target, type, flags, data) < 0)
     return fail (fault, FAULT_FAILED, errno, "mount disk \"%.40s\" (%s)", serial, type);
   return 0;
 }
@@ -52,9 +53,11 @@ root_mount (const char *image_serial, const char *upper_serial, struct fault *fa
 {
   if (!image_serial)
     return fail (fault, FAULT_INVALID, 0, "image_serial is missing");
-  if (mount_disk (image_serial, DIR_IMAGE, "erofs", MS_RDONLY, fault) < 0)
+  if (mount_disk (image_serial, DIR_IMAGE, "erofs", MS_RDONLY, NULL, fault) < 0)
     return -1;
-  if (upper_serial && mount_disk (upper_serial, DIR_UPPER, "ext4", MS_NOATIME, fault) < 0)
+  /* its file is full of holes: to write zeros over them in the background costs the host disk space, and each clone
+   * time for a thread that has begun in its template */
+  if (upper_serial && mount_disk (upper_serial, DIR_UPPER, "ext4", MS_NOATIME, "noinit_itable", fault) < 0)
     return -1;
   if (!upper_serial && mount ("tmpfs", DIR_UPPER, "tmpfs", 0, NULL) < 0)
     return fail (fault, FAULT_FAILED, errno, "mount a tmpfs as the upper layer");

@@ -110,6 +110,8 @@ class Contents:
                 message=spec.comment,
                 created_by=spec.created_by or " ".join(entry.config.args),
                 created=spec.created,
+                container="" if spec.created else entry.id,  # a chosen time asks for the same image each time
+                container_image=entry.record.spec.image,
                 ref=spec.ref,
             )
         self._instances.event(
@@ -229,6 +231,7 @@ def committed_config(entry: Entry) -> ImageConfig:
         volumes=config.volumes,
         stop_signal=config.stop_signal,
         shell=config.shell,
+        on_build=entry.record.spec.on_build,
         health=config.health,
     )
 

@@ -148,7 +148,11 @@ class Copies:
         spec = spec_of_copy(source.spec)
         config = dataclasses.replace(source.config, hostname=spec.hostname or short_id(instance_id))
         places = self._preparation.places(instance_id)
-        root = DiskRoot(image_disk=source_plan.disk.image_disk, upper_disk=kit.roots.upper_disk(instance_id))
+        root = DiskRoot(
+            image_disk=source_plan.disk.image_disk,
+            upper_disk=kit.roots.upper_disk(instance_id),
+            volatile=spec.auto_remove,
+        )
         plan = make_plan(
             instance_id,
             spec,
@@ -239,7 +243,10 @@ def spec_of_copy(spec: InstanceSpec) -> InstanceSpec:
     """What cannot be two instances' at once is left to chance: addresses, and ports of the host.  Pure."""
     networks = spec.networks
     if networks is not None:
-        networks = tuple(dataclasses.replace(one, mac_address="", ipv4_address="") for one in networks)
+        networks = tuple(
+            dataclasses.replace(one, mac_address="", ipv4_address="", ipv6_address="", link_local=())
+            for one in networks
+        )
     return dataclasses.replace(
         spec,
         mac_address="",

@@ -12,8 +12,9 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from insula.engine.checks import check_spec
+from insula.engine.checks import check_spec, disk_gib
 from insula.engine.instances import Entry, Instances
+from insula.engine.links import settle_links
 from insula.engine.merge import merge_config
 from insula.engine.mounting import Mounting
 from insula.engine.names import make_name
@@ -73,6 +74,7 @@ class Creation:
         kit = self._kit
         spec = self._with_known_networks(spec)
         check_spec(spec)
+        spec = settle_links(spec, self._instances.find)
         self._rotation.check(spec.log)
         check_mounts(spec.mounts)
         image = kit.images.find(spec.image)
@@ -99,7 +101,7 @@ class Creation:
             security=decide_security(spec, self._preparation.profile()),
             mounts=tuple(finalize_mount(mount, index, mount.source) for index, mount in enumerate(mounts)),
         )
-        backend.check(draft)
+        warnings = backend.check(draft)
 
         self._instances.reserve(name, instance_id)
         async with AsyncExitStack() as undo:
@@ -145,7 +147,7 @@ class Creation:
             undo.pop_all()
         self._instances.add(entry)
         self._instances.event(entry, "create")
-        return Created(id=instance_id, warnings=make_warnings(spec))
+        return Created(id=instance_id, warnings=(*warnings, *make_warnings(spec)))
 
     def _with_known_networks(self, spec: InstanceSpec) -> InstanceSpec:
         """By name, each once: a request may say NetworkMode by id and its endpoint by name.  One that does
@@ -201,7 +203,11 @@ class Creation:
         if root_kind(spec.isolation) is RootKind.DIRECTORY:
             return await self._kit.roots.make_directory(image, instance_id, volatile=spec.auto_remove)
         return await self._kit.roots.make_disk(
-            image, instance_id, size_gib=self._kit.settings.vm_disk_gib, progress=no_progress
+            image,
+            instance_id,
+            size_gib=disk_gib(spec.storage_opt) or self._kit.settings.vm_disk_gib,
+            volatile=spec.auto_remove,
+            progress=no_progress,
         )
 
     def _shared_host_keys(self, image: Image, root: DirectoryRoot | DiskRoot) -> tuple[str, ...]:

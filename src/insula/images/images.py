@@ -36,7 +36,7 @@ from insula.images.removal import Removal, plan_prune, plan_removal
 from insula.images.unpacking import Unpacking
 from insula.images.upkeep import Upkeep
 from insula.model.credentials import Credentials
-from insula.model.image import Image, ImageConfig
+from insula.model.image import Image, ImageConfig, Offer
 from insula.model.progress import Progress, no_progress
 from insula.model.reference import Reference, parse_reference
 from insula.model.reports import PruneFilters, PruneReport
@@ -140,6 +140,10 @@ class Images:
             "image", "pull", str(reference), name=reference.familiar_name, **image.config.labels
         )
         return image
+
+    async def look(self, ref: str, auth: Credentials | None = None) -> Offer:
+        """What a registry has under a name.  Raises NotFound, Unauthorized, RegistryFailed, CorruptData."""
+        return await self._puller.look(parse_reference(ref).tagged(), auth)
 
     async def pull_all(
         self,
@@ -253,6 +257,8 @@ class Images:
         ref: str | None = None,
         created_by: str = "",
         created: str = "",
+        container: str = "",
+        container_image: str = "",
     ) -> Image:
         """`base` (None: nothing) with one more layer (None: as it is) and a configuration of its own.
         `created` is RFC 3339, "" for now."""
@@ -265,6 +271,8 @@ class Images:
             ref=ref,
             created_by=created_by,
             created=created,
+            container=container,
+            container_image=container_image,
         )
 
     async def restore(

@@ -141,6 +141,8 @@ class LocalImages:
         ref: str | None,
         created_by: str = "",
         created: str = "",
+        container: str = "",
+        container_image: str = "",
         progress: Progress = no_progress,
     ) -> Image:
         """`base` (None: nothing) with one more layer, a plain tar of changes, if there is any."""
@@ -164,6 +166,8 @@ class LocalImages:
                 message=message,
                 created=created or _now(),
                 created_by=created_by,
+                container=container,
+                container_image=container_image,
             )
             layers = [
                 StoredLayer(blob=blob, diff_id=diff_id)

@@ -107,9 +107,15 @@ class Roots:
         return f"{self._instances_dir}/{instance_id}/upper.ext4"
 
     async def make_disk(
-        self, image: Image, instance_id: str, *, size_gib: int, progress: Progress = no_progress
+        self,
+        image: Image,
+        instance_id: str,
+        *,
+        size_gib: int,
+        volatile: bool = False,
+        progress: Progress = no_progress,
     ) -> DiskRoot:
-        """The image's disk (built if this is its first VM) and a fresh upper disk."""
+        """The image's disk (built if this is its first VM) and a fresh upper disk.  `volatile`: DiskRoot."""
         image_disk = await self.disks.make_image_disk(
             self.layer_directories(image), image.diff_ids, size_bytes=image.size_bytes, progress=progress
         )
@@ -117,7 +123,7 @@ class Roots:
         upper = self.upper_disk(instance_id)
         os.makedirs(state, mode=0o700, exist_ok=True)
         await self.disks.make_upper_disk(upper, size_gib=size_gib)
-        return DiskRoot(image_disk=image_disk, upper_disk=upper)
+        return DiskRoot(image_disk=image_disk, upper_disk=upper, volatile=volatile)
 
     async def remove(self, instance_id: str) -> None:
         """Unmount and remove all of it; idempotent."""

@@ -36,7 +36,11 @@ class DirectoryRoot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskRoot:
-    """Files on the host: a raw erofs image shared by all VMs of the image, and this VM's ext4."""
+    """Files on the host: a raw erofs image shared by all VMs of the image, and this VM's ext4.
+
+    `volatile`: nobody wants the ext4 once the workload has ended (`--rm`).
+    """
 
     image_disk: str
     upper_disk: str
+    volatile: bool = False

@@ -299,3 +299,21 @@ def test_on_failure_gives_up_after_so_many_restarts(daemon: Daemon, isolation: s
     )
     assert ["once"] * 3 == daemon.ok("logs", name).splitlines()
     daemon.ok("rm", name)
+
+
+def test_one_that_is_removed_at_its_end_is_whole_after_a_restart(daemon: Daemon, isolation: str) -> None:
+    name = f"brief-{isolation}"
+    script = "cat /note; echo kept >/note; echo up; exec sleep 1000"
+    daemon.ok(*isolated(isolation, "run", "-d", "--rm", "--name", name, IMAGE, "sh", "-c", script))
+    daemon.ok("restart", "-t", "0", name)
+    while daemon.ok("logs", name).split().count("up") < 2:
+        time.sleep(0.05)
+    assert "kept" in daemon.ok("logs", name)
+    daemon.ok("rm", "-f", name)
+
+
+def test_the_last_words_of_one_that_is_removed_at_its_end(daemon: Daemon, isolation: str) -> None:
+    script = "seq 30000; seq 30000 >&2; exit 7"
+    done = daemon.docker(*isolated(isolation, "run", "--rm", IMAGE, "sh", "-c", script))
+    numbers = b"".join(b"%d\n" % n for n in range(1, 30001))
+    assert (7, numbers, numbers) == (done.returncode, done.stdout, done.stderr)

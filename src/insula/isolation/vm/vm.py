@@ -25,6 +25,7 @@ from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.record import VmRecord, finalize_status, write_record
 from insula.isolation.vm.stats import host_oom_kills
 from insula.isolation.vm.steps import Steps
+from insula.isolation.vm.virtiofs import binds
 from insula.isolation.vm.wire import Fields, ProtocolViolation, Type
 from insula.model.instance import ExitStatus
 from insula.model.network import Endpoint
@@ -59,6 +60,7 @@ class Vm:
         self._helpers: list[Watch] = []
         self._channel: Channel | None = None
         self._channel_lock = asyncio.Lock()
+        self._signalled = False
         self._killed = False
         self._killing: asyncio.Task[None] | None = None
         self._violation = ""
@@ -122,8 +124,16 @@ class Vm:
             self.status.set_result(status)
 
     def _on_exited(self, _: Fields) -> None:
-        """The workload has ended; the guest now syncs and powers off.  A guest that does not is ended."""
-        if self._deadline is None:
+        """The workload has ended; the guest now syncs and powers off.  A guest that does not is ended.
+
+        It does not have to where nothing of it is wanted any more: what it said is on the host already, and
+        to power off takes an emulated guest, which has never done that before, as long as to start.  Who has
+        sent a signal may want to start it again (`restart`).
+        """
+        disk = self.plan.disk
+        if disk is not None and disk.volatile and not binds(self.plan.mounts) and not self._signalled:
+            self._end()
+        elif self._deadline is None:
             self._deadline = asyncio.get_running_loop().call_later(_POWER_OFF_S, self._end)
 
     def _on_violation(self, violation: ProtocolViolation) -> None:
@@ -139,10 +149,16 @@ class Vm:
         self._killed = True
         self._end()
 
+    async def signal(self, signum: int) -> None:
+        """To the workload.  Raises AgentError."""
+        self._signalled = True
+        channel = await self.channel()
+        await channel.request(Type.SIGNAL, ("signal", str(signum)))
+
     def kill_workload(self) -> None:
         """SIGKILL to the workload.  The guest still writes its disk back, as a host does for a killed
         container; one that does not end within 10 s has its plug pulled."""
-        self._killed = True
+        self._killed = self._signalled = True
         if self._killing is None:
             self._killing = asyncio.create_task(self._kill_workload())
 
