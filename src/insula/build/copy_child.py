@@ -72,10 +72,12 @@ def _numbered(roots: Sequence[Sequence[str]]) -> list[tuple[str, Sequence[str]]]
 
 
 def _copy(request: dict[str, Any], sink: Sink) -> str:
-    """Returns what the sources were: file, dir or multi."""
+    """Returns what the sources were: file, dir or multi.  Without a chown owners stay: the context's are root
+    by now, those of a stage or an archive are its own."""
     owner = _owner(str(request["chown"]))
     rules = Rules(
         owner=owner or (0, 0),
+        keep_owners=owner is None,
         mode=request["mode"],
         created_ns=int(request["created_ns"]),
         newest_ns=request["newest_ns"],
@@ -99,8 +101,7 @@ def _copy(request: dict[str, Any], sink: Sink) -> str:
         )
     for one, source in found:
         if source["unpack"] and is_archive(one):
-            unpacking = Placer(_TARGET, sink, _keeping(rules) if owner is None else rules, ignored)
-            unpacking.unpack(one, target)
+            placer.unpack(one, target)
             continue
         place, into = target, ends_as_directory or len(found) > 1
         if request["parents"]:
@@ -109,10 +110,6 @@ def _copy(request: dict[str, Any], sink: Sink) -> str:
     if len(found) > 1:
         return "multi"
     return "dir" if stat.S_ISDIR(found[0][0].status.st_mode) else "file"
-
-
-def _keeping(rules: Rules) -> Rules:
-    return Rules(keep_owners=True, mode=rules.mode, created_ns=rules.created_ns, newest_ns=rules.newest_ns)
 
 
 def _sources(source: dict[str, Any], word: str, *, named: bool) -> list[Found]:

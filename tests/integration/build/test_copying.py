@@ -130,16 +130,16 @@ async def test_where_files_go(bench: Bench) -> None:
 async def test_attributes_of_what_is_copied_and_of_the_way(bench: Bench) -> None:
     bench.put(bench.context, "d/c", "3", 0o4755)
     os.chmod(bench.context / "d", 0o700)
-    os.chown(bench.context / "d/c", 3, 3)
+    os.chown(bench.context / "d/c", 3, 4)
     os.chmod(bench.context / "d/c", 0o4755)
     found = await bench.layer(bench.order(".", target="/etc/new"))
     assert (0o751, 7, 8, TIME) == (found["etc"].mode, found["etc"].uid, found["etc"].gid, found["etc"].mtime)
     assert (0o755, 0, 0, TIME) == (found["etc/new"].mode, found["etc/new"].uid, 0, found["etc/new"].mtime)
-    assert (0o700, 0o4755, 0) == (
-        found["etc/new/d"].mode,
-        found["etc/new/d/c"].mode,
+    assert (0o700, 0o4755) == (found["etc/new/d"].mode, found["etc/new/d/c"].mode)
+    assert (3, 4) == (
         found["etc/new/d/c"].uid,
-    )
+        found["etc/new/d/c"].gid,
+    )  # context: root by then; a stage: kept
 
 
 @pytest.mark.parametrize(
