@@ -88,21 +88,21 @@ class JournalFeed:
                 while True:
                     grown.clear()
                     try:
-                        await self._send_new(entry, _PATIENCE_S)
+                        grown.offset = await self._send_new(entry, _PATIENCE_S)
                     except OSError as error:
                         log.warning("instance %s: the journal does not answer: %s", entry.id, error)
                         await asyncio.sleep(_PAUSE_S)
                         continue
                     await grown.wait()
 
-    async def _send_new(self, entry: Entry, patience_s: float) -> None:
+    async def _send_new(self, entry: Entry, patience_s: float) -> int:
         fields = message_fields(entry.record)
         path, socket = self._kit.log_path(entry.id), self._kit.settings.journal_socket
         position = os.path.join(self._kit.state_dir(entry.id), _POSITION)
         # a thread cannot be cancelled: what it has sent is written down before anything else begins
         work = asyncio.ensure_future(asyncio.to_thread(send_new, path, position, socket, fields, patience_s))
         try:
-            await asyncio.shield(work)
+            return await asyncio.shield(work)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):
                 await work
@@ -132,8 +132,11 @@ def message_fields(record: Instance) -> dict[str, bytes]:
     return {name: value.encode() for name, value in fields.items()}
 
 
-def send_new(path: str, position_path: str, socket: str, fields: dict[str, bytes], patience_s: float) -> None:
-    """Whole records from where the last call came to.  Synchronous.  Raises OSError."""
+def send_new(path: str, position_path: str, socket: str, fields: dict[str, bytes], patience_s: float) -> int:
+    """Whole records from where the last call came to; returns where the next begins.  Synchronous.
+
+    Raises OSError.
+    """
     with contextlib.ExitStack() as stack:
         log_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, log_fd)
@@ -149,7 +152,7 @@ def send_new(path: str, position_path: str, socket: str, fields: dict[str, bytes
             if lines and not lines[-1].endswith(b"\n") and len(block) < LONGEST_LINE:
                 del lines[-1]  # it is not whole yet
             if not lines:
-                return
+                return offset
             try:
                 for number, line in enumerate(lines):
                     # what was cut off before it was sent ends in the middle of a record
@@ -167,7 +170,7 @@ def _messages(record: Record, fields: dict[str, bytes]) -> list[bytes]:
     priority = PRIORITY_ERR if record.channel is Channel.STDERR else PRIORITY_INFO
     found = []
     for piece in pieces:
-        message = {"MESSAGE": piece, "PRIORITY": b"%d" % priority, **fields}
+        message = {**fields, "MESSAGE": piece, "PRIORITY": b"%d" % priority}
         seconds, ns = divmod(record.time_ns, 10**9)
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         message["SYSLOG_TIMESTAMP"] = f"{clock}.{ns:09d}Z".encode()

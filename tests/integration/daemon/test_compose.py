@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(600)]
 
 _HOW_TO = Path(__file__).parents[3] / "docs/how-to/compose.md"
 _SQL = "/usr/lib/postgresql/15/bin/psql -h db -U postgres postgres -Atc"
+# it may not listen yet
+_PING = "until redis-cli -h cache ping 2>/dev/null; do :; done"
 _ports = itertools.count(18080)
 
 
@@ -103,7 +105,7 @@ def test_a_project_with_a_vm_among_its_services(project: Project) -> None:
 
     # one is a VM, and all know each other
     assert os.uname().release == inside("web", "uname -r") != inside("cache", "uname -r")
-    assert "PONG" == inside("web", "redis-cli -h cache ping")
+    assert "PONG" == inside("web", _PING)
     assert "hello" == inside("cache", "exec 3<>/dev/tcp/www/80; echo -e 'GET / HTTP/1.0\\n' >&3; tail -1 <&3")
     assert "red 1000 1024" == inside(
         "web", "echo $COLOR $(ulimit -Sn) $(df -k --output=size /scratch | tail -1)"
@@ -124,7 +126,7 @@ def test_a_project_with_a_vm_among_its_services(project: Project) -> None:
         "run", "--rm", "-T", "--no-deps", "cache", "bash", "-c", "echo $((2 * 3)); exit 3", code=3
     )
     run("restart", "-t", "1", "cache")
-    assert "PONG" == inside("web", "redis-cli -h cache ping")
+    assert "PONG" == inside("web", _PING)
     run("pause", "cache")
     assert "paused" == project.state("cache")
     run("unpause", "cache")

@@ -111,8 +111,10 @@ async def test_an_instance_s_output_is_in_the_journal_and_in_its_log(
     world: World, listener: Listener
 ) -> None:
     engine = await world.engine()
-    log = LogConfig(driver="journald", options={"tag": "{{.Name}}!", "labels": "my.tier"})
-    wanted = shell("echo one; echo two >&2; cat", log=log, labels={"my.tier": "db"}, open_stdin=True)
+    log = LogConfig(driver="journald", options={"tag": "{{.Name}}!", "labels": "my.tier,message"})
+    wanted = shell(
+        "echo one; echo two >&2; cat", log=log, labels={"my.tier": "db", "message": "forged"}, open_stdin=True
+    )
     made = await engine.create(wanted, "it")
     await engine.start_instance(made.id)
     first = await asyncio.to_thread(listener.take)
