@@ -74,7 +74,7 @@ class PlainRoots(Roots):
     ) -> DiskRoot:
         upper = f"{self.base}/{instance_id}/upper.ext4"
         Path(upper).write_bytes(b"")
-        return DiskRoot(image_disk="/nowhere/image.erofs", upper_disk=upper)
+        return DiskRoot(image_disk="/nowhere/image.erofs", upper_disk=upper, volatile=volatile)
 
     async def mount(self, root: DirectoryRoot) -> None:
         self.mounted.add(root.merged)

@@ -56,5 +56,9 @@ class EventBus:
         finally:
             self._followers.discard(queue)
 
+    @property
+    def followers(self) -> int:
+        return len(self._followers)
+
     def recent(self, since_ns: int, until_ns: int) -> tuple[Event, ...]:
         return tuple(e for e in self._past if since_ns <= e.time_ns <= until_ns)

@@ -173,10 +173,9 @@ async def test_events_tell_a_life(house: House) -> None:
 
 async def test_what_is_not_supported_is_refused_by_name(house: House) -> None:
     for words, name in (
-        (("--memory-swappiness", "5"), "MemorySwappiness"),
-        (("--blkio-weight", "100"), "BlkioWeight"),
+        (("--storage-opt", "size=1G"), "StorageOpt"),
+        (("--cpu-rt-runtime", "100"), "CpuRealtimeRuntime"),
         (("--gpus", "all"), "DeviceRequests"),
-        (("--cgroupns", "host"), "CgroupnsMode"),
     ):
         done = await house.docker("create", *words, "busybox")
         assert done.code == 1, words

@@ -7,6 +7,7 @@ no meaning on Linux: `ContainerIDFile` and `ArgsEscaped` are the client's own.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,17 +30,12 @@ from insula.model.instance import Device, InstanceSpec, LogConfig, RestartPolicy
 from insula.model.isolation import Isolation, parse_isolation
 
 _RUNTIMES = ("", "crun", "runc", "io.containerd.runc.v2")
-_CGROUPNS = "cgroup namespaces are always private"
+_DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}")
 
-_CONFIG_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    ("NetworkDisabled", (False,), "use HostConfig.NetworkMode none"),
-    ("OnBuild", (None, []), "is for images, not for containers"),
-)
 _HOST_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ("Cgroup", ("",), "joining a cgroup is not supported"),
-    ("UsernsMode", ("", "host"), "user namespaces are not supported so far"),
-    ("StorageOpt", (None, {}), "storage options are not supported"),
-    ("CgroupnsMode", ("", "private"), _CGROUPNS),
+    ("UsernsMode", ("", "host"), "there are no user namespaces; a VM has all its users to itself"),
+    ("CgroupnsMode", ("", "private", "host"), "invalid cgroup namespace mode"),
 )
 
 
@@ -115,11 +111,17 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         security_opt=security,
         read_only_root=host.ReadonlyRootfs,
         devices=tuple(_device(d) for d in host.Devices or ()),
+        device_rules=tuple(_device_rule(rule) for rule in host.DeviceCgroupRules or ()),
+        masked_paths=None if host.MaskedPaths is None else tuple(host.MaskedPaths),
+        readonly_paths=None if host.ReadonlyPaths is None else tuple(host.ReadonlyPaths),
+        storage_opt=host.StorageOpt or {},
         sysctls=host.Sysctls or {},
         pid_mode=host.PidMode,
         ipc_mode=host.IpcMode,
         uts_mode=host.UTSMode,
         cgroup_parent=host.CgroupParent,
+        cgroupns_mode=host.CgroupnsMode,
+        userns_mode=host.UsernsMode,
         network_mode=place.network_mode,
         ports=parse_bindings(host.PortBindings),
         publish_all=host.PublishAllPorts,
@@ -131,9 +133,13 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         mac_address=place.mac_address,
         networks=place.networks,
         links=place.links,
+        network_disabled=given.NetworkDisabled,
         auto_remove=host.AutoRemove,
         restart=parse_restart(host.RestartPolicy),
         log=_log(host.LogConfig),
+        asked_isolation=host.Isolation if host.Isolation.lower() == "default" else "",
+        volume_driver=host.VolumeDriver,
+        on_build=tuple(given.OnBuild or ()),
     )
     return CreateRequest(spec, tuple(warnings))
 
@@ -143,8 +149,15 @@ def _refuse(given: ContainerCreateRequest, version: Version) -> None:
     host = given.HostConfig
     if not given.Image:
         raise InvalidRequest("invalid reference format: the request names no Image")
-    refuse_unsupported(given, _CONFIG_NOT_YET, "")
     refuse_unsupported(host, _HOST_NOT_YET)
+    if host.DeviceRequests:
+        asked = host.DeviceRequests[0]
+        groups = " ".join(f"[{' '.join(words)}]" for words in asked.Capabilities or ())
+        raise UnsupportedField(  # dockerd's words
+            "HostConfig.DeviceRequests",
+            f'could not select device driver "{asked.Driver}" with capabilities: [{groups}]',
+            hint="there are no device drivers here; --device gives a container a device",
+        )
     if host.KernelMemory and version < (1, 42):
         raise UnsupportedField(
             "HostConfig.KernelMemory", "kernels since 5.4 do not limit kernel memory by itself"
@@ -184,7 +197,7 @@ def _listed(given: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _security(host: wire.HostConfig) -> tuple[tuple[str, ...], bool]:
-    """MaskedPaths and ReadonlyPaths: absent is Docker's list, both empty is `systempaths=unconfined`."""
+    """MaskedPaths and ReadonlyPaths both empty: the docker client's way to say `systempaths=unconfined`."""
     options = tuple(o.replace(":", "=", 1) if "=" not in o else o for o in host.SecurityOpt or ())
     for option in options:
         name, _, value = option.partition("=")
@@ -193,16 +206,19 @@ def _security(host: wire.HostConfig) -> tuple[tuple[str, ...], bool]:
                 json.loads(value)
             except (ValueError, RecursionError) as error:
                 raise InvalidRequest(f"Decoding seccomp profile failed: {error}") from None
-    masked, readonly = host.MaskedPaths, host.ReadonlyPaths
-    if masked == [] and readonly == []:
+    if host.MaskedPaths == [] and host.ReadonlyPaths == []:
         options += ("systempaths=unconfined",)
-    else:
-        for name, paths in (("MaskedPaths", masked), ("ReadonlyPaths", readonly)):
-            if paths is not None:
-                raise UnsupportedField(
-                    f"HostConfig.{name}", "the list is Docker's, or all off with systempaths=unconfined"
-                )
+    for name, paths in (("MaskedPaths", host.MaskedPaths), ("ReadonlyPaths", host.ReadonlyPaths)):
+        for path in paths or ():
+            if not path.startswith("/") or "\0" in path:
+                raise InvalidRequest(f"HostConfig.{name}: {path[:128]!r} is not an absolute path")
     return options, host.Privileged
+
+
+def _device_rule(text: str) -> str:
+    if not _DEVICE_RULE.fullmatch(text):
+        raise InvalidRequest(f"invalid device cgroup rule format: '{text[:64]}'")
+    return text
 
 
 def _device(given: wire.DeviceMapping) -> Device:

@@ -9,11 +9,20 @@ from dataclasses import replace
 from insula.api.filters import Filters
 from insula.api.times import ZERO, parse_time, unix_seconds
 from insula.api.translate_health import parse_health, render_check
+from insula.api.versions import NEWEST, Version
 from insula.api.wire.container import GraphDriverData
 from insula.api.wire.container_config import ContainerConfig
-from insula.api.wire.image import HistoryResponseItem, ImageInspect, ImageSummary, RootFS
+from insula.api.wire.image import (
+    DistributionInspect,
+    HistoryResponseItem,
+    ImageInspect,
+    ImageSummary,
+    OCIDescriptor,
+    OCIPlatform,
+    RootFS,
+)
 from insula.errors import InvalidRequest
-from insula.model.image import Image, ImageConfig
+from insula.model.image import Image, ImageConfig, Offer
 
 LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 
@@ -32,7 +41,19 @@ def render_summary(image: Image, *, containers: int = -1, shared_size: int = -1)
     )
 
 
-def render_inspect(image: Image) -> ImageInspect:
+def render_inspect(image: Image, version: Version = NEWEST) -> ImageInspect:
+    """With what it was committed from until API 1.44, as documented, and later where that is known."""
+    document = _render_inspect(image)
+    if image.container:
+        document.Container = image.container
+        document.ContainerConfig = render_image_config(image.config)
+        document.ContainerConfig.Image = image.container_image
+    elif version < (1, 45):
+        document.Container, document.ContainerConfig = "", ContainerConfig()
+    return document
+
+
+def _render_inspect(image: Image) -> ImageInspect:
     return ImageInspect(
         Id=image.id,
         RepoTags=list(image.tags),
@@ -50,6 +71,18 @@ def render_inspect(image: Image) -> ImageInspect:
         GraphDriver=GraphDriverData(Name="overlay2", Data=None),
         RootFS=RootFS(Type="layers", Layers=list(image.diff_ids)),
         Metadata={"LastTagTime": ZERO},
+    )
+
+
+def render_offer(offer: Offer) -> DistributionInspect:
+    """`GET /distribution/{name}/json`."""
+    return DistributionInspect(
+        Descriptor=OCIDescriptor(
+            media_type=offer.descriptor.media_type, digest=offer.descriptor.digest, size=offer.descriptor.size
+        ),
+        Platforms=[
+            OCIPlatform(architecture=p.architecture, os=p.os, variant=p.variant) for p in offer.platforms
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""An instance as `docker inspect` shows it.  Pure."""
+"""An instance as `docker inspect` shows it.  Pure, but for asking which cgroups the host has."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from insula.api.wire.container import (
 from insula.api.wire.container_config import ContainerConfig, Object
 from insula.engine.types import InstanceView
 from insula.model.instance import Instance, InstanceSpec, State
+from insula.model.isolation import default_cgroup_namespace
+from insula.model.limits import Throttle
 from insula.model.mounts import MountKind, MountSpec
 from insula.model.network import PortBinding
 from insula.security.paths import finalize_paths
+from insula.system.cgroups import version_in_use
 
 
 def render_inspect(view: InstanceView) -> ContainerInspectResponse:
@@ -96,7 +99,8 @@ def render_config(view: InstanceView) -> ContainerConfig:
         Volumes=volumes or None,
         WorkingDir=config.working_dir,
         Entrypoint=list(config.entrypoint) or None,
-        OnBuild=list(image.on_build) if image and image.on_build else None,
+        NetworkDisabled=spec.network_disabled,
+        OnBuild=list(spec.on_build or (image.on_build if image else ())) or None,
         Labels=config.labels,
         StopSignal=config.stop_signal,
         StopTimeout=spec.stop_timeout_s,
@@ -107,7 +111,12 @@ def render_config(view: InstanceView) -> ContainerConfig:
 def render_host_config(view: InstanceView) -> host.HostConfig:
     spec = view.instance.spec
     limits = spec.limits
-    masked, readonly = finalize_paths(spec.security_opt, privileged=spec.privileged)
+    masked, readonly = finalize_paths(
+        spec.security_opt,
+        privileged=spec.privileged,
+        masked=spec.masked_paths,
+        read_only=spec.readonly_paths,
+    )
     return host.HostConfig(
         CpuShares=limits.cpu_shares,
         Memory=limits.memory_bytes,
@@ -123,6 +132,16 @@ def render_host_config(view: InstanceView) -> host.HostConfig:
             )
             for d in spec.devices
         ],
+        DeviceCgroupRules=list(spec.device_rules) or None,
+        BlkioWeight=limits.blkio_weight,
+        BlkioWeightDevice=[
+            host.WeightDevice(Path=t.path, Weight=t.value) for t in limits.throttles if t.what == "weight"
+        ],
+        BlkioDeviceReadBps=_rates(limits.throttles, "ReadBps"),
+        BlkioDeviceWriteBps=_rates(limits.throttles, "WriteBps"),
+        BlkioDeviceReadIOps=_rates(limits.throttles, "ReadIOps"),
+        BlkioDeviceWriteIOps=_rates(limits.throttles, "WriteIOps"),
+        MemorySwappiness=limits.memory_swappiness,
         MemoryReservation=limits.memory_reservation_bytes,
         MemorySwap=limits.memory_swap_bytes or 2 * limits.memory_bytes,
         OomKillDisable=limits.oom_kill_disable,
@@ -140,7 +159,7 @@ def render_host_config(view: InstanceView) -> host.HostConfig:
         Annotations=spec.annotations,
         CapAdd=list(spec.cap_add) or None,
         CapDrop=list(spec.cap_drop) or None,
-        CgroupnsMode="private",
+        CgroupnsMode=spec.cgroupns_mode or default_cgroup_namespace(spec.isolation, version_in_use()),
         Dns=list(spec.dns),
         DnsOptions=list(spec.dns_options),
         DnsSearch=list(spec.dns_search),
@@ -155,18 +174,24 @@ def render_host_config(view: InstanceView) -> host.HostConfig:
         SecurityOpt=list(spec.security_opt) or None,
         Tmpfs={m.target: ",".join(m.options) for m in spec.mounts if _is_tmpfs_option(m)} or None,
         UTSMode=spec.uts_mode,
-        VolumeDriver=next((m.driver for m in spec.mounts if m.legacy and m.driver), ""),
+        UsernsMode=spec.userns_mode,
+        StorageOpt=spec.storage_opt or None,
+        VolumeDriver=spec.volume_driver or next((m.driver for m in spec.mounts if m.legacy and m.driver), ""),
         VolumesFrom=list(spec.volumes_from) or None,
         ShmSize=limits.shm_size_bytes,
         Sysctls=spec.sysctls or None,
         Runtime="runc",
-        Isolation=spec.isolation.value,
+        Isolation=spec.asked_isolation or spec.isolation.value,
         Links=[f"/{name}:/{view.instance.name}/{alias}" for name, alias in view.links] or None,
         Mounts=[_mount(m) for m in spec.mounts if not m.legacy] or None,
         MaskedPaths=list(masked),
         ReadonlyPaths=list(readonly),
         Init=spec.init or None,
     )
+
+
+def _rates(throttles: tuple[Throttle, ...], what: str) -> list[host.ThrottleDevice]:
+    return [host.ThrottleDevice(Path=t.path, Rate=t.value) for t in throttles if t.what == what]
 
 
 def _is_tmpfs_option(mount: MountSpec) -> bool:

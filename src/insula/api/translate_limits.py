@@ -7,26 +7,27 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from insula.api.wire.host_config import Resources
+from insula.api.wire.host_config import Resources, ThrottleDevice
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model import limits as model
 
 _LEAST_MEMORY = 6 * 1024 * 1024
 
+_RATES = ("BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps")
+
 # fields that nothing here honours, with the values that ask for nothing
 _NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    ("BlkioWeight", (0,), "block I/O weights are not supported"),
-    ("BlkioWeightDevice", (None, []), "block I/O weights are not supported"),
-    ("BlkioDeviceReadBps", (None, []), "block I/O limits are not supported"),
-    ("BlkioDeviceWriteBps", (None, []), "block I/O limits are not supported"),
-    ("BlkioDeviceReadIOps", (None, []), "block I/O limits are not supported"),
-    ("BlkioDeviceWriteIOps", (None, []), "block I/O limits are not supported"),
-    ("CpuRealtimePeriod", (0,), "real-time scheduling is not supported"),
-    ("CpuRealtimeRuntime", (0,), "real-time scheduling is not supported"),
-    ("DeviceCgroupRules", (None, []), "device rules are not supported; name the device itself"),
-    ("DeviceRequests", (None, []), "device requests (GPUs, CDI) are not supported"),
+    (
+        "CpuRealtimePeriod",
+        (0,),
+        "no real-time CPU time is set aside for instances; use CpuShares or NanoCpus",
+    ),
+    (
+        "CpuRealtimeRuntime",
+        (0,),
+        "no real-time CPU time is set aside for instances; use CpuShares or NanoCpus",
+    ),
     ("KernelMemoryTCP", (0,), "kernels since 5.4 do not limit kernel memory by itself"),
-    ("MemorySwappiness", (None, -1), "swappiness per instance is not supported"),
     ("CpuCount", (0,), "is for Windows; use NanoCpus (--cpus)"),
     ("CpuPercent", (0,), "is for Windows; use NanoCpus (--cpus)"),
     ("IOMaximumIOps", (0,), "is for Windows"),
@@ -61,8 +62,28 @@ def parse_limits(given: Resources, *, oom_score_adj: int = 0, shm_size: int = 0)
         oom_kill_disable=bool(given.OomKillDisable),
         oom_score_adj=oom_score_adj,
         ulimits=tuple(model.Ulimit(name=u.Name, soft=u.Soft, hard=u.Hard) for u in given.Ulimits or ()),
+        memory_swappiness=None if given.MemorySwappiness == -1 else given.MemorySwappiness,
+        blkio_weight=given.BlkioWeight,
+        throttles=_throttles(given),
         **({"shm_size_bytes": shm_size} if shm_size else {}),
     )
+
+
+def _throttles(given: Resources) -> tuple[model.Throttle, ...]:
+    """Weights first, then rates in Docker's order.  Raises InvalidRequest."""
+    found = [
+        model.Throttle(what="weight", path=d.Path, value=d.Weight) for d in given.BlkioWeightDevice or ()
+    ]
+    for field in _RATES:
+        rates: list[ThrottleDevice] = getattr(given, field) or []
+        what = field.removeprefix("BlkioDevice")
+        found += [model.Throttle(what=what, path=d.Path, value=d.Rate) for d in rates]
+    for one in found:
+        if not one.path.startswith("/"):
+            raise InvalidRequest(f"invalid block device path: {one.path[:128]!r} is not an absolute path")
+        if one.value < 0:
+            raise InvalidRequest(f"invalid rate for {one.path}: {one.value} is negative")
+    return tuple(found)
 
 
 def merge_limits(now: model.Limits, given: Resources) -> model.Limits:
@@ -72,7 +93,7 @@ def merge_limits(now: model.Limits, given: Resources) -> model.Limits:
         name: getattr(fresh, name)
         for name in (
             "memory_bytes", "memory_swap_bytes", "memory_reservation_bytes", "nano_cpus", "cpu_shares",
-            "cpu_quota_us", "cpu_period_us", "cpuset_cpus", "cpuset_mems",
+            "cpu_quota_us", "cpu_period_us", "cpuset_cpus", "cpuset_mems", "blkio_weight",
         )
         if getattr(fresh, name)
     }  # fmt: skip

@@ -1,140 +1,18 @@
-"""version, info, events and disk usage as Docker shows them.  Pure."""
+"""Events and disk usage as Docker shows them.  Pure."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from insula import __version__
 from insula.api.filters import Filters
-from insula.api.times import SECOND_NS, format_time
+from insula.api.times import SECOND_NS
 from insula.api.translate_image import render_summary
 from insula.api.translate_list import status_text
 from insula.api.translate_volume import render_volume
-from insula.api.versions import NEWEST, OLDEST, text_of
-from insula.engine.types import DiskUsage, EngineInfo
+from insula.engine.types import DiskUsage
 from insula.events import Event
 from insula.model.reports import has_label
-
-_PLUGINS = {
-    "Volume": ["local"],
-    "Network": ["bridge", "host", "null"],
-    "Authorization": None,
-    "Log": ["json-file", "local", "none"],
-}
-_NO_SWARM = {
-    "NodeID": "",
-    "NodeAddr": "",
-    "LocalNodeState": "inactive",
-    "ControlAvailable": False,
-    "Error": "",
-    "RemoteManagers": None,
-}
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-
-
-def render_version(info: EngineInfo) -> dict[str, Any]:
-    architecture = {v: k for k, v in _MACHINES.items()}.get(info.architecture, info.architecture)
-    details = {
-        "ApiVersion": text_of(NEWEST),
-        "Arch": architecture,
-        "BuildTime": "",
-        "Experimental": "true",
-        "GitCommit": "",
-        "GoVersion": "none (Python)",
-        "KernelVersion": info.kernel,
-        "MinAPIVersion": text_of(OLDEST),
-        "Os": "linux",
-    }
-    components = [{"Name": "Engine", "Version": __version__, "Details": details}]
-    components += [
-        {"Name": f"{b.isolation}: {b.runtime}", "Version": b.version, "Details": dict(b.details)}
-        for b in info.backends
-    ]
-    return {
-        "Platform": {"Name": "insula"},
-        "Components": components,
-        "Version": __version__,
-        **{k: v for k, v in details.items() if k != "Experimental"},
-        "Experimental": True,
-    }
-
-
-def render_info(info: EngineInfo, cgroup_version: str, listeners: int) -> dict[str, Any]:
-    default = {b.isolation: b for b in info.backends}.get(info.default_isolation)
-    runtimes = {
-        b.runtime or b.isolation.value: {
-            "path": dict(b.details).get("path", b.runtime),
-            "status": {"isolation": b.isolation.value, "version": b.version},
-        }
-        for b in info.backends
-    }
-    warnings = [
-        *info.warnings,
-        *(f"isolation {b.isolation}: {b.problem}" for b in info.backends if b.problem),
-    ]
-    return {
-        "ID": info.id,
-        "Containers": info.running + info.paused + info.stopped,
-        "ContainersRunning": info.running,
-        "ContainersPaused": info.paused,
-        "ContainersStopped": info.stopped,
-        "Images": info.images,
-        "Driver": "overlay2",
-        "DriverStatus": [
-            [f"isolation {b.isolation}", f"{b.runtime} {b.version}".strip() or "not available"]
-            for b in info.backends
-        ]
-        + [[f"{b.isolation} {name}", text] for b in info.backends for name, text in b.details],
-        "Plugins": _PLUGINS,
-        "MemoryLimit": True,
-        "SwapLimit": True,
-        "CpuCfsPeriod": True,
-        "CpuCfsQuota": True,
-        "CPUShares": True,
-        "CPUSet": True,
-        "PidsLimit": True,
-        "IPv4Forwarding": True,
-        "Debug": False,
-        "NFd": 0,
-        "OomKillDisable": cgroup_version == "1",
-        "NGoroutines": 0,
-        "SystemTime": format_time(time.time_ns()),
-        "LoggingDriver": "json-file",
-        "CgroupDriver": "cgroupfs",
-        "CgroupVersion": cgroup_version,
-        "NEventsListener": listeners,
-        "KernelVersion": info.kernel,
-        "OperatingSystem": info.operating_system,
-        "OSVersion": "",
-        "OSType": "linux",
-        "Architecture": _MACHINES.get(info.architecture, info.architecture),
-        "IndexServerAddress": "https://index.docker.io/v1/",
-        "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": []},
-        "NCPU": info.cpus,
-        "MemTotal": info.memory_bytes,
-        "GenericResources": None,
-        "DockerRootDir": info.data_root,
-        "HttpProxy": "",
-        "HttpsProxy": "",
-        "NoProxy": "",
-        "Name": info.name,
-        "Labels": list(info.labels),
-        "ExperimentalBuild": True,
-        "ServerVersion": __version__,
-        "Runtimes": runtimes,
-        "DefaultRuntime": (default.runtime if default else "") or "runc",
-        "Swarm": _NO_SWARM,
-        "LiveRestoreEnabled": True,
-        "Isolation": info.default_isolation.value,
-        "InitBinary": "",
-        "ContainerdCommit": {"ID": "", "Expected": ""},
-        "RuncCommit": {"ID": default.version if default else "", "Expected": ""},
-        "InitCommit": {"ID": "", "Expected": ""},
-        "SecurityOptions": ["name=seccomp,profile=builtin"],
-        "CDISpecDirs": [],
-        "Warnings": warnings or None,
-    }
 
 
 def render_event(event: Event) -> dict[str, Any]:

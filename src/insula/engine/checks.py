@@ -6,18 +6,23 @@ The wording is moby's where moby has one.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from insula.engine.health import check_health
 from insula.engine.links import check_link_mode
 from insula.engine.log_options import check_log
 from insula.engine.signals import parse_signal
-from insula.errors import InvalidRequest
+from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.instance import InstanceSpec, RestartPolicy
+from insula.model.isolation import root_kind
 from insula.model.limits import Limits
 from insula.model.network import NetworkSpec
+from insula.model.root import RootKind
 
 RESTART_POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9_.-]{1,63}")
+_SIZE = re.compile(r"(\d{1,15})([kmgtp]?)(?:i?b)?")
+_MOST_DISK = 16 << 40  # what ext4 can be
 _LEAST_MEMORY = 6 * 1024 * 1024
 
 
@@ -39,7 +44,35 @@ def check_spec(spec: InstanceSpec) -> None:
     for entry in spec.env:
         if not entry or entry.startswith("=") or "\0" in entry:
             raise InvalidRequest(f"invalid environment variable: {entry}")
+    _check_storage(spec)
     _check_network(spec)
+
+
+def _check_storage(spec: InstanceSpec) -> None:
+    """A machine has a disk of its own, which has a size; a container writes to the host's."""
+    if not spec.storage_opt:
+        return
+    if root_kind(spec.isolation) is RootKind.DIRECTORY:
+        raise UnsupportedField(  # moby's words
+            "HostConfig.StorageOpt",
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
+            hint="--isolation vm gives it a disk of the size",
+        )
+    disk_gib(spec.storage_opt)
+
+
+def disk_gib(options: Mapping[str, str]) -> int:
+    """`size=20G` in GiB, rounded up; 0 when it is not given.  Raises InvalidRequest."""
+    for name in options:
+        if name != "size":
+            raise InvalidRequest(f"Unknown option {name[:64]}", hint="--storage-opt size=20G")
+    if "size" not in options:
+        return 0
+    match = _SIZE.fullmatch(options["size"].strip().lower())
+    size = int(match[1]) << 10 * " kmgtp".index(match[2] or " ") if match else 0
+    if not 0 < size <= _MOST_DISK:
+        raise InvalidRequest(f"invalid size: '{options['size'][:64]}'", hint="as 20G, and at most 16T")
+    return -(-size >> 30)
 
 
 def _check_network(spec: InstanceSpec) -> None:
@@ -125,6 +158,13 @@ def check_limits(limits: Limits) -> None:
         raise InvalidRequest(
             f"Invalid value {limits.oom_score_adj}, range for oom score adj is [-1000, 1000]"
         )
+    if limits.memory_swappiness is not None and not 0 <= limits.memory_swappiness <= 100:
+        raise InvalidRequest(
+            f"Invalid value: {limits.memory_swappiness}, valid memory swappiness range is 0-100"
+        )
+    for weight in (limits.blkio_weight, *(t.value for t in limits.throttles if t.what == "weight")):
+        if weight and not 10 <= weight <= 1000:
+            raise InvalidRequest("Range of blkio weight is from 10 to 1000")
     if limits.shm_size_bytes < 0:
         raise InvalidRequest("SHM size can not be less than 0")
     for limit in limits.ulimits:

@@ -106,6 +106,8 @@ class Contents:
                 author=spec.author,
                 message=spec.comment,
                 created_by=" ".join(entry.config.args),
+                container=entry.id,
+                container_image=entry.record.spec.image,
                 ref=spec.ref,
             )
         self._instances.event(
@@ -225,6 +227,7 @@ def committed_config(entry: Entry) -> ImageConfig:
         volumes=config.volumes,
         stop_signal=config.stop_signal,
         shell=config.shell,
+        on_build=entry.record.spec.on_build,
         health=config.health,
     )
 

@@ -12,7 +12,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from insula.engine.checks import check_spec
+from insula.engine.checks import check_spec, disk_gib
 from insula.engine.instances import Entry, Instances
 from insula.engine.links import settle_links
 from insula.engine.merge import merge_config
@@ -101,7 +101,7 @@ class Creation:
             security=decide_security(spec, self._preparation.profile()),
             mounts=tuple(finalize_mount(mount, index, mount.source) for index, mount in enumerate(mounts)),
         )
-        backend.check(draft)
+        warnings = backend.check(draft)
 
         self._instances.reserve(name, instance_id)
         async with AsyncExitStack() as undo:
@@ -147,7 +147,7 @@ class Creation:
             undo.pop_all()
         self._instances.add(entry)
         self._instances.event(entry, "create")
-        return Created(id=instance_id, warnings=make_warnings(spec))
+        return Created(id=instance_id, warnings=(*warnings, *make_warnings(spec)))
 
     def _with_known_networks(self, spec: InstanceSpec) -> InstanceSpec:
         """By name, each once: a request may say NetworkMode by id and its endpoint by name.  One that does
@@ -205,7 +205,7 @@ class Creation:
         return await self._kit.roots.make_disk(
             image,
             instance_id,
-            size_gib=self._kit.settings.vm_disk_gib,
+            size_gib=disk_gib(spec.storage_opt) or self._kit.settings.vm_disk_gib,
             volatile=spec.auto_remove,
             progress=no_progress,
         )

@@ -322,20 +322,28 @@ class Engine:
         entry = self._instances.find(ref)
         if entry.record.spec.log.driver == "none":
             raise NotImplementedYet("configured logging driver does not support reading")
-        return read_log(
-            self._kit.log_path(entry.id), query, growth=self._kit.growth, ended=lambda: _silent(entry)
-        )
+        return self._read_log(entry, query, join=True)
 
     def _pieces(self, entry: Entry, *, follow: bool, wanted: bool) -> AsyncIterator[LogRecord]:
         """The log as it was written, not joined to lines."""
         query = LogQuery(follow=follow, tail=None if wanted else 0)
-        return read_log(
+        return self._read_log(entry, query, join=False)
+
+    async def _read_log(self, entry: Entry, query: LogQuery, *, join: bool) -> AsyncIterator[LogRecord]:
+        records = read_log(
             self._kit.log_path(entry.id),
             query,
             growth=self._kit.growth,
             ended=lambda: _silent(entry),
-            join=False,
+            join=join,
         )
+        try:
+            async with contextlib.aclosing(records):
+                async for record in records:
+                    yield record
+        finally:
+            if query.follow:
+                await self._rotation.settle(entry)
 
     async def resize(self, ref: str, rows: int, cols: int) -> None:
         entry = self._instances.find(ref)

@@ -61,8 +61,8 @@ _MARKED = _conflict("container {id} is marked for removal")
 _NOT_PAUSED = _failure("Container {id} is not paused")
 _IN_PROGRESS = _conflict("removal of container {ref} is already in progress")
 _MUST_STOP = _conflict(
-    'cannot remove container "/{name}": container is {state}: '
-    "stop the container before removing or force remove"
+    'You cannot remove a {state} container {id} ("/{name}"): container is {state}: '
+    "stop the container before removing or force remove"  # dockerd's words, of 20.10 and of now
 )
 _MUST_UNPAUSE = _conflict('cannot remove container "/{name}": container is paused and must be unpaused first')
 

@@ -47,7 +47,7 @@ def attachment(spec: InstanceSpec) -> tuple[Attachment, str]:
         return Attachment.JOIN, spec.network_mode.removeprefix(_JOIN)
     if spec.network_mode == "host":
         return Attachment.HOST, ""
-    if spec.network_mode == "none":
+    if spec.network_mode == "none" or spec.network_disabled:
         return Attachment.NONE, ""
     return Attachment.BRIDGE, "bridge" if spec.network_mode in ("", "default") else spec.network_mode
 
@@ -103,6 +103,8 @@ def decide_security(spec: InstanceSpec, default_profile: str) -> Security:
             option.replace(":", "=", 1) for option in spec.security_opt if option.startswith("systempaths")
         ),
         privileged=spec.privileged,
+        masked=spec.masked_paths,
+        read_only=spec.readonly_paths,
     )
     return Security(
         capabilities=finalize_capabilities(spec.cap_add, spec.cap_drop, privileged=spec.privileged),
@@ -116,6 +118,7 @@ def decide_security(spec: InstanceSpec, default_profile: str) -> Security:
             Device(host_path=d.host_path, path=d.container_path or d.host_path, rules=d.permissions)
             for d in spec.devices
         ),
+        device_rules=spec.device_rules,
         sysctls=tuple(sorted(spec.sysctls.items())),
     )
 
@@ -209,6 +212,7 @@ def make_plan(
         joins_network=attachment(spec)[0] is Attachment.JOIN,
         init=spec.init,
         cgroup_parent=spec.cgroup_parent,
+        cgroupns_mode=spec.cgroupns_mode,
         pid_mode=spec.pid_mode,
         ipc_mode=spec.ipc_mode,
         uts_mode=spec.uts_mode,

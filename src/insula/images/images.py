@@ -36,7 +36,7 @@ from insula.images.removal import Removal, plan_prune, plan_removal
 from insula.images.unpacking import Unpacking
 from insula.images.upkeep import Upkeep
 from insula.model.credentials import Credentials
-from insula.model.image import Image, ImageConfig
+from insula.model.image import Image, ImageConfig, Offer
 from insula.model.progress import Progress, no_progress
 from insula.model.reference import Reference, parse_reference
 from insula.model.reports import PruneFilters, PruneReport
@@ -140,6 +140,10 @@ class Images:
             "image", "pull", str(reference), name=reference.familiar_name, **image.config.labels
         )
         return image
+
+    async def look(self, ref: str, auth: Credentials | None = None) -> Offer:
+        """What a registry has under a name.  Raises NotFound, Unauthorized, RegistryFailed, CorruptData."""
+        return await self._puller.look(parse_reference(ref).tagged(), auth)
 
     async def pull_all(
         self,
@@ -252,6 +256,8 @@ class Images:
         message: str = "",
         ref: str | None = None,
         created_by: str = "",
+        container: str = "",
+        container_image: str = "",
     ) -> Image:
         """`base` with one more layer and a configuration of its own."""
         return await self._local.commit(
@@ -262,6 +268,8 @@ class Images:
             message=message,
             ref=ref,
             created_by=created_by,
+            container=container,
+            container_image=container_image,
         )
 
     async def bootstrap(self, name: str, progress: Progress = no_progress) -> Image:

@@ -152,6 +152,8 @@ def make_committed(
     message: str,
     created: str,
     created_by: str = "",
+    container: str = "",
+    container_image: str = "",
 ) -> bytes:
     """The configuration document of `base` (its document) with one more layer and `config` for its own.
 
@@ -172,6 +174,9 @@ def make_committed(
             document[key] = value
     for key in ("container", "container_config", "docker_version", "id", "parent"):  # of the base's making
         document.pop(key, None)
+    if container:  # as dockerd does; the oldest clients ask for it
+        document["container"] = container
+        document["container_config"] = {"Image": container_image, **document["config"]}
     return _dump(document)
 
 

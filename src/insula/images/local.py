@@ -131,6 +131,8 @@ class LocalImages:
         message: str,
         ref: str | None,
         created_by: str = "",
+        container: str = "",
+        container_image: str = "",
         progress: Progress = no_progress,
     ) -> Image:
         """`base` with one more layer, a plain tar of an instance's changes."""
@@ -148,6 +150,8 @@ class LocalImages:
                 message=message,
                 created=_now(),
                 created_by=created_by,
+                container=container,
+                container_image=container_image,
             )
             below = tuple(
                 StoredLayer(blob=blob, diff_id=diff_id)

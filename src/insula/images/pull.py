@@ -20,6 +20,7 @@ from insula.images.records import (
     read_diff_ids,
     read_image,
     read_json,
+    take,
 )
 from insula.images.registry.blobs import Download, in_thread
 from insula.images.registry.client import Fetched, Registries, Repository
@@ -38,7 +39,7 @@ from insula.images.transfers import SharedWork
 from insula.images.unpacking import Unpacking, run_all
 from insula.model.credentials import Credentials
 from insula.model.ids import short_id
-from insula.model.image import Descriptor, Image, Platform
+from insula.model.image import Descriptor, Image, Offer, Platform
 from insula.model.progress import Progress
 from insula.model.reference import Reference
 
@@ -106,6 +107,40 @@ class Puller:
         async with self._registries.opened():
             endpoint = find_endpoints(reference, insecure=self._insecure)[-1]
             return await self._registries.repository(endpoint, reference, credentials).tags()
+
+    async def look(self, reference: Reference, credentials: Credentials | None) -> Offer:
+        """What the registry has under a name; nothing is kept.  Mirrors are not asked: they may be behind."""
+        async with self._registries.opened():
+            endpoint = find_endpoints(reference, insecure=self._insecure)[-1]
+            repository = self._registries.repository(endpoint, reference, credentials)
+            fetched, digest = await self._fetch(repository, reference.identifier)
+            document = parse_manifest(fetched.data, fetched.media_type)
+            if isinstance(document, Index):
+                known = [entry.platform for entry in document.entries if entry.platform is not None]
+                platforms = tuple(platform for platform in known if platform.os != "unknown")  # attestations
+            else:
+                platforms = (await self._read_platform(repository, document.config),)
+            size = len(fetched.data)
+            descriptor = Descriptor(media_type=document.media_type, digest=digest, size=size)
+            return Offer(descriptor=descriptor, platforms=platforms)
+
+    async def _read_platform(self, repository: Repository, blob: Descriptor) -> Platform:
+        """Out of an image's configuration."""
+        what = "image configuration"
+        if blob.size > MAX_DOCUMENT:
+            raise CorruptData(f"{what}: {blob.size} bytes is more than {MAX_DOCUMENT}")
+        data = bytearray()
+        async with repository.blob(blob.digest) as (_, pieces):
+            async for piece in pieces:
+                data += piece
+                if len(data) > blob.size:
+                    break
+        document = read_json(check_document(bytes(data), blob.digest, what), what)
+        return Platform(
+            os=take(document, "os", str, "", what),
+            architecture=take(document, "architecture", str, "", what),
+            variant=take(document, "variant", str, "", what),
+        )
 
     # names
 

@@ -150,6 +150,15 @@ def read_diff_ids(document: Mapping[str, Any]) -> tuple[str, ...]:
     return diff_ids
 
 
+def _mapping(untrusted_value: object) -> Mapping[str, Any]:
+    return untrusted_value if isinstance(untrusted_value, dict) else {}
+
+
+def _origin(untrusted_value: object) -> str:
+    """What an old builder wrote about itself: shown if it is a short text, no reason to refuse an image."""
+    return untrusted_value if isinstance(untrusted_value, str) and len(untrusted_value) <= 512 else ""
+
+
 def read_image(
     config: bytes, layers: Sequence[Descriptor], *, size_bytes: int = 0, manifest: str = ""
 ) -> Image:
@@ -183,5 +192,7 @@ def read_image(
         author=take(document, "author", str, "", what),
         comment=take(document, "comment", str, "", what),
         size_bytes=size_bytes,
+        container=_origin(document.get("container")),
+        container_image=_origin(_mapping(document.get("container_config")).get("Image")),
         manifest=manifest,
     )

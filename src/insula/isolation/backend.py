@@ -126,8 +126,9 @@ class Backend(Protocol):
 
     def info(self) -> BackendInfo: ...
 
-    def check(self, plan: LaunchPlan) -> None:
-        """Raise UnsupportedField for what this isolation cannot honour."""
+    def check(self, plan: LaunchPlan) -> tuple[str, ...]:
+        """Warnings, of what Docker goes on without.  Raises UnsupportedField for what this isolation cannot
+        honour."""
         ...
 
     async def launch(self, plan: LaunchPlan) -> int:

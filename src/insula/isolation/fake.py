@@ -65,11 +65,12 @@ class FakeBackend:
     def info(self) -> BackendInfo:
         return BackendInfo(isolation=self.isolation, runtime="fake", version="1")
 
-    def check(self, plan: LaunchPlan) -> None:
+    def check(self, plan: LaunchPlan) -> tuple[str, ...]:
         if self.isolation is Isolation.VM and plan.host_network:
             raise UnsupportedField(
                 "HostConfig.NetworkMode", "a VM has a network stack of its own, not the host's"
             )
+        return ()
 
     async def launch(self, plan: LaunchPlan) -> int:
         if plan.id in self._instances:

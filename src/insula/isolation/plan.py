@@ -60,6 +60,7 @@ class Security:
     privileged: bool = False
     read_only_root: bool = False
     devices: tuple[Device, ...] = ()
+    device_rules: tuple[str, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
 
 
@@ -117,6 +118,7 @@ class LaunchPlan:
     joins_network: bool = False
     init: bool = False
     cgroup_parent: str = ""
+    cgroupns_mode: str = ""
     pid_mode: str = ""
     ipc_mode: str = ""
     uts_mode: str = ""

@@ -24,6 +24,14 @@ class Platform:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a name means on a registry: a manifest, or an index of several, and for which platforms."""
+
+    descriptor: Descriptor
+    platforms: tuple[Platform, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
     created: str = ""
     created_by: str = ""
@@ -58,7 +66,8 @@ class Image:
     they came (possibly compressed), in the same order.  `tags` are familiar names (`debian:12`),
     `digests` are `name@sha256:…` as pulled or pushed.  `size_bytes` is the unpacked size.  `manifest` is the
     digest of the manifest that it came with, kept as a blob so that a push gives the same digest; empty
-    when there is none (loaded, imported, committed): a push then makes one.
+    when there is none (loaded, imported, committed): a push then makes one.  `container` is the id of the
+    instance that it was committed from, and `container_image` the name of its image, where it says so.
     """
 
     id: str
@@ -74,4 +83,6 @@ class Image:
     tags: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     parent: str = ""
+    container: str = ""
+    container_image: str = ""
     manifest: str = ""

@@ -96,6 +96,13 @@ class InstanceSpec:
     ipc_mode: str = ""
     uts_mode: str = ""
     cgroup_parent: str = ""
+    cgroupns_mode: str = ""
+    userns_mode: str = ""
+    device_rules: tuple[str, ...] = ()
+    """`c 1:3 rwm`: what may be opened besides `devices`, in the cgroup's own form."""
+    masked_paths: tuple[str, ...] | None = None
+    readonly_paths: tuple[str, ...] | None = None
+    storage_opt: dict[str, str] = field(default_factory=dict)
 
     network_mode: str = "default"
     ports: tuple[PortBinding, ...] = ()
@@ -109,10 +116,16 @@ class InstanceSpec:
     links: tuple[str, ...] = ()
     networks: tuple[NetworkSpec, ...] | None = None
     """What it is on, that of `network_mode` first; None: that one alone.  `network connect` changes it."""
+    network_disabled: bool = False
 
     auto_remove: bool = False
     restart: RestartPolicy = RestartPolicy()
     log: LogConfig = LogConfig()
+
+    asked_isolation: str = ""
+    """The request's own word, when that was `default`: inspect repeats it."""
+    volume_driver: str = ""
+    on_build: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

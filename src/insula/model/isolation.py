@@ -38,6 +38,11 @@ def link_kind(isolation: Isolation) -> LinkKind:
     return LinkKind.TAP if isolation is Isolation.VM else LinkKind.VETH
 
 
+def default_cgroup_namespace(isolation: Isolation, cgroup_version: int) -> str:
+    """What an instance has that did not ask: moby's rule, and a VM has all cgroups to itself."""
+    return "host" if isolation is Isolation.PROCESS and cgroup_version == 1 else "private"
+
+
 def root_kind(isolation: Isolation) -> RootKind:
     """In which form an instance takes its image."""
     return RootKind.DISK if isolation is Isolation.VM else RootKind.DIRECTORY

@@ -15,10 +15,24 @@ class Ulimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Throttle:
+    """A rate, or a weight, on one block device of the host.
+
+    `what` is `weight`, or HostConfig's word without its `BlkioDevice`: ReadBps, WriteBps (bytes a second),
+    ReadIOps, WriteIOps.
+    """
+
+    what: str
+    path: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """`HostConfig`'s resource fields.  `pids` and `cpu_quota_us`: zero or less is unlimited.
 
     `memory_swap_bytes` is memory plus swap as in Docker: -1 unlimited, 0 twice the memory.
+    `memory_swappiness` is 0 to 100, None for the host's.  `blkio_weight` is 10 to 1000.
     """
 
     memory_bytes: int = 0
@@ -35,6 +49,9 @@ class Limits:
     oom_score_adj: int = 0
     shm_size_bytes: int = 64 * 1024 * 1024
     ulimits: tuple[Ulimit, ...] = ()
+    memory_swappiness: int | None = None
+    blkio_weight: int = 0
+    throttles: tuple[Throttle, ...] = ()
 
     def cpus(self) -> float:
         """How many CPUs' worth of time it may use; 0.0 when that is not limited."""

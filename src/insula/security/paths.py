@@ -45,12 +45,20 @@ _UTS_SYSCTLS = frozenset({"kernel.domainname", "kernel.hostname"})
 
 
 def finalize_paths(
-    security_opt: Sequence[str], *, privileged: bool
+    security_opt: Sequence[str],
+    *,
+    privileged: bool,
+    masked: tuple[str, ...] | None = None,
+    read_only: tuple[str, ...] | None = None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(masked, read-only).  None when privileged, or with `--security-opt systempaths=unconfined`."""
+    """(masked, read-only): those asked for, or Docker's.  None when privileged, or with `--security-opt
+    systempaths=unconfined`."""
     if privileged or "systempaths=unconfined" in security_opt:
         return (), ()
-    return MASKED_PATHS, READONLY_PATHS
+    return (
+        MASKED_PATHS if masked is None else masked,
+        READONLY_PATHS if read_only is None else read_only,
+    )
 
 
 def check_sysctl(name: str, *, own_network: bool, own_ipc: bool, own_uts: bool) -> None:

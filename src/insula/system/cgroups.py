@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -75,6 +76,15 @@ def find_layout() -> Layout:
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         text = file.read()
     return parse_layout(text, read(f"{ROOT}/cgroup.controllers") or "")
+
+
+@functools.cache
+def version_in_use() -> int:
+    """1 or 2; 2 also where none is mounted, since then nothing of version 1 is there."""
+    try:
+        return find_layout().version
+    except Failure:
+        return 2
 
 
 def read(path: str) -> str | None:

@@ -12,12 +12,15 @@ from insula.api.translate_limits import merge_limits
 from insula.api.wire.codec import decode
 from insula.api.wire.container_config import ContainerCreateRequest
 from insula.api.wire.host_config import HostConfig, Resources, UpdateConfig
+from insula.engine.checks import check_limits
+from insula.engine.planner import Attachment, attachment, decide_security
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.health import HealthCheck
 from insula.model.isolation import Isolation
-from insula.model.limits import Limits
+from insula.model.limits import Limits, Throttle
 from insula.model.mounts import MountKind, MountSpec
 from insula.model.network import NetworkSpec, PortBinding
+from insula.security.paths import READONLY_PATHS
 
 
 def parse(
@@ -245,23 +248,59 @@ def test_networking() -> None:
 @pytest.mark.parametrize(
     ("host", "field"),
     [
-        ({"BlkioWeight": 5}, "BlkioWeight"),
-        ({"BlkioDeviceReadBps": [{"Path": "/dev/sda", "Rate": 1}]}, "BlkioDeviceReadBps"),
         ({"CpuRealtimePeriod": 5}, "CpuRealtimePeriod"),
-        ({"DeviceCgroupRules": ["c 1:3 r"]}, "DeviceCgroupRules"),
         ({"DeviceRequests": [{"Count": -1}]}, "DeviceRequests"),
         ({"KernelMemoryTCP": 5}, "KernelMemoryTCP"),
-        ({"MemorySwappiness": 5}, "MemorySwappiness"),
         ({"UsernsMode": "x"}, "UsernsMode"),
-        ({"CgroupnsMode": "host"}, "CgroupnsMode"),
-        ({"StorageOpt": {"size": "1g"}}, "StorageOpt"),
-        ({"MaskedPaths": ["/proc"]}, "MaskedPaths"),
+        ({"CgroupnsMode": "x"}, "CgroupnsMode"),
         ({"CpuCount": 1}, "CpuCount"),
     ],
 )  # fmt: skip
 def test_what_is_not_honoured_is_refused_by_name(host: dict[str, Any], field: str) -> None:
     with pytest.raises(UnsupportedField, match=field):
         parse(host=host)
+
+
+def test_what_the_host_s_cgroups_do() -> None:
+    spec = parse(
+        host={
+            "DeviceCgroupRules": ["c 1:* rm"], "MemorySwappiness": 40, "BlkioWeight": 300,
+            "BlkioWeightDevice": [{"Path": "/dev/vda", "Weight": 200}],
+            "BlkioDeviceWriteIOps": [{"Path": "/dev/vda", "Rate": 7}], "CgroupnsMode": "host",
+        }
+    ).spec  # fmt: skip
+    assert (("c 1:* rm",), "host") == (spec.device_rules, spec.cgroupns_mode)
+    assert (40, 300) == (spec.limits.memory_swappiness, spec.limits.blkio_weight)
+    assert spec.limits.throttles == (
+        Throttle(what="weight", path="/dev/vda", value=200),
+        Throttle(what="WriteIOps", path="/dev/vda", value=7),
+    )
+    assert parse(host={"MemorySwappiness": -1}).spec.limits.memory_swappiness is None
+    for limits in (Limits(memory_swappiness=101), Limits(blkio_weight=5)):
+        with pytest.raises(InvalidRequest, match=r"[Rr]ange"):
+            check_limits(limits)
+    for rule in ("c 1:3 q", "d 1:3 r", "c 1 r", "c 1:3", "c 1:3 rwmr"):
+        with pytest.raises(InvalidRequest, match=f"invalid device cgroup rule format: '{rule}'"):
+            parse(host={"DeviceCgroupRules": [rule]})
+    with pytest.raises(InvalidRequest, match="not an absolute path"):
+        parse(host={"BlkioDeviceReadBps": [{"Path": "vda", "Rate": 7}]})
+
+
+def test_names_of_fields_in_any_case() -> None:
+    """Go takes them so, and docker-py sends `detachKeys`."""
+    raw = b'{"image": "x", "CMD": ["no"], "Cmd": ["yes"], "hostconfig": {"mounts": [{"type": "tmpfs"}]}}'
+    request = decode(raw, ContainerCreateRequest)
+    assert ("x", ["yes"]) == (request.Image, request.Cmd)
+    assert request.HostConfig.Mounts is not None
+    assert "tmpfs" == request.HostConfig.Mounts[0].Type
+    kept = decode(
+        b'{"networkingConfig": {"endpointsConfig": {"Lan": {"aliases": ["A"]}}}}', ContainerCreateRequest
+    )
+    assert ["A"] == kept.NetworkingConfig.EndpointsConfig["Lan"].Aliases
+
+
+def test_a_container_without_a_network() -> None:
+    assert Attachment.NONE is attachment(parse(NetworkDisabled=True).spec)[0]
 
 
 def test_health_checks() -> None:
@@ -283,6 +322,14 @@ def test_every_field_of_host_config_is_either_read_or_refused() -> None:
     ours_alone = {"ContainerIDFile", "ConsoleSize"}  # the client writes the one, and resizes after start
     missing = [f for f in HostConfig.__struct_fields__ if f not in ours_alone and f not in text]
     assert missing == []
+
+
+def test_masked_and_read_only_paths_of_one_s_own() -> None:
+    spec = parse(host={"MaskedPaths": ["/proc/keys"]}).spec
+    decided = decide_security(spec, "")
+    assert (("/proc/keys",), READONLY_PATHS) == (decided.masked_paths, decided.readonly_paths)
+    with pytest.raises(InvalidRequest, match="MaskedPaths"):
+        parse(host={"MaskedPaths": ["proc"]})
 
 
 def test_unconfined_system_paths() -> None:

@@ -204,7 +204,7 @@ async def test_what_docker_refuses(engine: Engine) -> None:
         await engine.start_instance("web")
     with pytest.raises(
         Conflict,
-        match='cannot remove container "/web": container is running: stop the container before removing',
+        match=r'You cannot remove a running container \w+ \("/web"\): .*: stop the container before removing',
     ):
         await engine.remove("web")
     await engine.pause("web")

@@ -46,6 +46,7 @@ ROUTES = (
         for word in _swarm
         for method in ("GET", "POST", "DELETE", "PUT")
     ),
+    Route("PUT", "/volumes/{name}", no_swarm),  # of cluster volumes only
     Route("GET", "/plugins", no_plugins),
     Route("GET", "/plugins/{name*}/json", no_such_plugin),
     Route("GET", "/plugins/privileges", _absent("plugins are", "volumes and networks are built in")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -19,12 +20,29 @@ from insula.engine.log_options import log_attributes, render_attributes
 from insula.engine.types import LogQuery
 from insula.errors import Conflict, InvalidRequest, NoSuchInstance, NotImplementedYet
 from insula.model.instance import State
+from insula.model.stream import Stream
 
+Convey = Callable[[Call, Stream, Terms], Awaitable[tuple[web.StreamResponse, bool]]]
 _BATCH = 64 * 1024
 
 
 async def attach(call: Call) -> web.StreamResponse:
     await call.body()
+    return await _attach(call, pump)
+
+
+async def attach_websocket(call: Call) -> web.StreamResponse:
+    """The module, and aiohttp's part that it needs, come with the first that asks."""
+    from insula.api.websocket import pump_websocket
+
+    if call.http.headers.get("Upgrade", "").lower() != "websocket":
+        raise InvalidRequest(
+            "attach/ws: this is no websocket's handshake", hint="POST …/attach upgrades, too"
+        )
+    return await _attach(call, pump_websocket)
+
+
+async def _attach(call: Call, convey: Convey) -> web.StreamResponse:
     keys = parse_keys(call.text("detachKeys"))
     view = call.engine.describe(call.names["id"])
     instance, tty = view.instance, view.instance.spec.tty
@@ -49,7 +67,7 @@ async def attach(call: Call) -> web.StreamResponse:
         detach_keys=keys,
         content_type=mux.MULTIPLEXED if multiplexed else mux.RAW,
     )
-    response, detached = await pump(call, stream, terms)
+    response, detached = await convey(call, stream, terms)
     if detached:
         call.engine.events.publish(
             "container",
@@ -58,13 +76,6 @@ async def attach(call: Call) -> web.StreamResponse:
             **{**view.config.labels, "image": instance.spec.image, "name": instance.name},
         )
     return response
-
-
-async def attach_websocket(call: Call) -> web.StreamResponse:
-    raise NotImplementedYet(
-        "attaching through a websocket is not supported",
-        hint="POST /containers/{id}/attach upgrades the connection itself",
-    )
 
 
 async def resize(call: Call) -> web.StreamResponse:

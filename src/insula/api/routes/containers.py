@@ -14,7 +14,7 @@ from insula.api.translate_create import parse_create, parse_restart, unknown_fie
 from insula.api.translate_inspect import render_inspect
 from insula.api.translate_limits import merge_limits
 from insula.api.translate_list import render_summary
-from insula.api.wire.codec import convert, json_bytes, read_json, to_builtins
+from insula.api.wire.codec import convert, json_bytes, read_json, spell, to_builtins
 from insula.api.wire.container import ContainerTopResponse, ContainerWaitResponse, WaitExitError
 from insula.api.wire.container_config import ContainerCreateRequest, ContainerCreateResponse
 from insula.api.wire.host_config import ContainerUpdateResponse, UpdateConfig
@@ -23,7 +23,7 @@ from insula.errors import Conflict, InvalidRequest, NoSuchInstance, NotFound
 
 
 async def create(call: Call) -> web.StreamResponse:
-    document = read_json(await call.json_body())
+    document = spell(read_json(await call.json_body()), ContainerCreateRequest)
     request = convert(document, ContainerCreateRequest)
     parsed = parse_create(request, call.engine.settings.default_isolation, call.version)
     _check_platform(call, request.Image)

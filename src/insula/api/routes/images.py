@@ -17,6 +17,7 @@ from insula.api.translate_image import (
     names_that_match,
     render_history,
     render_inspect,
+    render_offer,
     render_summary,
     repository_tag,
 )
@@ -38,7 +39,7 @@ async def list_(call: Call) -> web.StreamResponse:
 
 
 async def inspect(call: Call) -> web.StreamResponse:
-    return answer(render_inspect(call.engine.images.find(call.names["name"])))
+    return answer(render_inspect(call.engine.images.find(call.names["name"]), call.version))
 
 
 async def history(call: Call) -> web.StreamResponse:
@@ -155,13 +156,21 @@ async def load(call: Call) -> web.StreamResponse:
 
 
 async def search(call: Call) -> web.StreamResponse:
+    """Checked as dockerd does; then it is a registry that has no search, as most have none."""
+    filters, limit = call.filters().accept("is-automated", "is-official", "stars"), call.number("limit")
+    for name in ("is-automated", "is-official"):
+        filters.flag(name)
+    filters.number("stars")
+    if not call.text("term"):
+        raise InvalidRequest("search: the request has no term")
+    if limit is not None and not 0 <= limit <= 100:
+        raise InvalidRequest(f"limit {limit} is outside the range of [1, 100]")
     raise NotImplementedYet("searching a registry is not supported", hint="search on the registry's own site")
 
 
 async def distribution(call: Call) -> web.StreamResponse:
-    raise NotImplementedYet(
-        "asking a registry about an image without pulling it is not supported", hint="pull the image"
-    )
+    auth = parse_auth_header(call.http.headers.get("X-Registry-Auth", ""))
+    return answer(render_offer(await call.engine.images.look(call.names["name"], auth)))
 
 
 async def auth(call: Call) -> web.StreamResponse:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 
 from aiohttp import web
@@ -11,16 +10,16 @@ from aiohttp import web
 from insula.api.call import Call, answer, streaming
 from insula.api.routing import Route
 from insula.api.times import parse_time
+from insula.api.translate_info import Activity, render_info, render_version
 from insula.api.translate_system import (
     EVENT_FILTERS,
     event_matches,
     render_disk_usage,
     render_event,
-    render_info,
-    render_version,
 )
 from insula.api.wire.codec import json_bytes
 from insula.errors import InvalidRequest
+from insula.system.kernel_facts import find_kernel_facts
 
 _PING_HEADERS = {
     "Builder-Version": "1",
@@ -40,8 +39,9 @@ async def version(call: Call) -> web.StreamResponse:
 
 
 async def info(call: Call) -> web.StreamResponse:
-    cgroup_version = "2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "1"
-    return answer(render_info(call.engine.info(), cgroup_version, 0))
+    facts = await asyncio.to_thread(find_kernel_facts)
+    activity = Activity(listeners=call.engine.events.followers, tasks=len(asyncio.all_tasks()))
+    return answer(render_info(call.engine.info(), call.engine.settings, facts, activity))
 
 
 async def events(call: Call) -> web.StreamResponse:

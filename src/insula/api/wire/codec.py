@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import functools
+import types
+import typing
+from typing import Any, TypeVar, Union
 
 import msgspec
 
@@ -33,9 +36,42 @@ def decode(raw: bytes, kind: type[T]) -> T:
 
 def convert(document: Any, kind: type[T]) -> T:
     try:
-        return msgspec.convert(_without_nulls(document), kind)
+        return msgspec.convert(_without_nulls(spell(document, kind)), kind)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"invalid JSON: {error}") from None
+
+
+def spell(value: Any, kind: Any) -> Any:
+    """`value` with the names of fields as `kind` spells them: Go reads `detachKeys` for `DetachKeys`, and
+    clients rely on it.  A name that is spelt right wins."""
+    shape, child = _shape(kind)
+    if isinstance(value, list) and shape is list:
+        return [spell(each, child) for each in value]
+    if not isinstance(value, dict) or shape not in (dict, msgspec.Struct):
+        return value
+    if shape is dict:
+        return {key: spell(each, child) for key, each in value.items()}
+    exact, folded = child
+    found: dict[str, Any] = {}
+    for key, each in value.items():
+        name = key if key in exact else folded.get(key.lower(), key)
+        if name == key or name not in value:
+            found[name] = spell(each, exact[name]) if name in exact else each
+    return found
+
+
+@functools.cache
+def _shape(kind: Any) -> tuple[Any, Any]:
+    """What a type holds: (Struct, its fields), (list, of what), (dict, of what) or (None, None)."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        fields = typing.get_type_hints(kind)
+        return msgspec.Struct, (fields, {name.lower(): name for name in fields})
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return next((shape for each in args if (shape := _shape(each))[0] is not None), (None, None))
+    if origin is list:
+        return list, args[0]
+    return (dict, args[1]) if origin is dict else (None, None)
 
 
 def _without_nulls(value: Any, key: str = "") -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType, field
 
 from insula.api.wire.container import GraphDriverData
 from insula.api.wire.container_config import ContainerConfig
+
+_ContainerConfig = ContainerConfig  # a field of that name hides the class
 
 
 class ImageSummary(Struct):
@@ -45,6 +47,8 @@ class ImageInspect(Struct):
     GraphDriver: GraphDriverData
     RootFS: _RootFS
     Metadata: dict[str, str]
+    Container: str | UnsetType = UNSET
+    ContainerConfig: _ContainerConfig | UnsetType | None = UNSET
 
 
 class HistoryResponseItem(Struct):
@@ -54,6 +58,23 @@ class HistoryResponseItem(Struct):
     Tags: list[str] | None
     Size: int
     Comment: str
+
+
+class OCIDescriptor(Struct):
+    media_type: str = field(name="mediaType")
+    digest: str
+    size: int
+
+
+class OCIPlatform(Struct, omit_defaults=True):
+    architecture: str = field()
+    os: str = field()
+    variant: str = ""
+
+
+class DistributionInspect(Struct):
+    Descriptor: OCIDescriptor
+    Platforms: list[OCIPlatform]
 
 
 class ImageDeleteResponseItem(Struct, omit_defaults=True):

@@ -29,7 +29,12 @@ from insula.isolation.process.execs import ExecPlace, start_exec
 from insula.isolation.process.facts import conmon_version, find_facts
 from insula.isolation.process.files import open_files
 from insula.isolation.process.launcher import Launcher
-from insula.isolation.process.resources import control_writes
+from insula.isolation.process.resources import (
+    BlockDevices,
+    block_weights,
+    control_writes,
+    find_weight_file,
+)
 from insula.isolation.process.runtimes import Runtime, choose_runtime
 from insula.isolation.process.spec import (
     DEFAULT_PARENT,
@@ -127,16 +132,19 @@ class ProcessBackend:
         if self._problem:
             return BackendInfo(isolation=self.isolation, runtime="", version="", problem=self._problem)
         layout = f"v{self._layout.version}" + (" (hybrid)" if self._layout.hybrid else "")
+        init = (("init", self._facts.init_path),) if self._facts.init_path else ()
         return BackendInfo(
             isolation=self.isolation,
             runtime=self._runtime.name,
             version=self._runtime.version,
-            details=(*self._versions, ("runtime path", self._runtime.path), ("cgroup", layout)),
+            details=(*self._versions, ("runtime path", self._runtime.path), ("cgroup", layout), *init),
         )
 
-    def check(self, plan: LaunchPlan) -> None:
-        if not self._problem:
-            check_plan(plan, self._facts, self._layout)
+    def check(self, plan: LaunchPlan) -> tuple[str, ...]:
+        if self._problem:
+            return ()
+        prepare.find_block_devices(plan)
+        return check_plan(plan, self._facts, self._layout)
 
     # a life
 
@@ -176,6 +184,7 @@ class ProcessBackend:
                 init_started=start_time(init_pid) or 0,
             )
             monitor.write_record(plan.run_dir, container.record)
+            self._weigh(cgroup_name(plan), plan.limits, prepare.find_block_devices(plan))
             process = plan.process
             if process.tty and process.console_rows and process.console_cols:
                 monitor.resize(plan.run_dir, process.console_rows, process.console_cols)
@@ -203,11 +212,20 @@ class ProcessBackend:
             prepare.make_cwd(root, plan.process)
         finally:
             os.close(root)
-        config = make_config(plan, identity, self._facts, prepare.find_devices(plan))
+        config = make_config(
+            plan, identity, self._facts, prepare.find_devices(plan), prepare.find_block_devices(plan)
+        )
         path = f"{plan.run_dir}/config.json"
         with disk_errors(f"writing {path}"), open(path, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(to_text(config))
+
+    def _weigh(self, group: str, limits: Limits, devices: BlockDevices = ()) -> None:
+        if not limits.blkio_weight and not limits.throttles:
+            return
+        file = find_weight_file(self._layout, group)
+        for path, value in block_weights(limits, devices, file):
+            cgroups.write(path, value)
 
     async def release(self, instance_id: str) -> None:
         container = self._find(instance_id)
@@ -395,6 +413,7 @@ class ProcessBackend:
         writes = control_writes(
             limits, version=self._layout.version, swap_accounting=self._facts.swap_accounting
         )
+        self._weigh(group, dataclasses.replace(limits, throttles=()))
         waiting = [(self._layout.path(controller, group), name, value) for controller, name, value in writes]
         # of two limits that bound each other (memory and memory+swap) one order works, whichever way it goes
         for attempt in (waiting, waiting[::-1]):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 from insula.errors import InvalidRequest, Unavailable, UnsupportedField
 from insula.isolation.plan import LaunchPlan
 from insula.isolation.process.mounts import RECURSIVE_READ_ONLY
+from insula.isolation.process.resources import find_weight_file
 from insula.isolation.process.spec import HostFacts
+from insula.model.limits import Limits
 from insula.model.mounts import MountKind
 from insula.security.paths import check_sysctl
 from insula.security.seccomp import resolve
@@ -17,8 +20,8 @@ _RLIMITS = {name[7:].lower(): getattr(resource, name) for name in dir(resource) 
 _PROPAGATIONS = ("", "private", "rprivate", "shared", "rshared", "slave", "rslave")
 
 
-def check_plan(plan: LaunchPlan, facts: HostFacts, layout: Layout) -> None:
-    """Raises UnsupportedField, InvalidRequest or Unavailable."""
+def check_plan(plan: LaunchPlan, facts: HostFacts, layout: Layout) -> tuple[str, ...]:
+    """Warnings.  Raises UnsupportedField, InvalidRequest or Unavailable."""
     if plan.directory is None:
         raise InvalidRequest("a container needs a directory as its root, not a disk")
     for field, mode, allowed in (
@@ -42,6 +45,12 @@ def check_plan(plan: LaunchPlan, facts: HostFacts, layout: Layout) -> None:
             )
     if plan.init and not facts.init_path:
         raise Unavailable("HostConfig.Init: no static init program is installed", hint="apt-get install tini")
+    if plan.cgroupns_mode == "private" and plan.security.privileged and layout.version == 1:
+        raise InvalidRequest(  # moby's
+            "privileged mode is incompatible with private cgroup namespaces.  You must run the container in "
+            "the host cgroup namespace when running privileged mode"
+        )
+    return swappiness_warning(plan.limits, layout)
 
 
 def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
@@ -53,15 +62,43 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
         (limits.cpu_shares, "cpu", "HostConfig.CpuShares"),
         (limits.cpuset_cpus or limits.cpuset_mems, "cpuset", "HostConfig.CpusetCpus"),
         (limits.pids > 0, "pids", "HostConfig.PidsLimit"),
+        (limits.throttles, "io" if layout.version == 2 else "blkio", "HostConfig.BlkioDevice"),
     ):
         if wanted and controller not in layout.controllers:
             raise UnsupportedField(field, f"this host has no {controller} cgroup controller")
     if limits.oom_kill_disable and layout.version == 2:
         raise UnsupportedField("HostConfig.OomKillDisable", "cgroup version 2 has no such switch")
+    weight = "weight" if any(t.what == "weight" for t in limits.throttles) else ""
+    if (limits.blkio_weight or weight) and not _have_block_weights(layout):
+        raise UnsupportedField(
+            "HostConfig.BlkioWeightDevice" if weight else "HostConfig.BlkioWeight",
+            "this host's kernel does not weigh block I/O by cgroup",
+            hint="load the bfq scheduler, or limit rates with --device-read-bps and its like",
+        )
     for ulimit in limits.ulimits:
         if ulimit.name not in _RLIMITS:
             raise InvalidRequest(f"invalid ulimit type: {ulimit.name}")
         _check_ulimit(ulimit.name, ulimit.hard)
+
+
+def swappiness_warning(limits: Limits, layout: Layout) -> tuple[str, ...]:
+    """Version 2 has no such setting, and Docker goes on without, too; in its words."""
+    if limits.memory_swappiness is None or layout.version == 1:
+        return ()
+    return (
+        "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
+        "Memory swappiness discarded.",
+    )
+
+
+def _have_block_weights(layout: Layout) -> bool:
+    """The file is in every group but the root."""
+    base = layout.path("blkio", "")
+    if base is None:
+        return False
+    with os.scandir(base) as entries:
+        groups = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return any(find_weight_file(layout, group) for group in groups)
 
 
 def _check_ulimit(name: str, hard: int) -> None:

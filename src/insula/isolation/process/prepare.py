@@ -65,6 +65,20 @@ def find_devices(plan: LaunchPlan) -> tuple[DeviceNode, ...]:
     return tuple(node for device in plan.security.devices for node in _nodes(device))
 
 
+def find_block_devices(plan: LaunchPlan) -> tuple[tuple[int, int], ...]:
+    """(major, minor) of what the plan's throttles name.  Raises InvalidRequest."""
+    found = []
+    for throttle in plan.limits.throttles:
+        try:
+            status = os.stat(throttle.path)
+        except OSError as error:
+            raise InvalidRequest(f"cannot limit block I/O on {throttle.path}: {error.strerror}") from error
+        if not stat.S_ISBLK(status.st_mode):
+            raise InvalidRequest(f"cannot limit block I/O on {throttle.path}: it is no block device")
+        found.append((os.major(status.st_rdev), os.minor(status.st_rdev)))
+    return tuple(found)
+
+
 def _nodes(device: Device) -> Iterator[DeviceNode]:
     if os.path.isdir(device.host_path):
         for name in sorted(os.listdir(device.host_path)):

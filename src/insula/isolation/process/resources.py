@@ -1,12 +1,17 @@
-"""Limits as an OCI `linux.resources` section, and as writes to control files for `update`.  Pure."""
+"""Limits as an OCI `linux.resources` section, and as writes to control files for `update`.  Pure, but for
+looking which files there are."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from insula.model.limits import Limits
+from insula.system.cgroups import Layout
 
 _PERIOD_US = 100_000
+BlockDevices = Sequence[tuple[int, int]]
 
 
 def cpu_quota(limits: Limits) -> tuple[int, int]:
@@ -25,8 +30,11 @@ def memory_and_swap(limits: Limits) -> int:
     return limits.memory_swap_bytes
 
 
-def make_resources(limits: Limits, *, swap_accounting: bool) -> dict[str, Any]:
-    """Without `devices`.  Swap is left out where the kernel does not account it."""
+def make_resources(
+    limits: Limits, *, swap_accounting: bool, swappiness: bool = True, block_devices: BlockDevices = ()
+) -> dict[str, Any]:
+    """Without `devices`.  Swap is left out where the kernel does not account it, and swappiness where it has
+    no such setting.  `block_devices`: (major, minor) for each of the throttles."""
     memory: dict[str, Any] = {}
     if limits.memory_bytes > 0:
         memory["limit"] = limits.memory_bytes
@@ -36,6 +44,8 @@ def make_resources(limits: Limits, *, swap_accounting: bool) -> dict[str, Any]:
         memory["swap"] = swap
     if limits.oom_kill_disable:
         memory["disableOOMKiller"] = True
+    if limits.memory_swappiness is not None and swappiness:
+        memory["swappiness"] = limits.memory_swappiness
     cpu: dict[str, Any] = {}
     quota, period = cpu_quota(limits)
     if limits.cpu_shares > 0:
@@ -55,7 +65,42 @@ def make_resources(limits: Limits, *, swap_accounting: bool) -> dict[str, Any]:
         resources["cpu"] = cpu
     if limits.pids > 0:
         resources["pids"] = {"limit": limits.pids}
+    if block := _block_io(limits, block_devices):
+        resources["blockIO"] = block
     return resources
+
+
+def _block_io(limits: Limits, devices: BlockDevices) -> dict[str, Any]:
+    """Rates.  Weights are written by the backend: crun 1.8 knows CFQ's files only, and Linux 5.0 has none."""
+    block: dict[str, Any] = {}
+    for throttle, (major, minor) in zip(limits.throttles, devices, strict=False):
+        if throttle.what != "weight":
+            key = f"throttle{throttle.what.replace('IOps', 'IOPS')}Device"
+            block.setdefault(key, []).append({"major": major, "minor": minor, "rate": throttle.value})
+    return block
+
+
+def find_weight_file(layout: Layout, group: str) -> str:
+    """What weighs a group's block I/O, "" when nothing does."""
+    directory = layout.path("blkio", group) or ""
+    paths = (
+        f"{directory}/{name}" for name in ("io.bfq.weight", "io.weight", "blkio.weight", "blkio.bfq.weight")
+    )
+    return next((path for path in paths if os.path.exists(path)), "")
+
+
+def block_weights(limits: Limits, devices: BlockDevices, file: str) -> list[tuple[str, str]]:
+    """(file, value): the weight of everything, then those of devices; `file` is `find_weight_file`'s."""
+
+    def scaled(weight: int) -> int:  # io.weight goes to 10000; the OCI runtimes' formula
+        return 1 + (weight - 10) * 9999 // 990 if file.endswith("/io.weight") else weight
+
+    writes = [(file, str(scaled(limits.blkio_weight)))] if limits.blkio_weight else []
+    for_device = file if "/io." in file else f"{file}_device"
+    for throttle, (major, minor) in zip(limits.throttles, devices, strict=False):
+        if throttle.what == "weight":
+            writes.append((for_device, f"{major}:{minor} {scaled(throttle.value)}"))
+    return writes
 
 
 def control_writes(limits: Limits, *, version: int, swap_accounting: bool) -> list[tuple[str, str, str]]:
@@ -73,6 +118,8 @@ def _writes_v1(limits: Limits, swap_accounting: bool) -> list[tuple[str, str, st
         writes.append(("memory", "memory.limit_in_bytes", str(limits.memory_bytes)))
     if limits.memory_reservation_bytes > 0:
         writes.append(("memory", "memory.soft_limit_in_bytes", str(limits.memory_reservation_bytes)))
+    if limits.memory_swappiness is not None:
+        writes.append(("memory", "memory.swappiness", str(limits.memory_swappiness)))
     if limits.cpu_shares > 0:
         writes.append(("cpu", "cpu.shares", str(limits.cpu_shares)))
     quota, period = cpu_quota(limits)

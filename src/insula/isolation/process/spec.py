@@ -14,7 +14,7 @@ from typing import Any
 
 from insula.isolation.plan import LaunchPlan, Process
 from insula.isolation.process.mounts import make_mounts
-from insula.isolation.process.resources import make_resources
+from insula.isolation.process.resources import BlockDevices, make_resources
 from insula.isolation.users import Identity
 from insula.model.limits import Ulimit
 from insula.security import seccomp
@@ -59,8 +59,13 @@ def cgroup_name(plan: LaunchPlan) -> str:
 
 
 def make_config(
-    plan: LaunchPlan, identity: Identity, facts: HostFacts, devices: tuple[DeviceNode, ...] = ()
+    plan: LaunchPlan,
+    identity: Identity,
+    facts: HostFacts,
+    devices: tuple[DeviceNode, ...] = (),
+    block_devices: BlockDevices = (),
 ) -> dict[str, Any]:
+    """`block_devices`: (major, minor) of those that `plan.limits.throttles` name, in their order."""
     assert plan.directory is not None
     security = plan.security
     args = plan.process.args
@@ -80,7 +85,7 @@ def make_config(
         "mounts": make_mounts(
             plan, facts.cgroup_version, facts.kernel, facts.init_path if plan.init else "", INIT_TARGET
         ),
-        "linux": _make_linux(plan, facts, devices),
+        "linux": _make_linux(plan, facts, devices, block_devices),
     }
     if security.seccomp and facts.raw_seccomp:
         # crun takes a finished filter instead of the section, and saves the 20 ms of libseccomp's making one
@@ -149,14 +154,21 @@ def _rlimit(value: int) -> int:
     return 2**64 - 1 if value < 0 else value
 
 
-def _make_linux(plan: LaunchPlan, facts: HostFacts, devices: tuple[DeviceNode, ...]) -> dict[str, Any]:
+def _make_linux(
+    plan: LaunchPlan, facts: HostFacts, devices: tuple[DeviceNode, ...], block_devices: BlockDevices
+) -> dict[str, Any]:
     security = plan.security
     section: dict[str, Any] = {
         "cgroupsPath": f"/{cgroup_name(plan)}",
         "namespaces": _make_namespaces(plan, facts),
         "resources": {
-            "devices": _device_rules(devices, privileged=security.privileged),
-            **make_resources(plan.limits, swap_accounting=facts.swap_accounting),
+            "devices": _device_rules(devices, security.device_rules, privileged=security.privileged),
+            **make_resources(
+                plan.limits,
+                swap_accounting=facts.swap_accounting,
+                swappiness=facts.cgroup_version == 1,
+                block_devices=block_devices,
+            ),
         },
         "maskedPaths": list(security.masked_paths),
         "readonlyPaths": list(security.readonly_paths),
@@ -212,7 +224,8 @@ def _make_namespaces(plan: LaunchPlan, facts: HostFacts) -> list[dict[str, str]]
     if not plan.host_network:
         path = plan.netns or next((e.netns for e in plan.endpoints if e.netns), "")
         found.append({"type": "network", "path": path} if path else {"type": "network"})
-    if facts.cgroup_version == 2:  # for privileged ones too, as moby
+    # of its own by default with version 2 only, for privileged ones too, as moby
+    if plan.cgroupns_mode == "private" or (not plan.cgroupns_mode and facts.cgroup_version == 2):
         found.append({"type": "cgroup"})
     return found
 
@@ -226,7 +239,9 @@ def _make_sysctls(plan: LaunchPlan) -> dict[str, str]:
     return found | dict(plan.security.sysctls)
 
 
-def _device_rules(devices: tuple[DeviceNode, ...], *, privileged: bool) -> list[dict[str, Any]]:
+def _device_rules(
+    devices: tuple[DeviceNode, ...], further: tuple[str, ...], *, privileged: bool
+) -> list[dict[str, Any]]:
     """The runtime adds the devices that every container has (null, zero, full, random, tty, pts, mknod)."""
     if privileged:
         return [{"allow": True, "access": "rwm"}]
@@ -235,7 +250,17 @@ def _device_rules(devices: tuple[DeviceNode, ...], *, privileged: bool) -> list[
         {"allow": True, "type": d.kind, "major": d.major, "minor": d.minor, "access": d.rules}
         for d in devices
     ]
-    return rules
+    return rules + [_device_rule(text) for text in further]
+
+
+def _device_rule(text: str) -> dict[str, Any]:
+    """`c 1:* rm`; a star is every number."""
+    kind, numbers, access = text.split(" ")
+    rule: dict[str, Any] = {"allow": True, "type": kind, "access": access}
+    for name, number in zip(("major", "minor"), numbers.split(":"), strict=True):
+        if number != "*":
+            rule[name] = int(number)
+    return rule
 
 
 def to_text(document: dict[str, Any]) -> str:

@@ -172,8 +172,8 @@ class VmBackend:
 
     # life of an instance
 
-    def check(self, plan: LaunchPlan) -> None:
-        check_plan(plan)
+    def check(self, plan: LaunchPlan) -> tuple[str, ...]:
+        return check_plan(plan)
 
     async def launch(self, plan: LaunchPlan) -> int:
         if (old := self._vms.get(plan.id)) is not None and not old.ended:

@@ -92,6 +92,8 @@ class Cgroup:
             raise Unavailable(f"cannot make the cgroup {self.group}: {error}") from error
         version = self.layout.version
         self._write("memory", memory_settings(memory_bytes, limits.memory_reservation_bytes, version))
+        if limits.memory_swappiness is not None:  # of the host's pages that the machine is made of
+            self._write("memory", {"memory.swappiness": str(limits.memory_swappiness)})
         return tuple(f"{directory}/cgroup.procs" for directory in directories)
 
     def limit_cpu(self, limits: Limits) -> None:

@@ -11,6 +11,7 @@ from insula.isolation.plan import LaunchPlan
 from insula.isolation.sizing import LEAST_MEMORY_MIB
 from insula.isolation.vm.virtiofs import binds
 from insula.model.limits import Limits
+from insula.system.cgroups import version_in_use
 
 _CPUS = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
 _TAG_BYTES = 36  # of a virtiofs device
@@ -37,6 +38,12 @@ def _namespaces(plan: LaunchPlan) -> None:
                 f"a virtual machine has a kernel of its own and cannot share namespaces ({mode})",
                 hint="use --isolation process",
             )
+    if plan.cgroupns_mode == "host":
+        raise UnsupportedField(
+            "HostConfig.CgroupnsMode",
+            "a virtual machine has a kernel of its own and cannot see the host's cgroups",
+            hint="use --isolation process",
+        )
     if plan.cgroup_parent:
         raise UnsupportedField(
             "HostConfig.CgroupParent", "the cgroup of a virtual machine is chosen by the engine"
@@ -44,6 +51,12 @@ def _namespaces(plan: LaunchPlan) -> None:
 
 
 def _devices(plan: LaunchPlan) -> None:
+    if plan.security.device_rules:
+        raise UnsupportedField(
+            "HostConfig.DeviceCgroupRules",
+            "the devices of a virtual machine are its own kernel's, and the rule would be about the host's",
+            hint="--privileged opens all devices of the guest; or use --isolation process",
+        )
     if plan.security.devices:
         raise UnsupportedField(
             "HostConfig.Devices",
@@ -56,6 +69,13 @@ def _limits(limits: Limits) -> None:
     if limits.oom_kill_disable:
         raise UnsupportedField(
             "HostConfig.OomKillDisable", "the guest's kernel decides what to do when its memory is used up"
+        )
+    if limits.blkio_weight or limits.throttles:
+        what = limits.throttles[0].what if limits.throttles else ""
+        raise UnsupportedField(
+            f"HostConfig.Blkio{'Weight' if what in ('', 'weight') else f'Device{what}'}",
+            "the disk of a virtual machine is a file of the host, whose device the guest does not know",
+            hint="use --isolation process",
         )
     if limits.cpuset_mems:
         raise UnsupportedField(
@@ -104,14 +124,20 @@ def _mounts(plan: LaunchPlan) -> None:
             )
 
 
-def check_plan(plan: LaunchPlan) -> None:
-    """Raise UnsupportedField for the first thing that cannot be honoured."""
+def check_plan(plan: LaunchPlan) -> tuple[str, ...]:
+    """Warnings.  Raises UnsupportedField for the first thing that cannot be honoured."""
     _namespaces(plan)
     _devices(plan)
     _limits(plan.limits)
     _mounts(plan)
     if plan.machine is not None and plan.machine.memory_mib < LEAST_MEMORY_MIB:
         raise UnsupportedField("HostConfig.Memory", f"a guest kernel needs at least {LEAST_MEMORY_MIB} MiB")
+    if plan.limits.memory_swappiness is not None and version_in_use() == 2:
+        return (
+            "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
+            "Memory swappiness discarded.",
+        )
+    return ()
 
 
 def check_update(old: Limits, new: Limits) -> None:

@@ -1,0 +1,72 @@
+"""What few ask for in HostConfig, and what it comes to in either isolation."""
+
+from __future__ import annotations
+
+import pytest
+
+from insula.system.cgroups import version_in_use
+from rig import IMAGE, Daemon, isolated
+
+pytestmark = pytest.mark.integration
+
+
+def out(daemon: Daemon, isolation: str, *words: str, script: str) -> str:
+    return daemon.ok(*isolated(isolation, "run", "--rm", *words, IMAGE, "sh", "-c", script))
+
+
+def test_device_rules_are_the_cgroup_s(daemon: Daemon, name: str) -> None:
+    """A node that the rule allows opens, and another does not."""
+    made = "mknod /a c 1 5 && mknod /b c 10 229 && head -c 1 /a | wc -c; head -c 1 /b"
+    done = daemon.docker("run", "--name", name, "--device-cgroup-rule", "c 10:229 m", IMAGE, "sh", "-c", made)
+    assert b"1\n" == done.stdout
+    assert b"Operation not permitted" in done.stderr
+    assert ["c 10:229 m"] == daemon.inspect(name)["HostConfig"]["DeviceCgroupRules"]
+    if version_in_use() == 1:
+        rules = out(
+            daemon, "process", "--device-cgroup-rule", "c 42:* rm",
+            script="cat /proc/self/cgroup >/dev/null; cat /sys/fs/cgroup/devices/devices.list",
+        )  # fmt: skip
+        assert "c 42:* rm" in rules.splitlines()
+    daemon.ok("rm", name)
+
+
+def test_cgroup_settings_reach_the_kernel(daemon: Daemon) -> None:
+    if version_in_use() == 2:
+        done = daemon.docker("run", "--rm", "--memory-swappiness", "33", IMAGE, "true")
+        assert (0, True) == (done.returncode, b"Memory swappiness discarded" in done.stderr)
+        return
+    read = "cat /sys/fs/cgroup/memory/memory.swappiness; grep memory /proc/self/cgroup"
+    swappiness, shown = out(daemon, "process", "--memory-swappiness", "33", script=read).splitlines()
+    assert "33" == swappiness
+    assert "/insula/" in shown  # the host's cgroup namespace, as Docker's with version 1
+    alone = out(daemon, "process", "--cgroupns", "private", script="grep memory /proc/self/cgroup")
+    assert alone.endswith(":/")
+
+
+def test_paths_are_masked_as_asked(daemon: Daemon, isolation: str) -> None:
+    """And there is no network; and a VM, whose disk is its own, has one of the size asked for."""
+    script = (
+        "wc -c </proc/version; wc -c </proc/keys; ls /sys/class/net; df -k / | tail -n 1 | awk '{print $2}'"
+    )
+    asked = {"MaskedPaths": ["/proc/version"], "ReadonlyPaths": [], "MemorySwappiness": 33}
+    sized = {"StorageOpt": {"size": "1G"}} if isolation == "vm" else {}
+    made = daemon.client.post(
+        "/containers/create",
+        {
+            "Image": IMAGE,
+            "Cmd": ["sh", "-c", script],
+            "NetworkDisabled": True,
+            "HostConfig": {"Isolation": isolation, **asked, **sized},
+        },
+    )["Id"]
+    masked, keys, links, kib = daemon.ok("start", "-a", made).split()
+    assert "0" == masked
+    assert "0" != keys  # which Docker masks
+    assert "lo" == links
+    document = daemon.inspect(made)
+    assert asked == {name: document["HostConfig"][name] for name in asked}
+    assert document["Config"]["NetworkDisabled"]
+    if sized:
+        assert sized["StorageOpt"] == document["HostConfig"]["StorageOpt"]
+        assert 900 << 10 < int(kib) <= 1 << 20
+    daemon.ok("rm", made)
