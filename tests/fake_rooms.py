@@ -56,7 +56,13 @@ class PlainRoots(Roots):
         return root
 
     async def make_disk(
-        self, image: Image, instance_id: str, *, size_gib: int, progress: Progress = no_progress
+        self,
+        image: Image,
+        instance_id: str,
+        *,
+        size_gib: int,
+        volatile: bool = False,
+        progress: Progress = no_progress,
     ) -> DiskRoot:
         upper = f"{self.base}/{instance_id}/upper.ext4"
         Path(upper).write_bytes(b"")
