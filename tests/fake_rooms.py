@@ -17,7 +17,15 @@ from insula.events import EventBus
 from insula.images.roots import Roots
 from insula.model.ids import make_id
 from insula.model.image import Image
-from insula.model.network import Endpoint, LinkKind, Network, NetworkRequest, PortBinding
+from insula.model.network import (
+    NOTHING_WANTED,
+    Endpoint,
+    LinkKind,
+    Network,
+    NetworkRequest,
+    PortBinding,
+    Wanted,
+)
 from insula.model.progress import Progress, no_progress
 from insula.model.root import DirectoryRoot, DiskRoot
 from insula.network.definition import define_network
@@ -66,7 +74,7 @@ class PlainRoots(Roots):
     ) -> DiskRoot:
         upper = f"{self.base}/{instance_id}/upper.ext4"
         Path(upper).write_bytes(b"")
-        return DiskRoot(image_disk="/nowhere/image.erofs", upper_disk=upper)
+        return DiskRoot(image_disk="/nowhere/image.erofs", upper_disk=upper, volatile=volatile)
 
     async def mount(self, root: DirectoryRoot) -> None:
         self.mounted.add(root.merged)
@@ -134,8 +142,7 @@ class PlainNetworks(Networks):
         network: str,
         kind: LinkKind,
         *,
-        mac: str = "",
-        address: str = "",
+        wanted: Wanted = NOTHING_WANTED,
         names: Sequence[str] = (),
         dns: Sequence[str] = (),
     ) -> Endpoint:
@@ -150,13 +157,15 @@ class PlainNetworks(Networks):
             kind=kind,
             link=f"iv{instance_id[:10]}",
             interface=f"eth{len(before)}",
-            mac=mac or "02:42:ac:1d:00:02",
-            address=address or f"172.29.0.{self._last}",
+            mac=wanted.mac or "02:42:ac:1d:00:02",
+            address=wanted.address or f"172.29.0.{self._last}",
             prefix_len=16,
             gateway="172.29.0.1",
             netns="/nowhere",
             endpoint_id=make_id(),
             names=tuple(names),
+            more=wanted.more,
+            links=wanted.links,
         )
         self.connected[instance_id] = (*before, endpoint)
         return endpoint

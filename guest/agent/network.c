@@ -133,10 +133,10 @@ add_default_route (unsigned index, const char *text, struct fault *fault)
   return 0;
 }
 
-int
-network_set_gateway (const char *text, struct fault *fault)
+static int
+drop_default_routes (uint8_t family, struct fault *fault)
 {
-  struct rtmsg body = { .rtm_family = AF_INET, .rtm_table = RT_TABLE_MAIN, .rtm_scope = RT_SCOPE_NOWHERE };
+  struct rtmsg body = { .rtm_family = family, .rtm_table = RT_TABLE_MAIN, .rtm_scope = RT_SCOPE_NOWHERE };
 
   for (;;)
     {
@@ -145,9 +145,10 @@ network_set_gateway (const char *text, struct fault *fault)
       if (ask_kernel (&request) < 0)
         break;
     }
-  if (errno != ESRCH)
-    return fail (fault, FAULT_FAILED, errno, "take the default route away");
-  return strcmp (text, "-") == 0 ? 0 : add_default_route (0, text, fault);
+  /* none is left; of IPv6 the kernel's own "nowhere", or no IPv6 at all */
+  if (errno == ESRCH || (family == AF_INET6 && (errno == ENOENT || errno == EOPNOTSUPP || errno == EAFNOSUPPORT)))
+    return 0;
+  return fail (fault, FAULT_FAILED, errno, "take the default route away");
 }
 
 static bool
@@ -204,8 +205,28 @@ have_interface (const uint8_t mac[6])
   return found;
 }
 
+/* IPv6 only where there is an address of it: as in a container, and nothing is solicited for nothing.  Nobody on
+   the network is believed to be a router, and an address is used at once. */
 static int
-change_link (int control, const char *now, const char *name, const uint8_t *mac, int mtu, struct fault *fault)
+switch_ipv6 (const char *name, bool on, struct fault *fault)
+{
+  static const char *const settings[] = { "accept_ra", "accept_dad" };
+  char path[96];
+
+  for (size_t i = 0; on && i < COUNT (settings); i++)
+    {
+      snprintf (path, sizeof path, "/proc/sys/net/ipv6/conf/%s/%s", name, settings[i]);
+      if (write_text (path, "0", 0) < 0)
+        return fail (fault, FAULT_FAILED, errno, "write %s", path);
+    }
+  snprintf (path, sizeof path, "/proc/sys/net/ipv6/conf/%s/disable_ipv6", name);
+  if (write_text (path, on ? "0" : "1", 0) < 0 && on)
+    return fail (fault, FAULT_FAILED, errno, "write %s", path);
+  return 0;
+}
+
+static int
+change_link (int control, const char *now, const char *name, const uint8_t *mac, int mtu, bool ipv6, struct fault *fault)
 {
   struct ifreq ifr = { 0 };
 
@@ -226,6 +247,8 @@ change_link (int control, const char *now, const char *name, const uint8_t *mac,
   ifr.ifr_mtu = mtu;
   if (mtu && ioctl (control, SIOCSIFMTU, &ifr) < 0)
     return fail (fault, FAULT_FAILED, errno, "set the MTU of %s to %d", name, mtu);
+  if (switch_ipv6 (name, ipv6, fault) < 0)
+    return -1;
   ifr.ifr_flags = IFF_UP;
   if (ioctl (control, SIOCSIFFLAGS, &ifr) < 0)
     return fail (fault, FAULT_FAILED, errno, "set %s up", name);
@@ -256,6 +279,17 @@ each_part (char *list, unsigned index, int (*add) (unsigned, const char *, struc
     if (add (index, one, fault) < 0)
       return -1;
   return 0;
+}
+
+int
+network_set_gateway (const char *text, struct fault *fault)
+{
+  char list[256];
+
+  if (drop_default_routes (AF_INET, fault) < 0 || drop_default_routes (AF_INET6, fault) < 0)
+    return -1;
+  snprintf (list, sizeof list, "%s", text);
+  return each_part (list, 0, add_default_route, fault);
 }
 
 void
@@ -296,7 +330,7 @@ network_begin (void)
 
 struct nic
 {
-  char mac_text[24], name[IFNAMSIZ], addresses[256], gateways[256];
+  char mac_text[24], name[IFNAMSIZ], addresses[512], gateways[256];
   uint8_t mac[6];
   bool any_mac;
   int mtu;
@@ -308,7 +342,7 @@ parse_nic (const char *text, struct nic *nic, struct fault *fault)
   char mtu_text[12], rest;
   long long mtu = 0;
 
-  if (sscanf (text, "%23s %15s %255s %255s %11s %c", nic->mac_text, nic->name, nic->addresses, nic->gateways, mtu_text,
+  if (sscanf (text, "%23s %15s %511s %255s %11s %c", nic->mac_text, nic->name, nic->addresses, nic->gateways, mtu_text,
               &rest)
       != 5)
     return fail (fault, FAULT_INVALID, 0, "nic \"%.100s\" is not mac, name, address, gateway and mtu", text);
@@ -324,7 +358,9 @@ parse_nic (const char *text, struct nic *nic, struct fault *fault)
 static int
 set_up (struct nic *nic, const char *now, unsigned index, int control, struct fault *fault)
 {
-  if (change_link (control, now, nic->name, nic->any_mac ? NULL : nic->mac, nic->mtu, fault) < 0)
+  bool ipv6 = strchr (nic->addresses, ':') != NULL;
+
+  if (change_link (control, now, nic->name, nic->any_mac ? NULL : nic->mac, nic->mtu, ipv6, fault) < 0)
     return -1;
   if (strchr (nic->addresses, ':') && allow_ipv6 (nic->name, fault) < 0)
     return -1;

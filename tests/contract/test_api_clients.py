@@ -176,7 +176,6 @@ async def test_what_is_not_supported_is_refused_by_name(house: House) -> None:
         (("--storage-opt", "size=1G"), "StorageOpt"),
         (("--cpu-rt-runtime", "100"), "CpuRealtimeRuntime"),
         (("--gpus", "all"), "DeviceRequests"),
-        (("--link", "other"), "Links"),
     ):
         done = await house.docker("create", *words, "busybox")
         assert done.code == 1, words

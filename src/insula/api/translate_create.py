@@ -19,6 +19,7 @@ from insula.api.translate_network import (
     check_extra_hosts,
     parse_bindings,
     parse_exposed,
+    parse_links,
     parse_place,
 )
 from insula.api.versions import Version
@@ -32,7 +33,6 @@ _RUNTIMES = ("", "crun", "runc", "io.containerd.runc.v2")
 _DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}")
 
 _HOST_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    ("Links", (None, []), "legacy links are not supported"),
     ("Cgroup", ("",), "joining a cgroup is not supported"),
     ("UsernsMode", ("", "host"), "there are no user namespaces; a VM has all its users to itself"),
     ("CgroupnsMode", ("", "private", "host"), "invalid cgroup namespace mode"),
@@ -65,7 +65,8 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
             "The container-wide MacAddress field is now deprecated. "
             "It should be specified in EndpointsConfig instead."
         )
-    place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac, version)
+    links = parse_links(host.Links or ())
+    place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac, version, links)
     isolation = parse_isolation(host.Isolation, default)
     security, privileged = _security(host)
     rows, cols = parse_console_size(host.ConsoleSize)
@@ -131,6 +132,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         dns_options=tuple(host.DnsOptions or ()),
         mac_address=place.mac_address,
         networks=place.networks,
+        links=place.links,
         network_disabled=given.NetworkDisabled,
         auto_remove=host.AutoRemove,
         restart=parse_restart(host.RestartPolicy),

@@ -182,6 +182,7 @@ def render_host_config(view: InstanceView) -> host.HostConfig:
         Sysctls=spec.sysctls or None,
         Runtime="runc",
         Isolation=spec.asked_isolation or spec.isolation.value,
+        Links=[f"/{name}:/{view.instance.name}/{alias}" for name, alias in view.links] or None,
         Mounts=[_mount(m) for m in spec.mounts if not m.legacy] or None,
         MaskedPaths=list(masked),
         ReadonlyPaths=list(readonly),

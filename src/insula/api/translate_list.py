@@ -9,6 +9,7 @@ from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSetting
 from insula.engine.planner import Attachment, attachment, names_on, wanted_networks
 from insula.engine.types import InstanceView
 from insula.model.instance import Instance, State
+from insula.model.network import NetworkSpec
 
 
 def render_summary(view: InstanceView, now_ns: int) -> ContainerSummary:
@@ -16,7 +17,7 @@ def render_summary(view: InstanceView, now_ns: int) -> ContainerSummary:
     spec = instance.spec
     return ContainerSummary(
         Id=instance.id,
-        Names=[f"/{instance.name}"],
+        Names=[f"/{name}" for name in (instance.name, *view.link_names)],
         Image=spec.image if view.image is not None else instance.image_id,
         ImageID=instance.image_id,
         Command=" ".join(_quoted(word) for word in view.config.args),
@@ -78,7 +79,8 @@ def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
     found = {}
     for wanted in wanted_networks(spec):
         settings = EndpointSettings(
-            IPAMConfig=EndpointIPAMConfig(IPv4Address=wanted.ipv4_address) if wanted.ipv4_address else None,
+            IPAMConfig=_ipam(wanted),
+            Links=list(wanted.links) or None,
             Aliases=list(wanted.aliases) or None,
             MacAddress=wanted.mac_address,
             DriverOpts=wanted.driver_opts or None,
@@ -99,6 +101,15 @@ def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
             settings.GlobalIPv6PrefixLen = e.prefix_len6
         found[wanted.name] = settings
     return found
+
+
+def _ipam(wanted: NetworkSpec) -> EndpointIPAMConfig | None:
+    config = EndpointIPAMConfig(
+        IPv4Address=wanted.ipv4_address,
+        IPv6Address=wanted.ipv6_address,
+        LinkLocalIPs=list(wanted.link_local) or None,
+    )
+    return config if config != EndpointIPAMConfig() else None
 
 
 def render_mounts(view: InstanceView) -> list[MountPoint]:

@@ -8,30 +8,38 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from insula.api.versions import NEWEST, Version
-from insula.api.wire.container_config import EndpointSettings
+from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSettings
 from insula.api.wire.host_config import PortBinding as WireBinding
 from insula.api.wire.network import IPAMConfig, NetworkCreateRequest
 from insula.errors import InvalidRequest, NotFound, UnsupportedField
-from insula.model.network import NetworkRequest, NetworkSpec, PortBinding
+from insula.model.network import AddressRange, NetworkRequest, NetworkSpec, PortBinding
 
 _BEYOND_ONE = (1, 44)  # network per create request
 _OWN_OPTIONS = "com.docker.network."
 _MOST_NAME = 253  # of a name in DNS
+_MOST_LINK_LOCAL = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an instance is attached, and as what.  `networks` None: what the mode says, no more."""
+    """Where an instance is attached, and as what.  `networks` None: what the mode says, no more.  `links` are
+    those of the default bridge."""
 
     network_mode: str
     mac_address: str = ""
     networks: tuple[NetworkSpec, ...] | None = None
+    links: tuple[str, ...] = ()
 
 
 def parse_place(
-    mode: str, endpoints: Mapping[str, EndpointSettings], container_mac: str, version: Version = NEWEST
+    mode: str,
+    endpoints: Mapping[str, EndpointSettings],
+    container_mac: str,
+    version: Version = NEWEST,
+    links: tuple[str, ...] = (),
 ) -> Place:
-    """`default` and "" are the bridge.  Raises InvalidRequest, UnsupportedField."""
+    """`default` and "" are the bridge.  `links` of HostConfig are the first network's, if that is one of the
+    user's.  Raises InvalidRequest, UnsupportedField."""
     mode = "bridge" if mode in ("", "default") else mode
     known = {"bridge" if name == "default" else name: e for name, e in endpoints.items()}
     if len(known) > 1 and version < _BEYOND_ONE:
@@ -43,7 +51,7 @@ def parse_place(
             raise InvalidRequest(
                 f"conflicting options: NetworkMode {mode} and EndpointsConfig for network {others[0]}"
             )
-        return Place(network_mode=mode, mac_address=parse_mac(container_mac))
+        return Place(network_mode=mode, mac_address=parse_mac(container_mac), links=links)
     if known and mode == "bridge" and mode not in known:
         mode = next(iter(known))  # docker-py names the network here only
     order = [mode, *sorted(name for name in known if name != mode)]
@@ -58,28 +66,28 @@ def parse_place(
             "the container-wide MAC address must match the endpoint-specific MAC address "
             "for the main network, or be left empty"
         )
-    wanted[0] = dataclasses.replace(main, mac_address=main.mac_address or mac)
-    return Place(network_mode=mode, mac_address=wanted[0].mac_address, networks=tuple(wanted))
+    own = mode != "bridge"
+    wanted[0] = dataclasses.replace(
+        main,
+        mac_address=main.mac_address or mac,
+        links=tuple(dict.fromkeys((*main.links, *links))) if own else main.links,
+    )
+    return Place(
+        network_mode=mode,
+        mac_address=wanted[0].mac_address,
+        networks=tuple(wanted),
+        links=() if own else links,
+    )
 
 
 def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> NetworkSpec:
     """`prefix` names the field in messages.  Raises InvalidRequest, UnsupportedField."""
-    if settings.Links:
-        raise UnsupportedField(prefix + "Links", "legacy links are not supported")
     for option in settings.DriverOpts or ():
         if option.startswith(_OWN_OPTIONS):  # those that Docker's driver acts on; it keeps all others, too
             raise UnsupportedField(
                 f"{prefix}DriverOpts.{option}", "the bridge driver has no such option here"
             )
-    address = ""
-    if settings.IPAMConfig:
-        if settings.IPAMConfig.IPv6Address or settings.IPAMConfig.LinkLocalIPs:
-            raise UnsupportedField(prefix + "IPAMConfig", "only IPv4Address can be chosen")
-        address = settings.IPAMConfig.IPv4Address
-    if address:
-        address = _address(address, prefix + "IPAMConfig.IPv4Address")
-        if ":" in address:
-            raise InvalidRequest(f"{prefix}IPAMConfig.IPv4Address: invalid IPv4 address: {address}")
+    ipam = settings.IPAMConfig or EndpointIPAMConfig()
     for alias in settings.Aliases or ():
         if not alias or len(alias) > _MOST_NAME or set(alias) & set(" \t\n/"):
             raise InvalidRequest(f"{prefix}Aliases: {alias[:64]!r} is no name")
@@ -87,15 +95,16 @@ def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> Net
         name=network,
         mac_address=parse_mac(settings.MacAddress),
         aliases=tuple(dict.fromkeys(settings.Aliases or ())),
-        ipv4_address=address,
+        ipv4_address=_address_of(4, ipam.IPv4Address, prefix + "IPAMConfig.IPv4Address"),
+        ipv6_address=_address_of(6, ipam.IPv6Address, prefix + "IPAMConfig.IPv6Address"),
+        link_local=_link_local(ipam.LinkLocalIPs or (), prefix + "IPAMConfig.LinkLocalIPs"),
+        links=parse_links(settings.Links or ()),
         driver_opts=settings.DriverOpts or {},
     )
 
 
 def parse_network(given: NetworkCreateRequest) -> NetworkRequest:
     """Raises InvalidRequest, UnsupportedField, NotFound."""
-    if given.EnableIPv6:
-        raise UnsupportedField("EnableIPv6", "networks have IPv4 only so far")
     if not given.EnableIPv4:
         raise UnsupportedField("EnableIPv4", "a network without IPv4 is not supported")
     if given.Scope not in ("", "local"):
@@ -109,9 +118,19 @@ def parse_network(given: NetworkCreateRequest) -> NetworkRequest:
     if given.IPAM.Options:
         raise UnsupportedField("IPAM.Options", "the default driver has no options")
     configs = [config for config in given.IPAM.Config if config != IPAMConfig()]
-    if len(configs) > 1:
-        raise UnsupportedField("IPAM.Config", "a network has one subnet")
-    config = configs[0] if configs else IPAMConfig()
+    configs4 = [config for config in configs if not _is_ipv6(config)]
+    configs6 = [config for config in configs if _is_ipv6(config)]
+    if len(configs4) > 1 or len(configs6) > 1:
+        raise UnsupportedField("IPAM.Config", "a network has one subnet of IPv4 and one of IPv6")
+    config = configs4[0] if configs4 else IPAMConfig()
+    range6 = None
+    if configs6:
+        range6 = AddressRange(
+            subnet=configs6[0].Subnet,
+            gateway=configs6[0].Gateway,
+            ip_range=configs6[0].IPRange,
+            aux_addresses=configs6[0].AuxiliaryAddresses,
+        )
     return NetworkRequest(
         name=given.Name,
         driver=given.Driver or "bridge",
@@ -123,7 +142,27 @@ def parse_network(given: NetworkCreateRequest) -> NetworkRequest:
         attachable=given.Attachable,
         options=given.Options,
         labels=given.Labels,
+        ipv6=given.EnableIPv6,
+        range6=range6,
     )
+
+
+def _is_ipv6(config: IPAMConfig) -> bool:
+    said = (config.Subnet, config.IPRange, config.Gateway, *config.AuxiliaryAddresses.values())
+    return ":" in next(filter(None, said), "")
+
+
+def parse_links(given: Iterable[str]) -> tuple[str, ...]:
+    """`name:alias` each, in order; the alias of `name` alone is the name.  Also in the form in which inspect
+    shows them: `/name:/parent/alias`.  Raises InvalidRequest."""
+    found = []
+    for text in given:
+        name, mark, alias = text.partition(":")
+        name, alias = name.removeprefix("/"), (alias if mark else name).rpartition("/")[2]
+        if not name or not alias or ":" in alias or set(text) & set(" \t\n") or len(text) > 2 * _MOST_NAME:
+            raise InvalidRequest(f"bad format for links: {text[:64]}", hint="write name or name:alias")
+        found.append(f"{name}:{alias}")
+    return tuple(dict.fromkeys(found))
 
 
 def parse_port(text: str) -> tuple[int, str]:
@@ -168,7 +207,7 @@ def parse_bindings(given: Mapping[str, Sequence[WireBinding]]) -> tuple[PortBind
                 PortBinding(
                     container_port=number,
                     protocol=protocol,
-                    host_ip="" if host_ip == "0.0.0.0" else host_ip,
+                    host_ip=host_ip,
                     host_port=host_port,
                     host_port_end=host_port_end if host_port_end > host_port else 0,
                 )
@@ -201,6 +240,25 @@ def _address(text: str, what: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise InvalidRequest(f"{what}: invalid IP address: {text[:64]!r}") from None
+
+
+def _address_of(version: int, text: str, what: str) -> str:
+    if not text:
+        return ""
+    address = _address(text, what)
+    if (":" in address) != (version == 6) or "%" in address:
+        raise InvalidRequest(f"{what}: invalid IPv{version} address: {text[:64]}")
+    return address
+
+
+def _link_local(given: Sequence[str], what: str) -> tuple[str, ...]:
+    if len(given) > _MOST_LINK_LOCAL:
+        raise InvalidRequest(f"{what}: at most {_MOST_LINK_LOCAL} addresses")
+    found = [_address(text, what) for text in given]
+    for address in found:
+        if "%" in address or not ipaddress.ip_address(address).is_link_local:
+            raise InvalidRequest(f"{what}: invalid link-local IP address: {address}")
+    return tuple(dict.fromkeys(found))
 
 
 def _number(text: str, message: str, least: int = 0) -> int:

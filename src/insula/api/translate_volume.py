@@ -12,6 +12,7 @@ from insula.model.network import (
     ICC_OPTION,
     MASQUERADE_OPTION,
     MTU_OPTION,
+    AddressRange,
     Network,
 )
 from insula.model.volume import Volume
@@ -31,15 +32,9 @@ def render_volume(volume: Volume) -> dict[str, Any]:
 
 def render_network(network: Network, views: tuple[InstanceView, ...] | None = None) -> dict[str, Any]:
     """`views`: the instances to look for in `Containers`; None leaves it empty (the list does)."""
-    ipam = []
-    if network.subnet:
-        config: dict[str, Any] = {"Subnet": network.subnet}
-        if network.ip_range:
-            config["IPRange"] = network.ip_range
-        config["Gateway"] = network.gateway
-        if network.aux_addresses:
-            config["AuxiliaryAddresses"] = network.aux_addresses
-        ipam.append(config)
+    ipam = [_range(network)] if network.subnet else []
+    if network.range6 is not None:
+        ipam.append(_range(network.range6))
     options = dict(network.options)
     if network.name == "bridge" and network.bridge:
         options |= {
@@ -69,7 +64,7 @@ def render_network(network: Network, views: tuple[InstanceView, ...] | None = No
         "Scope": "local",
         "Driver": network.driver,
         "EnableIPv4": True,
-        "EnableIPv6": False,
+        "EnableIPv6": network.ipv6,
         "IPAM": {"Driver": "default", "Options": None, "Config": ipam},
         "Internal": network.internal,
         "Attachable": network.attachable,
@@ -80,3 +75,13 @@ def render_network(network: Network, views: tuple[InstanceView, ...] | None = No
         "Options": options,
         "Labels": network.labels,
     }
+
+
+def _range(of: Network | AddressRange) -> dict[str, Any]:
+    config: dict[str, Any] = {"Subnet": of.subnet}
+    if of.ip_range:
+        config["IPRange"] = of.ip_range
+    config["Gateway"] = of.gateway
+    if of.aux_addresses:
+        config["AuxiliaryAddresses"] = of.aux_addresses
+    return config

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from insula.cli import values
+from insula.cli.endpoints import ON_DEFAULT, finalize_endpoints
 from insula.cli.mount import parse_mount
 from insula.errors import InvalidRequest
 
@@ -46,7 +47,9 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--volumes-from",), {"multiple": True, "metavar": "NAME[:ro]", "help": "Mount what another instance mounts."}),
     (("--tmpfs",), {"multiple": True, "metavar": "DST[:OPTS]", "help": "Mount a tmpfs."}),
     (("--read-only",), {"is_flag": True, "help": "Root file system read-only."}),
-    (("--network", "--net"), {"default": "default", "metavar": "NETWORK", "help": "bridge, none, host, or a network."}),
+    (("--network", "--net"),
+     {"multiple": True, "metavar": "NETWORK",
+      "help": "bridge, none, host, or a network; also name=…,alias=…,ip=…,ip6=…,mac-address=…; repeatable."}),
     (("-p", "--publish"), {"multiple": True, "metavar": "[IP:][HOST:]PORT", "help": "Publish a port on the host."}),
     (("-P", "--publish-all"), {"is_flag": True, "help": "Publish every exposed port on a free one."}),
     (("--expose",), {"multiple": True, "metavar": "PORT", "help": "Say that a port is served."}),
@@ -56,6 +59,11 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--add-host",), {"multiple": True, "metavar": "NAME:ADDRESS", "help": "Line for /etc/hosts."}),
     (("--mac-address",), {"metavar": "MAC", "help": "Hardware address."}),
     (("--ip",), {"metavar": "ADDRESS", "help": "IPv4 address."}),
+    (("--ip6",), {"metavar": "ADDRESS", "help": "IPv6 address."}),
+    (("--link-local-ip",), {"multiple": True, "metavar": "ADDRESS", "help": "One more address, link-local."}),
+    (("--network-alias", "--net-alias", "network_alias"),
+     {"multiple": True, "metavar": "NAME", "help": "One more name on its network."}),
+    (("--link",), {"multiple": True, "metavar": "INSTANCE[:ALIAS]", "help": "Find another by a name of one's own."}),
     (("-m", "--memory"), {"metavar": "BYTES", "help": "Memory limit; sizes a VM."}),
     (("--memory-swap",), {"metavar": "BYTES", "help": "Memory and swap together; -1 is unlimited."}),
     (("--memory-reservation",), {"metavar": "BYTES", "help": "Soft memory limit."}),
@@ -97,9 +105,6 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--no-healthcheck",), {"is_flag": True, "help": "No health check of the image's."}),
     (("--disable-content-trust",), {"is_flag": True, "hidden": True}),
     # the daemon refuses these by name; here so that it, and not the parser, says why
-    (("--ip6",), {"hidden": True}),
-    (("--link",), {"multiple": True, "hidden": True}),
-    (("--network-alias", "--net-alias", "network_alias"), {"multiple": True, "hidden": True}),
     (("--memory-swappiness",), {"type": int, "hidden": True}),
     (("--kernel-memory",), {"hidden": True}),
     (("--blkio-weight",), {"type": int, "hidden": True}),
@@ -177,8 +182,20 @@ def finalize_create(
         body["StopTimeout"] = o["stop_timeout"]
     if health := _health(o):
         body["Healthcheck"] = health
-    if endpoint := _endpoint(o):
-        body["NetworkingConfig"] = {"EndpointsConfig": {o["network"]: endpoint}}
+    main, endpoints = finalize_endpoints(
+        o["network"],
+        aliases=o["network_alias"],
+        links=o["link"],
+        ip=o["ip"],
+        ip6=o["ip6"],
+        link_local=o["link_local_ip"],
+        mac=o["mac_address"],
+    )
+    body["HostConfig"]["NetworkMode"] = main
+    if main in ON_DEFAULT and o["link"]:
+        body["HostConfig"]["Links"] = list(o["link"])
+    if endpoints:
+        body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
     return body
 
 
@@ -228,7 +245,6 @@ def _host_config(o: dict[str, Any]) -> dict[str, Any]:
         "Isolation": o["isolation"] or "",
         "Mounts": [parse_mount(word) for word in o["mount"]],
         "Tmpfs": dict(word.partition(":")[::2] for word in o["tmpfs"]),
-        "NetworkMode": o["network"],
         "PublishAllPorts": o["publish_all"],
         "Dns": list(o["dns"]),
         "DnsSearch": list(o["dns_search"]),
@@ -257,19 +273,6 @@ def _host_config(o: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _endpoint(o: dict[str, Any]) -> dict[str, Any]:
-    """Of the one network that it joins; empty when nothing was asked of it."""
-    endpoint: dict[str, Any] = {}
-    if o["mac_address"]:
-        endpoint["MacAddress"] = o["mac_address"]
-    addresses = {"IPv4Address": o["ip"], "IPv6Address": o["ip6"]}
-    if any(addresses.values()):
-        endpoint["IPAMConfig"] = {key: value for key, value in addresses.items() if value}
-    if o["network_alias"]:
-        endpoint["Aliases"] = list(o["network_alias"])
-    return endpoint
-
-
 def _rarely_asked(o: dict[str, Any]) -> dict[str, Any]:
     """Fields that are sent only when their flag was given."""
     found = {
@@ -277,7 +280,6 @@ def _rarely_asked(o: dict[str, Any]) -> dict[str, Any]:
         "UsernsMode": o["userns"],
         "CgroupnsMode": o["cgroupns"],
         "VolumeDriver": o["volume_driver"],
-        "Links": list(o["link"]),
         "VolumesFrom": list(o["volumes_from"]),
         "MemorySwappiness": o["memory_swappiness"],
         "KernelMemory": values.parse_bytes(o["kernel_memory"], "--kernel-memory")

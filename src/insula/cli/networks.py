@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from insula.cli import show
 from insula.cli.connect import pass_client
+from insula.cli.endpoints import make_endpoint
 from insula.cli.flags import Group
 from insula.cli.lifecycle import for_each
 from insula.cli.prune import ask, prune
@@ -60,9 +65,17 @@ def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | N
 
 @network.command(name="create")
 @click.option("-d", "--driver", default="bridge", metavar="NAME", help="Driver.  [default: bridge]")
-@click.option("--subnet", metavar="NETWORK", help="Addresses, such as 10.5.0.0/16.  [default: free ones]")
-@click.option("--gateway", metavar="ADDRESS", help="The host's address.  [default: the first]")
-@click.option("--ip-range", metavar="NETWORK", help="The part of the subnet that is handed out from.")
+@click.option("--ipv6", is_flag=True, help="IPv6, too.")
+@click.option(
+    "--subnet",
+    multiple=True,
+    metavar="NETWORK",
+    help="Addresses, such as 10.5.0.0/16; one more for IPv6.  [default: free ones]",
+)
+@click.option("--gateway", multiple=True, metavar="ADDRESS", help="The host's address.  [default: the first]")
+@click.option(
+    "--ip-range", multiple=True, metavar="NETWORK", help="The part of the subnet that is handed out from."
+)
 @click.option("--aux-address", multiple=True, metavar="NAME=ADDRESS", help="An address to leave alone.")
 @click.option("--internal", is_flag=True, help="No way in or out.")
 @click.option("--attachable", is_flag=True, help="Accepted; bridge networks always are.")
@@ -72,39 +85,68 @@ def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | N
 @click.pass_context
 def create_network(ctx: click.Context, /, name: str, **o: Any) -> None:
     """Make a network: instances on it find each other by name."""
-    config = {"Subnet": o["subnet"], "Gateway": o["gateway"], "IPRange": o["ip_range"]}
-    config = {key: value for key, value in config.items() if value}
-    if o["aux_address"]:
-        config["AuxiliaryAddresses"] = parse_pairs(o["aux_address"], "--aux-address")
-    if config and "Subnet" not in config:
-        raise InvalidRequest(
-            "a gateway, ip-range or auxiliary address needs a subnet", hint="give --subnet too"
-        )
     body = {
         "Name": name,
         "Driver": o["driver"],
         "Internal": o["internal"],
         "Attachable": o["attachable"],
-        "IPAM": {"Config": [config] if config else []},
+        "EnableIPv6": o["ipv6"],
+        "IPAM": {"Config": finalize_ipam(o["subnet"], o["gateway"], o["ip_range"], o["aux_address"])},
         "Options": parse_pairs(o["opt"], "--opt"),
         "Labels": parse_pairs(o["label"], "--label"),
     }
-    print(pass_client(ctx).post("/networks/create", body)["Id"])
+    made = pass_client(ctx).post("/networks/create", body)
+    if made.get("Warning"):
+        print(f"WARNING: {made['Warning']}", file=sys.stderr)
+    print(made["Id"])
+
+
+def finalize_ipam(
+    subnets: Sequence[str], gateways: Sequence[str], ranges: Sequence[str], kept: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Each with the subnet that it is of, as the docker client does it.  Raises InvalidRequest."""
+    configs: list[dict[str, Any]] = [{"Subnet": subnet} for subnet in subnets]
+
+    def of(address: str) -> dict[str, Any]:
+        for config in configs:
+            with contextlib.suppress(ValueError, TypeError):
+                if ipaddress.ip_interface(address).ip in ipaddress.ip_network(config["Subnet"], strict=False):
+                    return config
+        raise InvalidRequest(f"no --subnet has {address}", hint="give the --subnet that it is of")
+
+    for key, given in (("Gateway", gateways), ("IPRange", ranges)):
+        for text in given:
+            config = of(text)
+            if key in config:
+                raise InvalidRequest(f"{config['Subnet']} has two of --gateway or --ip-range")
+            config[key] = text
+    for name, address in parse_pairs(tuple(kept), "--aux-address").items():
+        of(address).setdefault("AuxiliaryAddresses", {})[name] = address
+    return configs
 
 
 @network.command(name="connect")
 @click.option("--ip", metavar="ADDRESS", help="IPv4 address.  [default: a free one]")
+@click.option("--ip6", metavar="ADDRESS", help="IPv6 address.  [default: a free one]")
 @click.option("--alias", multiple=True, metavar="NAME", help="One more name on that network.")
+@click.option(
+    "--link", multiple=True, metavar="INSTANCE[:ALIAS]", help="Find another by a name of one's own."
+)
+@click.option("--link-local-ip", multiple=True, metavar="ADDRESS", help="One more address, link-local.")
+@click.option("--driver-opt", multiple=True, metavar="KEY=VALUE", help="Kept and shown.")
 @click.argument("network_name", metavar="NETWORK")
 @click.argument("instance")
 @click.pass_context
-def connect(
-    ctx: click.Context, ip: str | None, alias: tuple[str, ...], network_name: str, instance: str
-) -> None:
+def connect(ctx: click.Context, /, network_name: str, instance: str, **o: Any) -> None:
     """Put an instance on one more network, running or not."""
-    endpoint: dict[str, Any] = {"Aliases": list(alias)} if alias else {}
-    if ip:
-        endpoint["IPAMConfig"] = {"IPv4Address": ip}
+    endpoint = make_endpoint(
+        aliases=o["alias"],
+        links=o["link"],
+        ip=o["ip"],
+        ip6=o["ip6"],
+        link_local=o["link_local_ip"],
+        driver_opts=o["driver_opt"],
+    )
     body = {"Container": instance, "EndpointConfig": endpoint}
     pass_client(ctx).post(f"/networks/{network_name}/connect", body)
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from insula.engine.health import check_health
+from insula.engine.links import check_link_mode
 from insula.engine.log_options import check_log
 from insula.engine.signals import parse_signal
 from insula.errors import InvalidRequest, UnsupportedField
@@ -77,10 +78,7 @@ def disk_gib(options: Mapping[str, str]) -> int:
 def _check_network(spec: InstanceSpec) -> None:
     if spec.network_mode.startswith("container:"):
         _check_joined(spec)
-    if spec.links:
-        raise UnsupportedField(
-            "HostConfig.Links", "links are not supported", hint="use addresses or --add-host"
-        )
+    check_link_mode(spec)
     for wanted in spec.networks or ():
         check_on_default(wanted, wanted.name)
     if spec.network_mode == "host" and spec.mac_address:
@@ -110,10 +108,15 @@ def check_on_default(wanted: NetworkSpec, network: str) -> None:
     """What the default bridge (`network` is its name) does not have.  Raises InvalidRequest."""
     if network not in ("", "default", "bridge"):
         return
-    if wanted.ipv4_address:
+    if wanted.ipv4_address or wanted.ipv6_address:
         raise InvalidRequest("user specified IP address is supported on user defined networks only")
     if wanted.aliases:
         raise InvalidRequest("network-scoped alias is supported only for containers in user defined networks")
+    if wanted.links:
+        raise InvalidRequest(
+            "links of an endpoint are supported only on user defined networks",
+            hint="on the default bridge they are HostConfig.Links (run --link)",
+        )
 
 
 def check_restart(policy: RestartPolicy, *, auto_remove: bool = False) -> None:

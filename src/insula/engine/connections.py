@@ -65,6 +65,7 @@ class Connections:
                 self._instances.put_plan(entry, plan)
                 self._instances.put(entry, spec=changed)
                 journal.end()
+        await self._preparation.links.follow(entry, self._preparation)
 
     async def disconnect(self, entry: Entry, ref: str, network_ref: str, *, force: bool) -> None:
         """Raises NoSuchNetwork unless `force`, InvalidRequest, Conflict, Failure when it is not on it."""

@@ -243,7 +243,10 @@ def spec_of_copy(spec: InstanceSpec) -> InstanceSpec:
     """What cannot be two instances' at once is left to chance: addresses, and ports of the host.  Pure."""
     networks = spec.networks
     if networks is not None:
-        networks = tuple(dataclasses.replace(one, mac_address="", ipv4_address="") for one in networks)
+        networks = tuple(
+            dataclasses.replace(one, mac_address="", ipv4_address="", ipv6_address="", link_local=())
+            for one in networks
+        )
     return dataclasses.replace(
         spec,
         mac_address="",

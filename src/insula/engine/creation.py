@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from insula.engine.checks import check_spec, disk_gib
 from insula.engine.instances import Entry, Instances
+from insula.engine.links import settle_links
 from insula.engine.merge import merge_config
 from insula.engine.mounting import Mounting
 from insula.engine.names import make_name
@@ -73,6 +74,7 @@ class Creation:
         kit = self._kit
         spec = self._with_known_networks(spec)
         check_spec(spec)
+        spec = settle_links(spec, self._instances.find)
         self._rotation.check(spec.log)
         check_mounts(spec.mounts)
         image = kit.images.find(spec.image)

@@ -25,6 +25,7 @@ from insula.engine.inventory import Inventory, volume_users
 from insula.engine.kit import Kit
 from insula.engine.legality import Action, check, still_running
 from insula.engine.lifecycle import Lifecycle
+from insula.engine.links import Links
 from insula.engine.logs import read_log
 from insula.engine.mounting import Mounting
 from insula.engine.preparation import Preparation
@@ -113,8 +114,9 @@ class Engine:
         )
         self._instances = Instances(store, events)
         self._mounting = Mounting(self._kit)
-        self._execs = Execs(self._kit, self._instances)
-        self._preparation = Preparation(self._kit, self._mounting, self._instances.find)
+        self._links = Links(self._kit, self._instances)
+        self._execs = Execs(self._kit, self._instances, self._links)
+        self._preparation = Preparation(self._kit, self._mounting, self._links, self._instances.find)
         self._rotation = Rotation(self._kit)
         self._creation = Creation(
             self._kit, self._instances, self._mounting, self._preparation, self._rotation
@@ -194,6 +196,10 @@ class Engine:
 
     async def rename(self, ref: str, new: str) -> None:
         await self._control.rename(self._instances.find(ref), ref, new)
+
+    async def unlink(self, ref: str, alias: str) -> None:
+        """Raises NoSuchInstance, also when it has no such link."""
+        await self._links.unlink(self._instances.find(ref), alias, self._preparation)
 
     async def update(
         self, ref: str, *, limits: Limits | None = None, restart: RestartPolicy | None = None
@@ -277,6 +283,8 @@ class Engine:
                 if self.volumes.have(name)
             },
             origin={k: v for keeper in self._keepers() for k, v in keeper.origin(entry.id).items()},
+            links=self._links.shown(entry),
+            link_names=self._links.names_of(entry),
         )
 
     async def sizes(self, ref: str) -> InstanceSizes:
@@ -314,20 +322,28 @@ class Engine:
         entry = self._instances.find(ref)
         if entry.record.spec.log.driver == "none":
             raise NotImplementedYet("configured logging driver does not support reading")
-        return read_log(
-            self._kit.log_path(entry.id), query, growth=self._kit.growth, ended=lambda: _silent(entry)
-        )
+        return self._read_log(entry, query, join=True)
 
     def _pieces(self, entry: Entry, *, follow: bool, wanted: bool) -> AsyncIterator[LogRecord]:
         """The log as it was written, not joined to lines."""
         query = LogQuery(follow=follow, tail=None if wanted else 0)
-        return read_log(
+        return self._read_log(entry, query, join=False)
+
+    async def _read_log(self, entry: Entry, query: LogQuery, *, join: bool) -> AsyncIterator[LogRecord]:
+        records = read_log(
             self._kit.log_path(entry.id),
             query,
             growth=self._kit.growth,
             ended=lambda: _silent(entry),
-            join=False,
+            join=join,
         )
+        try:
+            async with contextlib.aclosing(records):
+                async for record in records:
+                    yield record
+        finally:
+            if query.follow:
+                await self._rotation.settle(entry)
 
     async def resize(self, ref: str, rows: int, cols: int) -> None:
         entry = self._instances.find(ref)

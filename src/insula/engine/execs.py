@@ -13,6 +13,7 @@ from insula.engine.attach import FilteredStream
 from insula.engine.health import MOST_OUTPUT
 from insula.engine.instances import Entry, Instances
 from insula.engine.legality import Action, check, still_running
+from insula.engine.links import Links
 from insula.engine.merge import process_env, replace_env
 from insula.engine.types import ExecSpec, ExecView
 from insula.errors import (
@@ -64,8 +65,9 @@ class ExecEntry:
 
 
 class Execs:
-    def __init__(self, kit: Kit, instances: Instances) -> None:
+    def __init__(self, kit: Kit, instances: Instances, links: Links) -> None:
         self._kit = kit
+        self._links = links
         self._instances = instances
         self._all: dict[str, ExecEntry] = {}
 
@@ -187,7 +189,7 @@ class Execs:
     def _plan(self, made: ExecEntry, spec: ExecSpec, *, detach: bool, rows: int, cols: int) -> ExecPlan:
         entry = made.owner
         config = entry.config
-        env = process_env(config.env, config.hostname, tty=spec.tty)
+        env = process_env(config.env, config.hostname, tty=spec.tty, linked=self._links.environment(entry))
         return ExecPlan(
             id=made.id,
             process=Process(

@@ -13,15 +13,21 @@ from collections.abc import Iterator
 from insula.system import inotify
 
 
+class Follower(asyncio.Event):
+    """Set whenever the file is written to.  `offset`: up to where its owner has read, if that reads."""
+
+    offset: int | None = None
+
+
 class Growth:
     def __init__(self) -> None:
         self._fd = -1
-        self._events: dict[int, set[asyncio.Event]] = {}
+        self._events: dict[int, set[Follower]] = {}
         self._watches: dict[str, int] = {}
 
     @contextlib.contextmanager
-    def watch(self, path: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the file at `path` (which exists) is written to."""
+    def watch(self, path: str) -> Iterator[Follower]:
+        """Of the file at `path`, which exists."""
         if self._fd < 0:
             self._fd = inotify.init()
             asyncio.get_running_loop().add_reader(self._fd, self._drain)
@@ -29,7 +35,7 @@ class Growth:
         if number is None:
             number = inotify.add_watch(self._fd, path)
             self._watches[path] = number
-        event = asyncio.Event()
+        event = Follower()
         followers = self._events.setdefault(number, set())
         followers.add(event)
         try:
@@ -38,6 +44,11 @@ class Growth:
             followers.discard(event)
             if not followers and self._events.get(number) is followers:
                 self._forget(path, number)
+
+    def unread(self, path: str) -> int | None:
+        """Where the slowest reader of a file is; None: nobody follows it."""
+        followers = self._events.get(self._watches.get(path, -1), ())
+        return min((one.offset for one in followers if one.offset is not None), default=None)
 
     def poke(self, path: str) -> None:
         """Wake the followers of a file: it will not grow any more."""

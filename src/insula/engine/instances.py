@@ -89,6 +89,7 @@ class Instances:
         self._events = events
         self._entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}
+        self._linking: dict[str, Entry] = {}
 
     # what there is
 
@@ -104,6 +105,10 @@ class Instances:
 
     def all(self) -> tuple[Entry, ...]:
         return tuple(self._entries.values())
+
+    def linking(self) -> tuple[Entry, ...]:
+        """Those that have links to others."""
+        return tuple(entry for entry in self._linking.values() if entry.record.spec.links)
 
     @property
     def names(self) -> dict[str, str]:
@@ -128,6 +133,8 @@ class Instances:
         """Into memory only; `put` stores."""
         self._names[entry.record.name] = entry.id
         self._entries[entry.id] = entry
+        if entry.record.spec.links:
+            self._linking[entry.id] = entry
 
     def put(self, entry: Entry, **changes: Any) -> None:
         """Change the record: stored first, then seen."""
@@ -157,6 +164,7 @@ class Instances:
         """From the store and from memory."""
         self._store.delete_instance(entry.id)
         self._entries.pop(entry.id, None)
+        self._linking.pop(entry.id, None)
         self.release(entry.record.name, entry.id)
         entry.removed = True
 

@@ -94,6 +94,7 @@ class Lifecycle:
                 before = State.EXITED if by_policy else entry.record.state
                 undo.push(lambda kind, error, trace: self._note_failure(entry, before, error))
                 await self._launch(entry, undo, by_policy=by_policy, continuation=continuation)
+            await self._preparation.links.follow(entry, self._preparation)
         except NoSuchInstance:
             raise
         except BaseException:
@@ -260,6 +261,7 @@ class Lifecycle:
         async def restart() -> None:
             await asyncio.sleep(backoff_ms / 1000)
             entry.restart_timer = None
+            await self._preparation.links.await_restarts(entry)
             try:
                 await self.start(entry, entry.id, by_policy=True)
             except NoSuchInstance:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 
-from insula.engine.growth import Growth
+from insula.engine.growth import Follower, Growth
 from insula.engine.records import BLOCK, LONGEST_LINE, find_tail, parse_record
 from insula.engine.types import LogQuery, LogRecord
 from insula.model.stream import Channel
@@ -53,10 +53,11 @@ async def read_log(
         if query.tail is not None and query.tail >= 0:
             size = os.fstat(fd).st_size if limit is None else limit
             offset = await asyncio.to_thread(find_tail, fd, size, query.tail, channels, floor)
-        grown: asyncio.Event | None = None
+        grown: Follower | None = None
         if query.follow:
             with contextlib.suppress(FileNotFoundError):  # removed just now: read what there is
                 grown = stack.enter_context(growth.watch(path))
+                grown.offset = offset
         lines = _Lines(channels, query, join=join)
         if offset == floor > 0:
             lines.restart()
@@ -73,6 +74,8 @@ async def read_log(
                 offset += len(block)
                 for record in lines.feed(block):
                     yield record
+                if grown is not None:
+                    grown.offset = offset
             if over or lines.past_end:
                 for record in lines.finish():
                     yield record

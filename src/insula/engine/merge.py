@@ -73,12 +73,14 @@ def replace_env(base: Iterable[str], overrides: Iterable[str]) -> tuple[str, ...
     return tuple(entry for entry in order.values() if entry is not None)
 
 
-def process_env(config_env: Iterable[str], hostname: str, *, tty: bool) -> tuple[str, ...]:
-    """The main process's environment, all but HOME."""
+def process_env(
+    config_env: Iterable[str], hostname: str, *, tty: bool, linked: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The main process's environment, all but HOME.  `linked`: what links say of others."""
     base = [f"PATH={PATH}", f"HOSTNAME={hostname}"]
     if tty:
         base.append("TERM=xterm")
-    return replace_env(base, config_env)
+    return replace_env((*base, *linked), config_env)
 
 
 def _unique(items: Iterable[str]) -> tuple[str, ...]:

@@ -174,6 +174,7 @@ def make_plan(
     endpoints: tuple[Endpoint, ...] = (),
     netns: str = "",
     host_keys: tuple[str, ...] = (),
+    link_env: tuple[str, ...] = (),
 ) -> LaunchPlan:
     return LaunchPlan(
         id=instance_id,
@@ -184,7 +185,7 @@ def make_plan(
         domainname=spec.domainname,
         process=Process(
             args=config.args,
-            env=process_env(config.env, config.hostname, tty=spec.tty),
+            env=process_env(config.env, config.hostname, tty=spec.tty, linked=link_env),
             cwd=config.working_dir or "/",
             user=config.user,
             groups=spec.groups,

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from insula.engine.instances import Entry
+from insula.engine.links import Links
 from insula.engine.mounting import Mounting
 from insula.engine.operations import together
 from insula.engine.planner import (
@@ -30,7 +31,7 @@ from insula.errors import Conflict, Failure, InvalidRequest
 from insula.isolation.plan import LaunchPlan
 from insula.model.isolation import link_kind
 from insula.model.mounts import EtcFile, MountKind
-from insula.model.network import Endpoint, LinkKind, NetworkSpec
+from insula.model.network import Endpoint, LinkKind, NetworkSpec, Wanted
 from insula.network.names import (
     finalize_hosts,
     finalize_resolv_conf,
@@ -48,8 +49,9 @@ _RESOLV_CONF = "/etc/resolv.conf"
 
 
 class Preparation:
-    def __init__(self, kit: Kit, mounting: Mounting, find: Callable[[str], Entry]) -> None:
+    def __init__(self, kit: Kit, mounting: Mounting, links: Links, find: Callable[[str], Entry]) -> None:
         """`find`: an instance by what a user calls it."""
+        self.links = links
         self._kit = kit
         self._find = find
         self._mounting = mounting
@@ -74,6 +76,7 @@ class Preparation:
         if draft is None:
             raise Failure(f"instance {entry.id} has no readable plan", hint="remove it and create it anew")
         places = self.places(entry.id)
+        link_env = self.links.environment(entry, starting=True)
         os.makedirs(places.run_dir, mode=0o700, exist_ok=True)
         for mount in entry.record.mounts:
             if mount.kind is MountKind.BIND:
@@ -102,6 +105,7 @@ class Preparation:
             endpoints=endpoints,
             netns=netns,
             host_keys=draft.host_keys if not entry.record.started_ns else (),
+            link_env=link_env,
         )
         return dataclasses.replace(plan, host_network=True) if host and host.host_network else plan
 
@@ -154,8 +158,7 @@ class Preparation:
             entry.id,
             wanted.name,
             link_kind(record.spec.isolation),
-            mac=wanted.mac_address,
-            address=wanted.ipv4_address,
+            wanted=finalize_wanted(wanted),
             names=names_on(wanted, name=record.name, instance_id=entry.id, hostname=entry.config.hostname),
             dns=record.spec.dns or self._kit.settings.dns,
         )
@@ -210,6 +213,7 @@ class Preparation:
             spec.extra_hosts,
             domainname=spec.domainname,
             host_gateway=self._host_gateway(entry, endpoints),
+            linked=self.links.hosts(entry),
         )
 
     def _host_gateway(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
@@ -228,6 +232,17 @@ class Preparation:
         if attachment(spec)[0] is Attachment.HOST and not (dns or spec.dns_search or spec.dns_options):
             return _read_host(_RESOLV_CONF)
         return finalize_resolv_conf(read_resolv_conf(), dns, spec.dns_search, spec.dns_options)
+
+
+def finalize_wanted(spec: NetworkSpec) -> Wanted:
+    """Link-local addresses get the whole of their range as their network, as in libnetwork.  Pure."""
+    return Wanted(
+        mac=spec.mac_address,
+        address=spec.ipv4_address,
+        address6=spec.ipv6_address,
+        more=tuple(f"{address}/{64 if ':' in address else 16}" for address in spec.link_local),
+        links=tuple((alias, name) for name, _, alias in (link.partition(":") for link in spec.links)),
+    )
 
 
 def host_name() -> str:

@@ -1,8 +1,8 @@
 """Logs that are kept to a size (`max-size`, `max-file`), whoever writes them.  Async.
 
 conmon and QEMU write on, at the end of the same file; its beginning is given back to the file system.  So
-there is nothing to reopen, no gap, and a follower goes on reading where it is.  A log that grew while the
-daemon was away is cut when it is back.
+there is nothing to reopen, no gap, and a follower goes on reading where it is; for one that is slow as much
+again is kept.  A log that grew while the daemon was away is cut when it is back.
 """
 
 from __future__ import annotations
@@ -62,6 +62,12 @@ class Rotation:
         if limit := log_limit(entry.record.spec.log):
             await self._trim(self._kit.log_path(entry.id), limit)
 
+    async def settle(self, entry: Entry) -> None:
+        """Somebody who followed its log has gone: what was kept for that one alone may go too."""
+        limit = log_limit(entry.record.spec.log)
+        if limit and not entry.removed:
+            await self._trim(self._kit.log_path(entry.id), limit)
+
     async def _watch(self, path: str, limit: int) -> None:
         try:
             with self._kit.growth.watch(path) as grown:
@@ -75,6 +81,6 @@ class Rotation:
 
     async def _trim(self, path: str, limit: int) -> None:
         try:
-            await asyncio.to_thread(keep_end, path, limit)
+            await asyncio.to_thread(keep_end, path, limit, self._kit.growth.unread(path))
         except OSError as error:
             log.error("%s cannot be kept to %d bytes: %s", path, limit, error)

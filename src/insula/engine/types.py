@@ -150,7 +150,8 @@ class InstanceView:
 
     `image` is None when it was removed by force; `image_name` is what the user asked for.  `plan` is
     that of the present or last run, None before the first.  `ports` are resolved (host ports filled in)
-    and, like `endpoints`, empty while it does not run.  The paths are on the host.
+    and, like `endpoints`, empty while it does not run.  `links`: names of those it links to, and what it
+    calls them; `link_names`: `parent/alias`, what others call it.  The paths are on the host.
     """
 
     instance: Instance
@@ -172,6 +173,8 @@ class InstanceView:
     lower_paths: tuple[str, ...] = ()
     image_disk: str = ""
     upper_disk: str = ""
+    links: tuple[tuple[str, str], ...] = ()
+    link_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,8 @@ def make_view(
     state_dir: str,
     mountpoints: Mapping[str, str],
     origin: Mapping[str, str],
+    links: tuple[tuple[str, str], ...],
+    link_names: tuple[str, ...],
 ) -> InstanceView:
     plan = entry.plan
     directory = plan.directory if plan is not None else None
@@ -45,6 +47,8 @@ def make_view(
         origin=origin,
         image_disk=disk.image_disk if disk is not None else "",
         upper_disk=disk.upper_disk if disk is not None else "",
+        links=links,
+        link_names=link_names,
     )
 
 

@@ -27,8 +27,9 @@ class LinkKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortBinding:
-    """`-p`: one published port.  `host_ip` "" is every address; `host_port` 0 is *pick one*, and with
-    `host_port_end` the first of this range that is free."""
+    """`-p`: one published port.  `host_ip` "" asks for every address, IPv4 and IPv6; of one that is published
+    it is `0.0.0.0` or `::` then.  `host_port` 0 is *pick one*, and with `host_port_end` the first of this
+    range that is free."""
 
     container_port: int
     protocol: str = "tcp"
@@ -36,10 +37,27 @@ class PortBinding:
     host_port: int = 0
     host_port_end: int = 0
 
+    @property
+    def is_ipv6(self) -> bool:
+        return ":" in self.host_ip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressRange:
+    """What a network has of one family.  Of a request "" is: to be chosen.  `aux_addresses` are kept out, by
+    name.  `chosen_subnet`: by the user."""
+
+    subnet: str = ""
+    gateway: str = ""
+    ip_range: str = ""
+    aux_addresses: dict[str, str] = field(default_factory=dict)
+    chosen_subnet: bool = False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRequest:
-    """`network create`.  `subnet`, `gateway`, `ip_range` "": chosen; `aux_addresses`: kept out, by name."""
+    """`network create`.  `subnet`, `gateway`, `ip_range` "": chosen; `aux_addresses`: kept out, by name.
+    `range6`: what was said about IPv6, which only has an effect with `ipv6`."""
 
     name: str
     driver: str = "bridge"
@@ -51,6 +69,8 @@ class NetworkRequest:
     attachable: bool = False
     options: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    ipv6: bool = False
+    range6: AddressRange | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +78,8 @@ class Network:
     """A network as stored.  `driver` is bridge, host or null.
 
     `options` are those of the bridge driver, checked.  `chosen_subnet`: by the user, who may then choose
-    addresses in it, too.  `created`: RFC 3339.
+    addresses in it, too.  `created`: RFC 3339.  `ipv6`: instances have an address of `range6` each; without,
+    that is only kept and shown, as Docker's is.
     """
 
     id: str
@@ -75,6 +96,13 @@ class Network:
     attachable: bool = False
     options: dict[str, str] = field(default_factory=dict)
     chosen_subnet: bool = False
+    ipv6: bool = False
+    range6: AddressRange | None = None
+
+    @property
+    def carried6(self) -> AddressRange | None:
+        """What instances have addresses of."""
+        return self.range6 if self.ipv6 else None
 
     @property
     def predefined(self) -> bool:
@@ -103,13 +131,32 @@ class Network:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     """What an instance asks of one network.  `name` is as the user wrote it: name, id or prefix.
-    `driver_opts` are only kept and shown: the bridge driver knows none."""
+    `driver_opts` are only kept and shown: the bridge driver knows none.  `links`: `name:alias` each.
+    `link_local`: further addresses, of the links' own ranges."""
 
     name: str
     aliases: tuple[str, ...] = ()
     ipv4_address: str = ""
+    ipv6_address: str = ""
+    link_local: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     mac_address: str = ""
     driver_opts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What an instance asks of its place on a network, as the network room takes it; "" and empty: whatever
+    comes.  `more` and `links` as an `Endpoint`'s."""
+
+    mac: str = ""
+    address: str = ""
+    address6: str = ""
+    more: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+
+
+NOTHING_WANTED = Wanted()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +168,10 @@ class Endpoint:
     bridge; the guest sets address and routes from this record.
 
     `gateway` is "" on an internal network.  `default_route`: of all of the instance's endpoints, this one
-    leads everywhere else.  `names` are those that the network's other instances find it by; `resolver` is
-    who answers them, "" on the default bridge, which has no names; `dns` are the servers that the instance
-    was given for all other names.
+    leads everywhere else, and with `default_route6` for IPv6.  `more`: further addresses, with their prefix
+    lengths.  `links`: what the instance calls others on this network, and their names.  `names` are those
+    that the network's other instances find it by; `resolver` is who answers them, "" on the default bridge,
+    which has no names; `dns` are the servers that the instance was given for all other names.
     """
 
     network_id: str
@@ -145,6 +193,21 @@ class Endpoint:
     names: tuple[str, ...] = ()
     resolver: str = ""
     dns: tuple[str, ...] = ()
+    default_route6: bool = True
+    more: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """Every address that the interface has, as `address/prefix length`."""
+        first = ((self.address, self.prefix_len), (self.address6, self.prefix_len6))
+        return tuple(f"{address}/{length}" for address, length in first if address) + self.more
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """Those that its interface has default routes through."""
+        ways = ((self.gateway, self.default_route), (self.gateway6, self.default_route6))
+        return tuple(gateway for gateway, leads_out in ways if gateway and leads_out)
 
 
 def is_true(text: str) -> bool:

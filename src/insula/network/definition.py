@@ -8,33 +8,29 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from insula.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable, UnsupportedField
 from insula.model.ids import make_id
 from insula.model.network import (
     BRIDGE_OPTION,
+    DEFAULT_MTU,
     HOST_IP_OPTION,
     ICC_OPTION,
     MASQUERADE_OPTION,
     MTU_OPTION,
     PREDEFINED,
+    AddressRange,
     Network,
     NetworkRequest,
     is_bool,
 )
+from insula.network.ranges import IPNetwork, choose_range
 
 BRIDGE_PREFIX = "br-"
 _ID_DIGITS = 12  # with the prefix, what the kernel allows for a link's name
 
-# Docker's default-address-pools (daemon/config, libnetwork/ipamutils): what of it the host does not use
-_POOLS = (
-    *((f"172.{n}.0.0/16", 16) for n in (17, 18, 19)),
-    *((f"172.{n}.0.0/14", 16) for n in (20, 24, 28)),
-    ("192.168.0.0/16", 20),
-)
-_LEAST_MTU, _MOST_MTU = 68, 65535
-_SMALLEST_PREFIX = 30
+_LEAST_MTU, _LEAST_MTU6, _MOST_MTU = 68, 1280, 65535
 _LINK = re.compile(r"[^\s/:\x00-\x1f]{1,15}")
 _NAME = re.compile(r"[^\x00-\x1f/]{1,255}")
 _OPTIONS = (BRIDGE_OPTION, ICC_OPTION, MASQUERADE_OPTION, HOST_IP_OPTION, MTU_OPTION)
@@ -43,35 +39,54 @@ _OPTIONS = (BRIDGE_OPTION, ICC_OPTION, MASQUERADE_OPTION, HOST_IP_OPTION, MTU_OP
 def define_network(
     request: NetworkRequest,
     existing: Collection[Network],
-    routes: Collection[ipaddress.IPv4Network],
+    routes: Collection[IPNetwork],
     *,
     links: Collection[str] = (),
+    host_key: str = "",
 ) -> Network:
-    """`routes` are the host's, `links` the names of its links.  Raises InvalidRequest, UnsupportedField,
-    Forbidden, Conflict, NotFound, Unavailable."""
+    """`routes` are the host's, `links` the names of its links; `host_key` see `choose_range`.  Raises
+    InvalidRequest, UnsupportedField, Forbidden, Conflict, NotFound, Unavailable."""
     _check_name(request.name, existing)
     _check_driver(request.driver)
     network_id = make_id()
     options = check_options(request.options)
-    subnet = _choose_subnet(request, existing, routes)
-    ip_range = _check_range(request.ip_range, subnet)
-    gateway = _choose_gateway(request, subnet, ip_range)
+    if request.ipv6 and int(options.get(MTU_OPTION, DEFAULT_MTU)) < _LEAST_MTU6:
+        raise InvalidRequest(f"Options.{MTU_OPTION}: IPv6 needs at least {_LEAST_MTU6}")
+    taken = [ipaddress.ip_network(subnet) for network in existing for subnet in _subnets(network)]
+    asked = AddressRange(
+        subnet=request.subnet,
+        gateway=request.gateway,
+        ip_range=request.ip_range,
+        aux_addresses=request.aux_addresses,
+    )
+    range4, range6 = choose_range(asked, 4, taken, routes, host_key), request.range6
+    if request.ipv6:
+        range6 = choose_range(range6 or AddressRange(), 6, taken, routes, host_key)
+    elif range6 is not None:  # only kept
+        range6 = choose_range(range6, 6, (), (), host_key)
     return Network(
         id=network_id,
         name=request.name,
         driver="bridge",
         bridge=_choose_bridge(options, network_id, existing, links),
-        subnet=str(subnet),
-        gateway=gateway,
+        subnet=range4.subnet,
+        gateway=range4.gateway,
         internal=request.internal,
         attachable=request.attachable,
         labels=request.labels,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        ip_range=ip_range,
-        aux_addresses=_check_aux(request.aux_addresses, subnet, gateway),
+        ip_range=range4.ip_range,
+        aux_addresses=range4.aux_addresses,
         options=options,
-        chosen_subnet=bool(request.subnet),
+        chosen_subnet=range4.chosen_subnet,
+        ipv6=request.ipv6,
+        range6=range6,
     )
+
+
+def _subnets(network: Network) -> tuple[str, ...]:
+    carried = network.carried6
+    return tuple(filter(None, (network.subnet, carried.subnet if carried else "")))
 
 
 def _check_name(name: str, existing: Collection[Network]) -> None:
@@ -136,99 +151,3 @@ def _choose_bridge(
             hint=f"choose another name for {BRIDGE_OPTION}",
         )
     return name
-
-
-def _subnets(existing: Iterable[Network]) -> list[ipaddress.IPv4Network]:
-    return [ipaddress.IPv4Network(network.subnet) for network in existing if network.subnet]
-
-
-def _choose_subnet(
-    request: NetworkRequest, existing: Collection[Network], routes: Collection[ipaddress.IPv4Network]
-) -> ipaddress.IPv4Network:
-    taken = _subnets(existing)
-    if request.subnet:
-        wanted = _parse_network(request.subnet, "subnet")
-        if wanted.prefixlen > _SMALLEST_PREFIX:
-            raise _config(f"invalid subnet {request.subnet}: smaller than /{_SMALLEST_PREFIX}")
-        if any(wanted.overlaps(other) for other in taken):
-            raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
-        if other := next((route for route in routes if route.subnet_of(wanted)), None):
-            raise Forbidden(
-                f"invalid pool request: the subnet {wanted} is in use on this host: "
-                f"there is a route to {other}",
-                hint="choose another --subnet",
-            )
-        return wanted
-    if request.gateway or request.ip_range or request.aux_addresses:
-        raise _config("invalid IPAM config: a gateway, ip-range or auxiliary address needs a subnet")
-    for pool, prefix in _POOLS:
-        for candidate in ipaddress.IPv4Network(pool).subnets(new_prefix=prefix):
-            # a wider route (a VPN's 10.0.0.0/8) is left alone too: the user did not choose to shadow it
-            if not any(candidate.overlaps(other) for other in (*taken, *routes)):
-                return candidate
-    raise InvalidRequest(
-        "all predefined address pools have been fully subnetted",
-        hint="remove networks that nothing uses, or choose a --subnet",
-    )
-
-
-def _choose_gateway(request: NetworkRequest, subnet: ipaddress.IPv4Network, ip_range: str) -> str:
-    if request.gateway:
-        return _parse_address(request.gateway, "gateway", subnet)
-    kept = set(request.aux_addresses.values())
-    first = ipaddress.IPv4Network(ip_range) if ip_range else subnet
-    for host in first.hosts():
-        if str(host) not in kept:
-            return str(host)
-    raise _config(f"no address of {first} is left for the gateway")
-
-
-def _check_range(text: str, subnet: ipaddress.IPv4Network) -> str:
-    if not text:
-        return ""
-    part = _parse_network(text, "ip-range")
-    if not part.subnet_of(subnet):
-        raise _config(f"invalid ip-range {text}: parent subnet {subnet} doesn't contain ip-range")
-    return str(part)
-
-
-def _check_aux(given: dict[str, str], subnet: ipaddress.IPv4Network, gateway: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, text in given.items():
-        address = _parse_address(text, "auxiliary address", subnet)
-        if address == gateway or address in found.values():
-            raise Forbidden(
-                f"failed to allocate secondary ip address ({name}:{address}): Address already in use"
-            )
-        found[name] = address
-    return found
-
-
-def _parse_network(text: str, what: str) -> ipaddress.IPv4Network:
-    try:
-        interface = ipaddress.ip_interface(text)
-    except ValueError:
-        interface = None
-    if interface is None or "/" not in text:
-        raise _config(f"invalid {what} {text[:64]}: invalid CIDR block notation")
-    if not isinstance(interface, ipaddress.IPv4Interface):
-        raise _config(f"invalid {what} {text}: IPv6 has not been enabled for this network")
-    if interface.ip != interface.network.network_address:
-        raise _config(f"invalid {what} {text}: it should be {interface.network}")
-    return interface.network
-
-
-def _parse_address(text: str, what: str, subnet: ipaddress.IPv4Network) -> str:
-    try:
-        address = ipaddress.IPv4Address(text.partition("/")[0])
-    except ValueError:
-        raise _config(f"invalid {what} {text[:64]}: invalid address") from None
-    if address not in subnet:
-        raise _config(f"invalid {what} {text}: parent subnet {subnet} doesn't contain this address")
-    if address in (subnet.network_address, subnet.broadcast_address):
-        raise _config(f"invalid {what} {text}: it is the first or the last address of {subnet}")
-    return str(address)
-
-
-def _config(problem: str) -> InvalidRequest:
-    return InvalidRequest(f"invalid network config:\n{problem}")

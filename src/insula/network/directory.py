@@ -7,19 +7,21 @@ each also followed by `.` and the network's name.  Who asks is known by the addr
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from insula.model.network import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """`forwards`: names that are nobody's may be asked for elsewhere; `dns`: there, () for the host's."""
+    """`forwards`: names that are nobody's may be asked for elsewhere; `dns`: there, () for the host's.
+    `links`: on a network, by what only this one calls somebody, that somebody's name."""
 
     networks: frozenset[str]
     forwards: bool
     dns: tuple[str, ...]
+    links: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 class Directory:
@@ -41,16 +43,23 @@ class Directory:
                 networks=frozenset(endpoint.network_id for endpoint in named),
                 forwards=any(endpoint.gateway for endpoint in endpoints),
                 dns=named[0].dns,
+                links={
+                    (endpoint.network_id, called.lower()): name.lower()
+                    for endpoint in named
+                    for called, name in endpoint.links
+                },
             )
             for endpoint in endpoints:
-                self._askers[endpoint.address] = asker
+                for address in filter(None, (endpoint.address, endpoint.address6)):
+                    self._askers[address] = asker
             for endpoint in named:
                 self._called[endpoint.network_id] = endpoint.network_name.lower()
-                self._owners[endpoint.network_id, endpoint.address] = (
-                    f"{endpoint.names[0]}.{endpoint.network_name}" if endpoint.names else ""
-                )
-                for name in {name.lower() for name in endpoint.names}:
-                    self._names[endpoint.network_id, name].append(endpoint.address)
+                for address in filter(None, (endpoint.address, endpoint.address6)):
+                    self._owners[endpoint.network_id, address] = (
+                        f"{endpoint.names[0]}.{endpoint.network_name}" if endpoint.names else ""
+                    )
+                    for name in {name.lower() for name in endpoint.names}:
+                        self._names[endpoint.network_id, name].append(address)
 
     def asker(self, address: str) -> Asker | None:
         return self._askers.get(address)
@@ -60,7 +69,8 @@ class Directory:
         found: list[str] = []
         for network in sorted(asker.networks):
             inside = name.removesuffix("." + self._called.get(network, ""))
-            for candidate in {name, inside}:
+            candidates = {asker.links.get((network, called), called) for called in (name, inside)}
+            for candidate in candidates:
                 found += self._names.get((network, candidate), ())
         if len(found) < 2:
             return found

@@ -119,14 +119,17 @@ def _record(kind: int, data: bytes) -> bytes:
 
 
 def reverse_address(name: str) -> str:
-    """`4.3.2.1.in-addr.arpa` is 1.2.3.4; "" for what asks for no IPv4 address."""
+    """`4.3.2.1.in-addr.arpa` is 1.2.3.4, and 32 digits before `ip6.arpa` are an IPv6 address; "" for what
+    asks for no address."""
     parts = name.split(".")
-    if len(parts) != 6 or parts[4:] != ["in-addr", "arpa"]:
-        return ""
     try:
-        return str(ipaddress.IPv4Address(".".join(reversed(parts[:4]))))
+        if len(parts) == 6 and parts[4:] == ["in-addr", "arpa"]:
+            return str(ipaddress.IPv4Address(".".join(reversed(parts[:4]))))
+        if len(parts) == 34 and parts[32:] == ["ip6", "arpa"] and all(len(p) == 1 for p in parts[:32]):
+            return str(ipaddress.IPv6Address(bytes.fromhex("".join(reversed(parts[:32])))))
     except ValueError:
-        return ""
+        pass
+    return ""
 
 
 def renumber(message: bytes, number: int) -> bytes:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import socket
 from collections.abc import Iterator, Sequence
 
 from insula.errors import Failure, Forbidden, InsulaError, NoSuchNetwork
@@ -17,12 +18,13 @@ from insula.events import EventBus
 from insula.model.ids import short_id
 from insula.model.network import Endpoint, Network, NetworkRequest
 from insula.model.reports import PruneFilters, PruneReport
+from insula.network.bridge import BridgeOrder
 from insula.network.catalog import created_ns, find_network, make_catalog
 from insula.network.definition import define_network
 from insula.network.directory import Directory
 from insula.network.firewall import Firewall
 from insula.network.names import read_resolv_conf
-from insula.network.plumbing import BridgeOrder, Plumbing
+from insula.network.plumbing import Plumbing
 from insula.network.resolver import Resolver
 from insula.network.segments import Member, Segment, make_segment
 from insula.store.store import Store
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _HINT = "start with another --bridge or --subnet"
 _HINT_OF_OWN = "remove the network, or what uses its bridge or subnet"
+_MACHINE_ID = "/etc/machine-id"
 
 
 class Fabric:
@@ -151,7 +154,7 @@ class Fabric:
         """Raises InvalidRequest, UnsupportedField, Forbidden, Conflict, NotFound, Unavailable, Failure."""
         async with self.changing:
             routes, links = await self.plumbing.look_around()
-            network = define_network(request, self.list(), routes, links=links)
+            network = define_network(request, self.list(), routes, links=links, host_key=_host_key())
             segment = make_segment(network)
             async with contextlib.AsyncExitStack() as undo:
                 undo.callback(self._store.delete_network, network.id)
@@ -220,6 +223,7 @@ class Fabric:
         """Its bridge and, on a network of one's own, its resolver.  Raises Failure."""
         network = segment.network
         anew = not any(network.id in member.endpoints for member in self._members.values())
+        carried = network.carried6
         segment.index = await self.plumbing.make_bridge(
             BridgeOrder(
                 name=network.bridge,
@@ -228,6 +232,8 @@ class Fabric:
                 mtu=network.mtu,
                 anew=anew,
                 hint=_HINT if network.predefined else _HINT_OF_OWN,
+                subnet6=carried.subnet if carried is not None else "",
+                gateway6=carried.gateway if carried is not None else "",
             )
         )
         if not network.predefined:
@@ -255,3 +261,12 @@ class Fabric:
     def update_names(self) -> None:
         """After every change of the members."""
         self._names.replace(tuple(member.endpoints.values()) for member in self._members.values())
+
+
+def _host_key() -> str:
+    """What tells this host from others, so that their IPv6 subnets differ."""
+    try:
+        with open(_MACHINE_ID, encoding="ascii", errors="replace") as file:
+            return file.read().strip() or socket.gethostname()
+    except OSError:
+        return socket.gethostname()

@@ -1,16 +1,21 @@
 """nftables: one table of our own per daemon, and published ports as elements of its maps.  Synchronous.
 
-`make_ruleset` and `make_element` are pure.  Nobody else's table is read or changed; that also means that
+`make_ruleset` and `make_elements` are pure.  Nobody else's table is read or changed; that also means that
 a `forward` policy of drop in another table (Docker sets one) still drops what ours lets pass.
 
 How a published port is reached: from elsewhere, and from instances, through `prerouting`; from the host
 itself, loopback included, through `output`.  Sources 127.0.0.0/8 and the subnet itself are masqueraded
 on the way to the bridge, or the answers would not come back through the translation.
+
+IPv6 is done alike but for what the kernel cannot translate: ::1, link-local sources, and from one family to
+the other.  Those go to the socket that holds the port, and `relay` carries them on.  To keep an internal
+network's instances from getting out that way, the sets `relayed` name these ports.
 """
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import re
 import socket
 import struct
@@ -24,12 +29,19 @@ from insula.system.nfnetlink import Element, change_elements, open_netfilter
 from insula.system.run import need_program, run
 
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
-ANY_ADDRESS = ("", "0.0.0.0")
+ANY_ADDRESS = ("", "0.0.0.0", "::")
+LOOPBACK6 = "::1"
 
 _ANYWHERE = "published"
 _AT_ADDRESS = "published_at"
+_ANYWHERE6 = "published6"
+_AT_ADDRESS6 = "published6_at"
+_RELAYED = "relayed"
+_RELAYED_AT = "relayed_at"
 
-# (address of the instance, binding with its port decided)
+_STAYS6 = "{ ::1, fe80::/10 }"
+
+# (address of the instance, of either family, and a binding with its port decided)
 Publication = tuple[str, PortBinding]
 
 
@@ -39,13 +51,26 @@ def table_name(bridge: str) -> str:
     return plain if plain.startswith("insula") else f"insula_{plain}"
 
 
-def make_element(address: str, binding: PortBinding) -> Element:
-    """The map element that publishes `binding` of the instance at `address`."""
+def make_elements(address: str, binding: PortBinding) -> tuple[Element, ...]:
+    """Those that publish `binding` of the instance at `address`."""
     key = struct.pack(">B3xH2x", PROTOCOLS[binding.protocol], binding.host_port)
-    value = socket.inet_aton(address) + struct.pack(">H2x", binding.container_port)
-    if binding.host_ip in ANY_ADDRESS:
-        return Element(_ANYWHERE, key, value)
-    return Element(_AT_ADDRESS, socket.inet_aton(binding.host_ip) + key, value)
+    value = ipaddress.ip_address(address).packed + struct.pack(">H2x", binding.container_port)
+    anywhere = binding.host_ip in ANY_ADDRESS
+    if not anywhere:
+        key = ipaddress.ip_address(binding.host_ip).packed + key
+    if not binding.is_ipv6:
+        return (Element(_ANYWHERE if anywhere else _AT_ADDRESS, key, value),)
+    if binding.host_ip == LOOPBACK6:
+        return ()
+    relayed = Element(_RELAYED if anywhere else _RELAYED_AT, key, b"")
+    if not is_translated(address, binding):
+        return (relayed,)
+    return (relayed, Element(_ANYWHERE6 if anywhere else _AT_ADDRESS6, key, value))
+
+
+def is_translated(address: str, binding: PortBinding) -> bool:
+    """The kernel leads `binding` to `address`, at least from most sources."""
+    return (":" in address) == binding.is_ipv6 and binding.host_ip != LOOPBACK6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,30 +84,47 @@ class Zone:
     icc: bool = True
     masquerade: bool = True
     resolver: int = 0
+    subnet6: str = ""
 
 
 def make_ruleset(table: str, zones: Sequence[Zone], publications: Iterable[Publication] = ()) -> str:
     """The whole table as `nft -f` takes it; replaces what is there in one transaction."""
     table = f"inet {table}"
-    anywhere: list[str] = []
-    at_address: list[str] = []
+    found: dict[str, list[str]] = {}
     for address, binding in publications:
-        to = f"{binding.protocol} . {binding.host_port} : {address} . {binding.container_port}"
-        if binding.host_ip in ANY_ADDRESS:
-            anywhere.append(to)
-        else:
-            at_address.append(f"{binding.host_ip} . {to}")
+        for element in make_elements(address, binding):
+            anywhere = element.map in (_ANYWHERE, _ANYWHERE6, _RELAYED)
+            port = f"{binding.protocol} . {binding.host_port}"
+            key = port if anywhere else f"{binding.host_ip} . {port}"
+            value = f" : {address} . {binding.container_port}" if element.value else ""
+            found.setdefault(element.map, []).append(key + value)
     return f"""\
 add table {table}
 delete table {table}
 table {table} {{
   map {_ANYWHERE} {{
     type inet_proto . inet_service : ipv4_addr . inet_service
-    {_elements(anywhere)}
+    {_elements(found.get(_ANYWHERE, ()))}
   }}
   map {_AT_ADDRESS} {{
     type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
-    {_elements(at_address)}
+    {_elements(found.get(_AT_ADDRESS, ()))}
+  }}
+  map {_ANYWHERE6} {{
+    type inet_proto . inet_service : ipv6_addr . inet_service
+    {_elements(found.get(_ANYWHERE6, ()))}
+  }}
+  map {_AT_ADDRESS6} {{
+    type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service
+    {_elements(found.get(_AT_ADDRESS6, ()))}
+  }}
+  set {_RELAYED} {{
+    type inet_proto . inet_service
+    {_elements(found.get(_RELAYED, ()))}
+  }}
+  set {_RELAYED_AT} {{
+    type ipv6_addr . inet_proto . inet_service
+    {_elements(found.get(_RELAYED_AT, ()))}
   }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
@@ -93,15 +135,24 @@ table {table} {{
     {_each(zones, _names)}
     dnat ip to ip daddr . meta l4proto . th dport map @{_AT_ADDRESS}
     fib daddr type local dnat ip to meta l4proto . th dport map @{_ANYWHERE}
+    ip6 saddr != fe80::/10 dnat ip6 to ip6 daddr . meta l4proto . th dport map @{_AT_ADDRESS6}
+    ip6 saddr != fe80::/10 fib daddr type local dnat ip6 to meta l4proto . th dport map @{_ANYWHERE6}
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
     dnat ip to ip daddr . meta l4proto . th dport map @{_AT_ADDRESS}
     fib daddr type local dnat ip to meta l4proto . th dport map @{_ANYWHERE}
+    ip6 daddr {_STAYS6} return
+    dnat ip6 to ip6 daddr . meta l4proto . th dport map @{_AT_ADDRESS6}
+    fib daddr type local dnat ip6 to meta l4proto . th dport map @{_ANYWHERE6}
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     {_each(zones, _sources)}
+  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    {_each([zone for zone in zones if zone.internal], _no_relay)}
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
@@ -133,10 +184,25 @@ def _names(zone: Zone) -> Sequence[str]:
 
 
 def _sources(zone: Zone) -> Sequence[str]:
-    hairpin = f'oifname "{zone.bridge}" ct status dnat ip saddr {{ 127.0.0.0/8, {zone.subnet} }} masquerade'
-    if zone.internal or not zone.masquerade:
-        return (hairpin,)
-    return hairpin, f'oifname != "{zone.bridge}" ip saddr {zone.subnet} masquerade'
+    from_here = f'oifname "{zone.bridge}" ct status dnat'
+    rules = [f"{from_here} ip saddr {{ 127.0.0.0/8, {zone.subnet} }} masquerade"]
+    if zone.subnet6:
+        rules.append(f"{from_here} ip6 saddr {zone.subnet6} masquerade")
+    if not zone.internal and zone.masquerade:
+        out = f'oifname != "{zone.bridge}"'
+        rules.append(f"{out} ip saddr {zone.subnet} masquerade")
+        if zone.subnet6:
+            rules.append(f"{out} ip6 saddr {zone.subnet6} masquerade")
+    return rules
+
+
+def _no_relay(zone: Zone) -> Sequence[str]:
+    inside = f'iifname "{zone.bridge}"'
+    internal = 'comment "an internal network leads nowhere"'
+    return (
+        f"{inside} ip6 daddr . meta l4proto . th dport @{_RELAYED_AT} drop {internal}",
+        f"{inside} meta nfproto ipv6 meta l4proto . th dport @{_RELAYED} drop {internal}",
+    )
 
 
 def _islands(zone: Zone) -> Sequence[str]:
@@ -194,8 +260,8 @@ class Firewall:
             change_elements(
                 self._netfilter,
                 self._table,
-                add=[make_element(*each) for each in add],
-                delete=[make_element(*each) for each in delete],
+                add=[element for each in add for element in make_elements(*each)],
+                delete=[element for each in delete for element in make_elements(*each)],
             )
         except NetlinkError as error:
             if error.errno in (errno.ENOENT, errno.EEXIST):

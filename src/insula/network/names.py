@@ -37,11 +37,13 @@ def finalize_hosts(
     *,
     domainname: str = "",
     host_gateway: str = "",
+    linked: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """`extra_hosts` are `name:address`, or `name:host-gateway` for the host as the instance sees it.
-    Raises InvalidRequest for what is neither."""
+    """`extra_hosts` are `name:address`, or `name:host-gateway` for the host as the instance sees it; `linked`
+    are others' addresses, and names.  Raises InvalidRequest for what is neither."""
     lines = [f"{address}\t{names}" for address, names in _HOSTS]
     lines += [_extra_line(entry, host_gateway) for entry in extra_hosts]
+    lines += [f"{address}\t{names}" for address, names in linked]
     full = f"{hostname}.{domainname}" if domainname else hostname
     short = full.partition(".")[0]
     names = full if short == full else f"{full} {short}"

@@ -18,12 +18,22 @@ from typing import TypeVar
 from insula.errors import Conflict, DiskFull, Failure, Forbidden, InsulaError, InvalidRequest
 from insula.events import EventBus
 from insula.model.ids import make_id, short_id
-from insula.model.network import Endpoint, LinkKind, Network, NetworkRequest, PortBinding
+from insula.model.network import (
+    NOTHING_WANTED,
+    Endpoint,
+    LinkKind,
+    Network,
+    NetworkRequest,
+    PortBinding,
+    Wanted,
+)
 from insula.model.reports import PruneFilters, PruneReport
 from insula.network import leftovers, ports
 from insula.network.addresses import make_mac
 from insula.network.fabric import Fabric
-from insula.network.segments import Member, Segment
+from insula.network.firewall import ANY_ADDRESS
+from insula.network.relays import Relays
+from insula.network.segments import Member, Segment, Ways
 from insula.network.slots import INTERFACE, LINK_PREFIX, Slot
 from insula.store.store import Store
 from insula.system.files import disk_errors
@@ -47,6 +57,7 @@ class Networks:
         self._fabric = Fabric(
             store, events, self._members, bridge=bridge, subnet=subnet, directory=self._directory
         )
+        self._relays = Relays()
         self._plumbing = self._fabric.plumbing
         self._firewall = self._fabric.firewall
         # a small subnet is not all held back in slots
@@ -69,7 +80,7 @@ class Networks:
         for instance_id, endpoint, published in self._store.endpoints():
             segment = self._fabric.segment(endpoint.network_id)
             if segment is not None:
-                segment.addresses.reserve(endpoint.address)
+                segment.reserve(endpoint.address, endpoint.address6)
             member = self._members.setdefault(instance_id, Member())
             member.endpoints[endpoint.network_id] = endpoint
             member.ports += published
@@ -85,6 +96,7 @@ class Networks:
         self._stopped = True
         self._plumbing.hurry()
         await self._fabric.fall_silent()
+        await self._relays.stop()
         await self._slots.close()
         await self._namespaces.close()
         await self._plumbing.settled()
@@ -103,9 +115,10 @@ class Networks:
         for instance_id, member in self._members.items():
             for binding in member.ports:
                 try:
-                    member.held.append(ports.hold(binding)[1])
+                    member.held += ports.hold(_settled(binding))
                 except Failure as error:
                     log.warning("instance %s keeps its port, but: %s", short_id(instance_id), error)
+            self._relays.update(instance_id, member.relays())
         if self._installed:
             endpoints = [each for member in self._members.values() for each in member.endpoints.values()]
             await self._fabric.plug_in_again(endpoints)
@@ -166,8 +179,7 @@ class Networks:
         network: str,
         kind: LinkKind,
         *,
-        mac: str = "",
-        address: str = "",
+        wanted: Wanted = NOTHING_WANTED,
         names: Sequence[str] = (),
         dns: Sequence[str] = (),
     ) -> Endpoint:
@@ -185,27 +197,22 @@ class Networks:
         if target.id in member.endpoints:
             name = names[0] if names else short_id(instance_id)
             raise Forbidden(f"endpoint with name {name} already exists in network {target.name}")
-        if address and not target.chosen_subnet:
-            raise InvalidRequest(
-                f"invalid config for network {target.name}: invalid endpoint settings:\n"
-                "user specified IP address is supported only when connecting to networks with user "
-                "configured subnets",
-                hint="create the network with --subnet",
-            )
+        _check_addresses(target, wanted)
         await self._install()
         with self._fabric.joining(target) as segment:
             fresh = not member.netns and instance_id not in self._empty
-            made = await self._plug_in(segment, member, instance_id, kind, mac=mac, address=address)
+            made = await self._plug_in(segment, member, instance_id, kind, wanted)
             endpoint = dataclasses.replace(
                 made,
                 names=tuple(dict.fromkeys(names)) if not target.predefined else (),
                 resolver=target.gateway if not target.predefined else "",
                 dns=tuple(dns),
+                links=wanted.links if not target.predefined else (),
             )
             try:
                 for stale in list(self._stale):
                     self._forget(*stale)
-                before = member.gateway()
+                before = member.ways_out()
                 member.endpoints[target.id] = endpoint
                 self._members[instance_id] = member
                 try:
@@ -230,30 +237,34 @@ class Networks:
         return next(e for e in member.shown() if e.network_id == target.id)
 
     async def _plug_in(
-        self, segment: Segment, member: Member, instance_id: str, kind: LinkKind, *, mac: str, address: str
+        self, segment: Segment, member: Member, instance_id: str, kind: LinkKind, wanted: Wanted
     ) -> Endpoint:
         """Make the link; of a tap only what it is to be."""
         network = segment.network
         netns = self.namespace(instance_id) if kind is LinkKind.VETH else ""
         interface = member.free_interface()
-        if kind is LinkKind.TAP:
-            given = self._take_address(segment, address)
-            link = LINK_PREFIX + (instance_id[:10] if not member.endpoints else make_id()[:10])
-            slot = Slot(netns="", link=link, address=given, mac=mac or make_mac(given))
-        elif netns:
-            given = self._take_address(segment, address)
+        if kind is LinkKind.TAP or netns:
+            first_tap = kind is LinkKind.TAP and not member.endpoints
+            address, address6 = segment.take(wanted.address, segment.chosen6(wanted.address6))
             slot = Slot(
-                netns=netns, link=LINK_PREFIX + make_id()[:10], address=given, mac=mac or make_mac(given)
+                netns=netns,
+                link=LINK_PREFIX + (instance_id if first_tap else make_id())[:10],
+                address=address,
+                address6=address6,
+                mac=wanted.mac or make_mac(address),
+                more=wanted.more,
             )
-            await self._made(
-                self._add_interface(segment, slot, interface),
-                lambda made: self._drop(segment, made, alone=True),
-            )
-        elif network.predefined and not mac:
+            if netns:
+                await self._made(
+                    self._add_interface(segment, slot, interface),
+                    lambda made: self._drop(segment, made, alone=True),
+                )
+        elif network.predefined and not (wanted.mac or wanted.more):
             slot = await self._slots.take()
         else:
-            making = self._make_slot_on(segment, mac=mac, address=address)
+            making = self._make_slot_on(segment, wanted)
             slot = await self._made(making, lambda slot: self._drop(segment, slot))
+        gateway, gateway6 = segment.gateways
         return Endpoint(
             network_id=network.id,
             network_name=network.name,
@@ -262,32 +273,34 @@ class Networks:
             interface=interface if netns or kind is LinkKind.TAP else INTERFACE,
             mac=slot.mac,
             address=slot.address,
-            prefix_len=segment.prefix_len,
-            gateway="" if network.internal else network.gateway,
+            prefix_len=segment.seat.prefix_len,
+            gateway=gateway,
             netns=slot.netns,
             mtu=network.mtu,
+            address6=slot.address6,
+            prefix_len6=segment.seat.prefix_len6 if slot.address6 else 0,
+            gateway6=gateway6,
             endpoint_id=make_id(),
+            more=slot.more,
         )
 
-    def _take_address(self, segment: Segment, chosen: str) -> str:
-        return segment.addresses.take_chosen(chosen) if chosen else segment.addresses.take()
-
     async def _follow_gateway(
-        self, instance_id: str, member: Member, before: Endpoint | None, *, fresh: bool = False
+        self, instance_id: str, member: Member, before: Ways, *, fresh: bool = False
     ) -> None:
-        """Default route and published ports go with the endpoint that leads out.  `fresh`: it is in a new
-        namespace, which has its route.  A VM's route is set by its backend."""
-        now = member.gateway()
-        if now is before:
+        """Default routes and published ports go with the endpoints that lead out.  `fresh`: it is in a new
+        namespace, which has its routes.  Those of a VM are set by its backend."""
+        now = member.ways_out()
+        if now == before:
             return
         netns = self.namespace(instance_id)
         if netns and not fresh:
-            await self._plumbing.set_default_route(netns, now.gateway if now else "")
+            await self._plumbing.set_default_routes(netns, now.gateways)
         if not member.ports:
             return
-        gone = [(before.address, binding) for binding in member.ports] if before else []
+        gone = before.publications(member.ports)
         if not self._firewall.change(add=member.publications(), delete=gone):
             await self._fabric.write_rules()
+        self._relays.update(instance_id, member.relays())
         for endpoint in member.endpoints.values():
             self._store.put_endpoint(instance_id, endpoint, member.ports_at(endpoint.network_id))
 
@@ -313,8 +326,8 @@ class Networks:
         """Let host ports lead to the instance, all of them or none; returns them with ports decided.  None
         for one that is on internal networks only, as in Docker.
 
-        `name` is the instance's, for the message.  Raises Failure (port taken), InvalidRequest,
-        UnsupportedField (IPv6, sctp).
+        One that names no address is two, of IPv4 and IPv6, on a host that has both.  `name` is the
+        instance's, for the message.  Raises Failure (port taken), InvalidRequest, UnsupportedField (sctp).
         """
         if not bindings:
             return ()
@@ -325,6 +338,7 @@ class Networks:
         if endpoint is None:
             return ()
         host_ip = self.find(endpoint.network_id).host_ip
+        host_ip = "" if host_ip in ANY_ADDRESS else host_ip
         asked = [b if b.host_ip else dataclasses.replace(b, host_ip=host_ip) for b in bindings]
         try:
             held = ports.hold_all(asked)
@@ -338,17 +352,18 @@ class Networks:
         before = member.ports
         member.ports = before + decided
         try:
-            added = [(endpoint.address, binding) for binding in decided]
+            added = member.ways_out().publications(decided)
             if not self._firewall.change(add=added):
                 await self._fabric.write_rules()
             self._store.put_endpoint(instance_id, endpoint, member.ports)
         except BaseException:
             member.ports = before
-            self._firewall.change(delete=[(endpoint.address, binding) for binding in decided])
+            self._firewall.change(delete=member.ways_out().publications(decided))
             for _, taken in held:
                 taken.close()
             raise
-        member.held += [taken for _, taken in held]
+        member.held += held
+        self._relays.update(instance_id, member.relays())
         if udp := {b.host_port for b in decided if b.protocol == "udp"}:
             # flows seen before, which would go on to the host itself
             await self._plumbing.forget_udp(
@@ -370,9 +385,10 @@ class Networks:
         del self._members[instance_id]
         if publications and self._installed and not self._firewall.change(delete=publications):
             await self._fabric.write_rules()
+        self._relays.update(instance_id, {})
         member.let_go()
         if any(binding.protocol == "udp" for binding in member.ports):
-            addresses = {endpoint.address for endpoint in member.endpoints.values()}
+            addresses = {a for e in member.endpoints.values() for a in (e.address, e.address6)}
             await self._plumbing.forget_udp(lambda flow: flow.answers_from in addresses)
         if path:
             self._plumbing.release(path)
@@ -390,11 +406,12 @@ class Networks:
             return
         if endpoint.netns and len(member.endpoints) == 1 and instance_id not in self._empty:
             self._own(instance_id, endpoint.netns)  # the namespace is the instance's until its end
-        before = member.gateway()
+        before = member.ways_out()
         publications = member.publications()
         del member.endpoints[network_id]
         self._forget(instance_id, network_id)
         if member.gateway() is None and publications:
+            self._relays.update(instance_id, {})
             member.let_go()
             member.ports = ()
             if not self._firewall.change(delete=publications):
@@ -454,26 +471,25 @@ class Networks:
         """For the default network's pool."""
         return await self._make_slot_on(self._fabric.default())
 
-    async def _make_slot_on(self, segment: Segment, *, mac: str = "", address: str = "") -> Slot:
-        network = segment.network
-        given = segment.addresses.take_chosen(address) if address else segment.addresses.take()
+    async def _make_slot_on(self, segment: Segment, wanted: Wanted = NOTHING_WANTED) -> Slot:
+        address, address6 = segment.take(wanted.address, segment.chosen6(wanted.address6))
         try:
             return await self._plumbing.make_slot(
                 segment.seat,
-                given,
-                segment.prefix_len,
-                "" if network.internal else network.gateway,
-                mac or make_mac(given),
+                address=address,
+                mac=wanted.mac or make_mac(address),
+                address6=address6,
+                more=wanted.more,
             )
         except InsulaError:
-            segment.addresses.give_back(given)
+            segment.give_back(address, address6)
             raise
 
     async def _add_interface(self, segment: Segment, slot: Slot, interface: str) -> Slot:
         try:
-            await self._plumbing.add_interface(segment.seat, slot, interface, segment.prefix_len)
+            await self._plumbing.add_interface(segment.seat, slot, interface)
         except InsulaError:
-            segment.addresses.give_back(slot.address)
+            segment.give_back(slot.address, slot.address6)
             raise
         return slot
 
@@ -494,13 +510,38 @@ class Networks:
     def _drop(self, segment: Segment, slot: Slot, *, alone: bool = False) -> None:
         """`alone`: its namespace stays.  Its address rests until the link is gone."""
         self._plumbing.release(
-            "" if alone else slot.netns, slot.link, lambda: segment.addresses.give_back(slot.address)
+            "" if alone else slot.netns, slot.link, lambda: segment.give_back(slot.address, slot.address6)
         )
 
     def _release(self, endpoint: Endpoint, *, alone: bool = False) -> None:
         segment = self._fabric.segment(endpoint.network_id)
-        slot = Slot(netns=endpoint.netns, link=endpoint.link, address=endpoint.address, mac=endpoint.mac)
+        slot = Slot(
+            netns=endpoint.netns,
+            link=endpoint.link,
+            address=endpoint.address,
+            mac=endpoint.mac,
+            address6=endpoint.address6,
+        )
         if segment is not None:
             self._drop(segment, slot, alone=alone)
         else:  # its network is gone from the store
             self._plumbing.release("" if alone else slot.netns, slot.link)
+
+
+def _settled(binding: PortBinding) -> PortBinding:
+    """As it was published: an older daemon wrote "" for IPv4 alone."""
+    return dataclasses.replace(binding, host_ip=binding.host_ip or "0.0.0.0")
+
+
+def _check_addresses(network: Network, wanted: Wanted) -> None:
+    """Chosen ones need a chosen range, in Docker's words.  Raises InvalidRequest."""
+    range6 = network.range6
+    refused4 = wanted.address and not network.chosen_subnet
+    refused6 = wanted.address6 and not (range6 is not None and range6.chosen_subnet)
+    if refused4 or refused6:
+        raise InvalidRequest(
+            f"invalid config for network {network.name}: invalid endpoint settings:\n"
+            "user specified IP address is supported only when connecting to networks with user "
+            "configured subnets",
+            hint=f"create the network with {'--subnet' if refused4 else '--ipv6 --subnet, of IPv6'}",
+        )

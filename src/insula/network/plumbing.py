@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from insula.errors import InsulaError
 from insula.model.network import Endpoint
 from insula.network import leftovers
-from insula.network.bridge import make_bridge, remove_bridge
+from insula.network.bridge import BridgeOrder, make_bridge, remove_bridge
 from insula.network.firewall import Firewall, Publication, Zone
 from insula.network.neighbours import find_forward_drop
+from insula.network.ranges import IPNetwork
 from insula.network.slots import Seat, Slot, SlotMaker
 from insula.system import links, namespaces
 from insula.system.conntrack import Flow, forget_udp
@@ -32,18 +31,6 @@ T = TypeVar("T")
 
 # how long a namespace may take to go, and its link with it, before the link is deleted by name
 _PATIENCE_S = (0.1, 0.2, 0.4, 0.8)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BridgeOrder:
-    """A bridge to make, or to find as it was left.  `anew`: nothing is plugged in."""
-
-    name: str
-    subnet: str
-    gateway: str
-    mtu: int
-    anew: bool
-    hint: str
 
 
 class Plumbing:
@@ -72,24 +59,16 @@ class Plumbing:
         return await self.do(self._make_bridge, order)
 
     def _make_bridge(self, order: BridgeOrder) -> int:
-        return make_bridge(
-            self._maker.open(),
-            order.name,
-            order.subnet,
-            order.gateway,
-            anew=order.anew,
-            mtu=order.mtu,
-            hint=order.hint,
-        )
+        return make_bridge(self._maker.open(), order)
 
     async def remove_bridge(self, name: str) -> None:
         await self.do(lambda: remove_bridge(self._maker.open(), name))
 
-    async def look_around(self) -> tuple[tuple[ipaddress.IPv4Network, ...], tuple[str, ...]]:
+    async def look_around(self) -> tuple[tuple[IPNetwork, ...], tuple[str, ...]]:
         """What the host has routes to, and the names of its links."""
         return await self.do(self._look_around)
 
-    def _look_around(self) -> tuple[tuple[ipaddress.IPv4Network, ...], tuple[str, ...]]:
+    def _look_around(self) -> tuple[tuple[IPNetwork, ...], tuple[str, ...]]:
         route = self._maker.open()
         subnets = tuple(subnet for subnet, _ in links.list_subnets(route))
         return subnets, tuple(link.name for link in links.list_links(route))
@@ -132,14 +111,18 @@ class Plumbing:
         """Namespaces without a network, by instance id."""
         return await self.do(leftovers.find_owned, self._directory)
 
-    async def make_slot(self, seat: Seat, address: str, prefix_len: int, gateway: str, mac: str) -> Slot:
-        return await self.do(self._maker.make, seat, address, prefix_len, gateway, mac)
+    async def make_slot(
+        self, seat: Seat, *, address: str, mac: str, address6: str, more: tuple[str, ...]
+    ) -> Slot:
+        return await self.do(
+            lambda: self._maker.make(seat, address=address, mac=mac, address6=address6, more=more)
+        )
 
-    async def add_interface(self, seat: Seat, slot: Slot, interface: str, prefix_len: int) -> None:
-        await self.do(self._maker.add, seat, slot, interface, prefix_len)
+    async def add_interface(self, seat: Seat, slot: Slot, interface: str) -> None:
+        await self.do(self._maker.add, seat, slot, interface)
 
-    async def set_default_route(self, netns: str, gateway: str) -> None:
-        await self.do(self._maker.set_default_route, netns, gateway)
+    async def set_default_routes(self, netns: str, gateways: Sequence[str]) -> None:
+        await self.do(self._maker.set_default_routes, netns, gateways)
 
     async def make_namespace(self) -> str:
         return await self.do(self._maker.make_empty)

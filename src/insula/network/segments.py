@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from insula.errors import InsulaError
 from insula.model.network import Endpoint, Network, PortBinding
 from insula.network.addresses import Addresses
 from insula.network.firewall import Publication, Zone
+from insula.network.relays import Target
 from insula.network.slots import Seat
 
 
@@ -25,18 +27,57 @@ class Segment:
     joining: int = 0
     resolver: int = 0
     problem: InsulaError | None = None
+    addresses6: Addresses | None = None
 
     @property
-    def prefix_len(self) -> int:
-        return int(self.network.subnet.rpartition("/")[2])
+    def gateways(self) -> tuple[str, str]:
+        """The way out for IPv4 and for IPv6; "" for none."""
+        carried = self.network.carried6
+        if self.network.internal:
+            return "", ""
+        return self.network.gateway, carried.gateway if carried is not None else ""
 
     @property
     def seat(self) -> Seat:
-        return Seat(bridge_index=self.index, mtu=self.network.mtu, isolated=not self.network.icc)
+        network, carried = self.network, self.network.carried6
+        return Seat(
+            bridge_index=self.index,
+            mtu=network.mtu,
+            isolated=not network.icc,
+            prefix_len=_prefix_len(network.subnet),
+            prefix_len6=_prefix_len(carried.subnet) if carried is not None else 0,
+            gateways=tuple(filter(None, self.gateways)),
+        )
+
+    def take(self, address: str = "", address6: str = "") -> tuple[str, str]:
+        """One of each family, chosen or the next; "" for a family that the network does not carry.  All or
+        none.  Raises Failure, Forbidden, InvalidRequest."""
+        taken = self.addresses.take_chosen(address) if address else self.addresses.take()
+        if self.addresses6 is None:
+            return taken, ""
+        try:
+            return taken, self.addresses6.take_chosen(address6) if address6 else self.addresses6.take()
+        except BaseException:
+            self.addresses.give_back(taken)
+            raise
+
+    def chosen6(self, address6: str) -> str:
+        """Of a network whose IPv6 is only kept and shown it has no effect."""
+        return address6 if self.addresses6 is not None else ""
+
+    def reserve(self, address: str, address6: str) -> None:
+        self.addresses.reserve(address)
+        if address6 and self.addresses6 is not None:
+            self.addresses6.reserve(address6)
+
+    def give_back(self, address: str, address6: str) -> None:
+        self.addresses.give_back(address)
+        if address6 and self.addresses6 is not None:
+            self.addresses6.give_back(address6)
 
     @property
     def zone(self) -> Zone:
-        network = self.network
+        network, carried = self.network, self.network.carried6
         return Zone(
             bridge=network.bridge,
             subnet=network.subnet,
@@ -45,7 +86,12 @@ class Segment:
             icc=network.icc,
             masquerade=network.masquerade,
             resolver=self.resolver,
+            subnet6=carried.subnet if carried is not None else "",
         )
+
+
+def _prefix_len(subnet: str) -> int:
+    return int(subnet.rpartition("/")[2])
 
 
 def make_segment(network: Network) -> Segment:
@@ -53,7 +99,11 @@ def make_segment(network: Network) -> Segment:
     if network.predefined:
         return Segment(network, Addresses(network.subnet, reserved))
     remedy = "disconnect or remove instances, or use a network with a larger --subnet or --ip-range"
-    return Segment(network, Addresses(network.subnet, reserved, ip_range=network.ip_range, remedy=remedy))
+    segment = Segment(network, Addresses(network.subnet, reserved, ip_range=network.ip_range, remedy=remedy))
+    if (carried := network.carried6) is not None:
+        reserved = [carried.gateway, *carried.aux_addresses.values()]
+        segment.addresses6 = Addresses(carried.subnet, reserved, ip_range=carried.ip_range, remedy=remedy)
+    return segment
 
 
 @dataclass(slots=True, eq=False)
@@ -63,18 +113,30 @@ class Member:
 
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     ports: tuple[PortBinding, ...] = ()
-    held: list[socket.socket] = field(default_factory=list)
+    held: list[tuple[PortBinding, socket.socket]] = field(default_factory=list)
 
     def gateway(self) -> Endpoint | None:
         """As libnetwork chooses: of the networks that lead out, the one whose name comes first."""
         leading_out = [endpoint for endpoint in self.endpoints.values() if endpoint.gateway]
         return min(leading_out, key=lambda endpoint: endpoint.network_name, default=None)
 
+    def gateway6(self) -> Endpoint | None:
+        """The same for IPv6."""
+        leading_out = [endpoint for endpoint in self.endpoints.values() if endpoint.gateway6]
+        return min(leading_out, key=lambda endpoint: endpoint.network_name, default=None)
+
+    def ways_out(self) -> Ways:
+        return Ways(self.gateway(), self.gateway6())
+
     def shown(self) -> tuple[Endpoint, ...]:
         """The endpoints, with what depends on the others filled in."""
-        gateway = self.gateway()
+        ways = self.ways_out()
         return tuple(
-            dataclasses.replace(endpoint, default_route=endpoint is gateway)
+            dataclasses.replace(
+                endpoint,
+                default_route=endpoint is ways.ipv4,
+                default_route6=endpoint is ways.ipv6 or not endpoint.gateway6,
+            )
             for endpoint in self.endpoints.values()
         )
 
@@ -97,9 +159,39 @@ class Member:
         return self.ports if gateway is not None and gateway.network_id == network_id else ()
 
     def publications(self) -> tuple[Publication, ...]:
-        gateway = self.gateway()
-        return tuple((gateway.address, binding) for binding in self.ports) if gateway is not None else ()
+        return self.ways_out().publications(self.ports)
+
+    def relays(self) -> dict[socket.socket, Target]:
+        """Where what comes to the sockets of its ports is to be carried: those of IPv6."""
+        ways = self.ways_out()
+        return {
+            taken: Target(binding.protocol, address, binding.container_port)
+            for binding, taken in self.held
+            if binding.is_ipv6 and (address := ways.target(binding))
+        }
 
     def let_go(self) -> None:
         while self.held:
-            self.held.pop().close()
+            self.held.pop()[1].close()
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """An instance's ways out, by family."""
+
+    ipv4: Endpoint | None
+    ipv6: Endpoint | None
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        found = (self.ipv4.gateway if self.ipv4 else "", self.ipv6.gateway6 if self.ipv6 else "")
+        return tuple(filter(None, found))
+
+    def target(self, binding: PortBinding) -> str:
+        """The instance's address that it leads to; "" for one that is on internal networks only."""
+        if binding.is_ipv6 and self.ipv6 is not None:
+            return self.ipv6.address6
+        return self.ipv4.address if self.ipv4 is not None else ""
+
+    def publications(self, ports: Iterable[PortBinding]) -> tuple[Publication, ...]:
+        return tuple((address, binding) for binding in ports if (address := self.target(binding)))

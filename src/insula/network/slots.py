@@ -1,7 +1,7 @@
 """Slots: network namespaces made ahead of need, ready but for an instance.  Synchronous, one thread.
 
-A slot is a namespace (kept as a file), a veth pair whose far end is `eth0` in it, up, with its address
-and default route, and whose near end is a port of the bridge.  Making one takes about 2 ms here, handing
+A slot is a namespace (kept as a file), a veth pair whose far end is `eth0` in it, up, with its addresses
+and default routes, and whose near end is a port of the bridge.  Making one takes about 2 ms here, handing
 it out nothing.  A namespace in which an instance has run is never used again.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from insula.errors import Failure
@@ -33,21 +33,34 @@ _SETTINGS = (
 )
 
 
+# of a link that has one: routers are not looked for (who says to be one could listen in: CVE-2020-13401), and
+# an address is used at once
+_SETTINGS6 = (("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
+    """`address6` "" on a network without IPv6; `more`: further addresses with their prefix lengths."""
+
     netns: str
     link: str
     address: str
     mac: str
+    address6: str = ""
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """Where a link is plugged in: a bridge by its index, and how."""
+    """Where a link is plugged in: a bridge by its index, and how; and what all who are there have alike.
+    `gateways`: those that lead out."""
 
     bridge_index: int
     mtu: int = DEFAULT_MTU
     isolated: bool = False
+    prefix_len: int = 0
+    prefix_len6: int = 0
+    gateways: tuple[str, ...] = ()
 
 
 class SlotMaker:
@@ -72,27 +85,32 @@ class SlotMaker:
             os.close(self._home)
             self._route = None
 
-    def make(self, seat: Seat, address: str, prefix_len: int, gateway: str, mac: str) -> Slot:
-        """`gateway` "": no default route.  Raises Failure; nothing is left then."""
+    def make(
+        self, seat: Seat, *, address: str, mac: str, address6: str = "", more: tuple[str, ...] = ()
+    ) -> Slot:
+        """With default routes through the seat's gateways.  Raises Failure; nothing is left then."""
         self.open()
         name = secrets.token_hex(5)
-        slot = Slot(netns=f"{self._directory}/{name}", link=LINK_PREFIX + name, address=address, mac=mac)
+        slot = Slot(
+            netns=f"{self._directory}/{name}",
+            link=LINK_PREFIX + name,
+            address=address,
+            mac=mac,
+            address6=address6,
+            more=more,
+        )
         with self._inside_new(slot.netns) as (inside, netns_fd):
-            self._add(inside, netns_fd, slot, seat=seat, interface=INTERFACE, prefix_len=prefix_len)
-            if gateway:
-                with _sentence(f"set the default route to {gateway}"):
-                    inside.send(links.default_route_message(gateway))
+            self._add(inside, netns_fd, slot, seat=seat, interface=INTERFACE)
+            _add_default_routes(inside, seat.gateways)
         return slot
 
-    def add(self, seat: Seat, slot: Slot, interface: str, prefix_len: int) -> None:
+    def add(self, seat: Seat, slot: Slot, interface: str) -> None:
         """One more interface in the namespace of `slot`.  Raises Failure; nothing is left then."""
         self.open()
         with self._inside(slot.netns) as (inside, netns_fd):
-            self._add(inside, netns_fd, slot, seat=seat, interface=interface, prefix_len=prefix_len)
+            self._add(inside, netns_fd, slot, seat=seat, interface=interface)
 
-    def _add(
-        self, inside: Netlink, netns_fd: int, slot: Slot, *, seat: Seat, interface: str, prefix_len: int
-    ) -> None:
+    def _add(self, inside: Netlink, netns_fd: int, slot: Slot, *, seat: Seat, interface: str) -> None:
         route = self.open()
         try:
             with _sentence(f"connect {slot.link} to the bridge"):
@@ -107,26 +125,40 @@ class SlotMaker:
                         isolated=seat.isolated,
                     )
                 )
-            with _sentence(f"set the address {slot.address}"):
+            cidrs = [f"{slot.address}/{seat.prefix_len}", *slot.more]
+            if slot.address6:
+                cidrs.append(f"{slot.address6}/{seat.prefix_len6}")
+            if any(":" in cidr for cidr in cidrs):
+                self._let_ipv6(netns_fd, interface)
+            with _sentence(f"set the addresses {', '.join(cidrs)}"):
                 far = links.find_link(inside, interface)
                 assert far is not None
                 inside.send(
-                    links.up_message(far.index), links.address_message(far.index, slot.address, prefix_len)
+                    links.up_message(far.index),
+                    *(links.address_message(far.index, *_split(cidr)) for cidr in cidrs),
                 )
         except BaseException:
             links.delete_link(route, slot.link)
             raise
 
-    def set_default_route(self, netns: str, gateway: str) -> None:
-        """`gateway` "": none.  Raises Failure."""
+    def _let_ipv6(self, netns_fd: int, interface: str) -> None:
+        """The thread is in the daemon's own namespace afterwards."""
+        namespaces.enter(netns_fd)
+        try:
+            with _sentence(f"switch IPv6 on for {interface}"):
+                for name, value in _SETTINGS6:
+                    with open(f"/proc/sys/net/ipv6/conf/{interface}/{name}", "w") as file:
+                        file.write(value)
+        finally:
+            namespaces.enter(self._home)
+
+    def set_default_routes(self, netns: str, gateways: Sequence[str]) -> None:
+        """One per family; those that are not given go.  Raises Failure."""
         self.open()
-        with (
-            self._inside(netns) as (inside, _),
-            _sentence(f"set the default route to {gateway or 'nowhere'}"),
-        ):
-            links.drop_default_routes(inside)
-            if gateway:
-                inside.send(links.default_route_message(gateway))
+        with self._inside(netns) as (inside, _):
+            with _sentence("take the default routes away"):
+                links.drop_default_routes(inside)
+            _add_default_routes(inside, gateways)
 
     @contextlib.contextmanager
     def _inside(self, path: str) -> Iterator[tuple[Netlink, int]]:
@@ -188,6 +220,17 @@ class SlotMaker:
         except BaseException:
             links.delete_link(route, name)
             raise
+
+
+def _split(cidr: str) -> tuple[str, int]:
+    address, _, length = cidr.partition("/")
+    return address, int(length)
+
+
+def _add_default_routes(inside: Netlink, gateways: Sequence[str]) -> None:
+    for gateway in gateways:
+        with _sentence(f"set the default route to {gateway}"):
+            inside.send(links.default_route_message(gateway))
 
 
 def _set_sysctls() -> None:

@@ -8,6 +8,7 @@ one redirected to an instance that is gone goes on to nobody, for as long as the
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 import struct
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from insula.system.nfnetlink import open_netfilter
 
 _GET = (1 << 8) | 1
 _DELETE = (1 << 8) | 2
-_FAMILY = struct.pack(">BBH", socket.AF_INET, 0, 0)
+_FAMILIES = tuple(struct.pack(">BBH", family, 0, 0) for family in (socket.AF_INET, socket.AF_INET6))
 _ORIGINAL, _REPLY = 1, 2
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _NESTED = 0x8000
@@ -34,17 +35,18 @@ class Flow:
 
 
 def forget_udp(wanted: Callable[[Flow], bool]) -> int:
-    """Drop the IPv4 UDP flows for which `wanted` says yes; returns how many."""
+    """Drop the UDP flows for which `wanted` says yes; returns how many."""
     with open_netfilter() as netfilter:
-        doomed: list[bytes] = []
-        for answer in netfilter.dump(Message(_GET, 0, _FAMILY)):
-            found = attributes(answer.body[4:])
-            flow = _flow(found.get(_ORIGINAL, b""), found.get(_REPLY, b""))
-            if flow is not None and wanted(flow):
-                doomed.append(found[_ORIGINAL])
-        for original in doomed:
+        doomed: list[tuple[bytes, bytes]] = []
+        for family in _FAMILIES:
+            for answer in netfilter.dump(Message(_GET, 0, family)):
+                found = attributes(answer.body[4:])
+                flow = _flow(found.get(_ORIGINAL, b""), found.get(_REPLY, b""))
+                if flow is not None and wanted(flow):
+                    doomed.append((family, found[_ORIGINAL]))
+        for family, original in doomed:
             try:
-                netfilter.send(Message(_DELETE, 0, _FAMILY + attribute(_ORIGINAL | _NESTED, original)))
+                netfilter.send(Message(_DELETE, 0, family + attribute(_ORIGINAL | _NESTED, original)))
             except NetlinkError as error:
                 if error.errno != errno.ENOENT:  # it has ended meanwhile
                     raise
@@ -60,7 +62,11 @@ def _flow(original: bytes, reply: bytes) -> Flow | None:
         return None
     addresses, answering = attributes(there[_TUPLE_IP]), attributes(back[_TUPLE_IP])
     return Flow(
-        destination=socket.inet_ntoa(addresses[2]),
+        destination=_address(addresses, 2, 4),
         port=int.from_bytes(proto[3], "big"),
-        answers_from=socket.inet_ntoa(answering[1]),
+        answers_from=_address(answering, 1, 3),
     )
+
+
+def _address(found: dict[int, bytes], kind4: int, kind6: int) -> str:
+    return str(ipaddress.ip_address(found[kind4] if kind4 in found else found[kind6]))

@@ -35,9 +35,10 @@ def find_data(fd: int, offset: int) -> int:
         return offset
 
 
-def keep_end(path: str, most: int) -> None:
+def keep_end(path: str, most: int, unread: int | None = None) -> None:
     """Cut the file down to its last bytes, in whole blocks, when it has more than `most` of them: a quarter
-    less, so that it is not done again at once.  Fine if there is no file.  Raises OSError."""
+    less, so that it is not done again at once.  What is at `unread` and behind is spared, up to twice `most`.
+    Fine if there is no file.  Raises OSError."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -47,6 +48,8 @@ def keep_end(path: str, most: int) -> None:
         end = (size - (most - most // 4)) // BLOCK * BLOCK
         if size - end > most and end + BLOCK <= size:
             end += BLOCK
+        if unread is not None:
+            end = min(end, max(unread, size - 2 * most) // BLOCK * BLOCK)
         if size - start > most and end > start:
             punch(fd, start, end - start)
     finally:

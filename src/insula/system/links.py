@@ -1,7 +1,6 @@
 """Network links, addresses and routes, as verbs over `netlink`.  Synchronous.
 
 Functions named `*_message` make requests, so that several go to the kernel at once; the rest send.
-IPv4 only so far.
 """
 
 from __future__ import annotations
@@ -54,6 +53,8 @@ _VETH_INFO_PEER = 1
 
 IFF_UP = 1
 _TABLE_MAIN = 254
+_IFA_F_NODAD = 0x02
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
@@ -166,7 +167,11 @@ def up_message(index: int) -> Message:
 
 
 def address_message(index: int, address: str, prefix_len: int) -> Message:
-    raw = socket.inet_aton(address)
+    """IPv6: in use at once, without a search for others that have it; whoever hands out addresses knows."""
+    raw = ipaddress.ip_address(address).packed
+    if len(raw) != 4:
+        body = _IFADDR.pack(socket.AF_INET6, prefix_len, _IFA_F_NODAD, 0, index)
+        return Message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body + attribute(1, raw) + attribute(2, raw))
     everyone = ipaddress.IPv4Network((address, prefix_len), strict=False).broadcast_address.packed
     body = _IFADDR.pack(socket.AF_INET, prefix_len, 0, 0, index)
     return Message(
@@ -177,17 +182,20 @@ def address_message(index: int, address: str, prefix_len: int) -> Message:
 
 
 def default_route_message(gateway: str) -> Message:
+    raw = ipaddress.ip_address(gateway).packed
+    family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
     # table main, protocol boot, scope universe, type unicast
-    body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0)
-    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body + attribute(5, socket.inet_aton(gateway)))
+    body = _RTMSG.pack(family, 0, 0, 0, 254, 3, 0, 1, 0)
+    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body + attribute(5, raw))
 
 
 def drop_default_routes(route: Netlink) -> None:
-    """Those of table main."""
-    for answer in list(route.dump(Message(RTM_GETROUTE, 0, _RTMSG.pack(socket.AF_INET, *(0,) * 8)))):
-        _, prefix_len, _, _, table, *_ = _RTMSG.unpack_from(answer.body)
-        if table == _TABLE_MAIN and prefix_len == 0:
-            route.send(Message(RTM_DELROUTE, 0, answer.body))
+    """Those of table main, of both families."""
+    for family in _FAMILIES:
+        for answer in list(route.dump(Message(RTM_GETROUTE, 0, _RTMSG.pack(family, *(0,) * 8)))):
+            given, prefix_len, _, _, table, *_ = _RTMSG.unpack_from(answer.body)
+            if (given, table, prefix_len) == (family, _TABLE_MAIN, 0):
+                route.send(Message(RTM_DELROUTE, 0, answer.body))
 
 
 def delete_link(route: Netlink, name: str) -> bool:
@@ -216,14 +224,21 @@ def list_links(route: Netlink) -> Iterator[Link]:
         yield _link(answer.body)
 
 
-def list_subnets(route: Netlink) -> Iterator[tuple[ipaddress.IPv4Network, int]]:
-    """Networks that the host has a route to, with the link's index; the default route is left out."""
-    for answer in route.dump(Message(RTM_GETROUTE, 0, _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))):
-        _, prefix_len, _, _, table, *_ = _RTMSG.unpack_from(answer.body)
-        found = attributes(answer.body[_RTMSG.size :])
-        if table == _TABLE_MAIN and prefix_len and 1 in found:
+def list_subnets(route: Netlink) -> Iterator[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int]]:
+    """Networks that the host has a route to, with the link's index; default routes and those that every link
+    has are left out."""
+    for family in _FAMILIES:
+        for answer in route.dump(Message(RTM_GETROUTE, 0, _RTMSG.pack(family, *(0,) * 8))):
+            given, prefix_len, _, _, table, *_ = _RTMSG.unpack_from(answer.body)
+            found = attributes(answer.body[_RTMSG.size :])
+            # a kernel without IPv6 answers with everything that it has
+            if (given, table) != (family, _TABLE_MAIN) or not prefix_len or 1 not in found:
+                continue
             index = struct.unpack("=i", found[4])[0] if 4 in found else 0
-            yield ipaddress.IPv4Network((found[1], prefix_len), strict=False), index
+            if family == socket.AF_INET:
+                yield ipaddress.IPv4Network((found[1], prefix_len), strict=False), index
+            elif not (subnet := ipaddress.IPv6Network((found[1], prefix_len), strict=False)).is_link_local:
+                yield subnet, index
 
 
 def _link(body: bytes) -> Link:

@@ -1,4 +1,4 @@
-"""Elements of nftables maps, added and removed by one small netlink transaction.  Synchronous.
+"""Elements of nftables maps and sets, added and removed by one small netlink transaction.  Synchronous.
 
 Rule sets are written by `nft` (see network.firewall); a published port is only an element of a map,
 and the program `nft`, 5 to 15 ms, need not be started for it.
@@ -32,7 +32,8 @@ NFPROTO_INET = 1
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """Key and value as the kernel has them: each part of a concatenation padded to four bytes."""
+    """Key and value as the kernel has them: each part of a concatenation padded to four bytes.  Of a set
+    `value` is empty."""
 
     map: str
     key: bytes
@@ -61,7 +62,7 @@ def change_elements(
 
 def _element_body(table: str, element: Element, *, with_value: bool) -> bytes:
     parts = [nested(1, attribute(1, element.key))]
-    if with_value:
+    if with_value and element.value:
         parts.append(nested(2, attribute(1, element.value)))
     return (
         struct.pack(">BBH", NFPROTO_INET, 0, 0)

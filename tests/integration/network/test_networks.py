@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import select
 import shutil
@@ -14,7 +15,7 @@ import time
 import pytest
 
 from insula.errors import Failure, Forbidden, InvalidRequest
-from insula.model.network import Endpoint, LinkKind, PortBinding
+from insula.model.network import Endpoint, LinkKind, PortBinding, Wanted
 from insula.network.networks import Networks
 from insula.system import links
 from insula.system.tap import open_tap
@@ -29,6 +30,11 @@ HERE = "/proc/thread-self/ns/net"
 
 async def veth(networks: Networks, instance_id: str) -> Endpoint:
     return await networks.connect(instance_id, "bridge", LinkKind.VETH)
+
+
+def both(binding: PortBinding) -> tuple[PortBinding, ...]:
+    """What a binding becomes that names no address."""
+    return tuple(dataclasses.replace(binding, host_ip=host_ip) for host_ip in ("0.0.0.0", "::"))
 
 
 def run_each(*commands: str) -> None:
@@ -111,8 +117,8 @@ async def test_the_way_out_is_masqueraded_and_the_way_in_is_closed(networks: Net
 
 async def test_a_published_port_is_reached_from_everywhere(networks: Networks, host: Host) -> None:
     server, other = await veth(networks, A), await veth(networks, B)
-    bindings = [PortBinding(container_port=80, host_port=8080)]
-    assert await networks.publish(A, bindings) == tuple(bindings)
+    asked = PortBinding(container_port=80, host_port=8080)
+    assert await networks.publish(A, [asked]) == both(asked)
     with serve(server.netns, 80) as listener:
         assert source_seen(listener, HERE, "127.0.0.1", 8080) == GATEWAY
         assert source_seen(listener, HERE, HOST, 8080) in (GATEWAY, HOST)
@@ -194,7 +200,7 @@ async def test_a_taken_port_is_refused_in_dockers_words_and_nothing_is_left(netw
         "Bind for 0.0.0.0:8081 failed: port is already allocated"
     )
     assert networks.ports(A) == ()
-    assert await networks.publish(A, [free, taken]) == (free, taken)
+    assert await networks.publish(A, [free, taken]) == (*both(free), *both(taken))
     await veth(networks, B)
     with pytest.raises(Failure, match="port is already allocated"):
         await networks.publish(B, [PortBinding(container_port=1, host_port=8080, host_ip="127.0.0.1")])
@@ -205,12 +211,13 @@ async def test_a_taken_port_is_refused_in_dockers_words_and_nothing_is_left(netw
 async def test_a_host_port_is_picked_when_any_will_do(networks: Networks) -> None:
     endpoint = await veth(networks, A)
     asked = [PortBinding(container_port=80), PortBinding(container_port=53, protocol="udp")]
-    tcp, udp = await networks.publish(A, asked)
+    tcp, tcp6, udp, udp6 = await networks.publish(A, asked)
+    assert ((tcp, tcp6), (udp, udp6)) == (both(tcp), both(udp))
     assert tcp.host_port > 1023
     assert udp.host_port > 1023
     with serve(endpoint.netns, 80) as listener:
         source_seen(listener, HERE, "127.0.0.1", tcp.host_port)
-    assert networks.ports(A) == (tcp, udp)
+    assert networks.ports(A) == (tcp, tcp6, udp, udp6)
 
 
 async def test_what_is_disconnected_is_gone_and_its_port_free(networks: Networks, host: Host) -> None:
@@ -221,7 +228,7 @@ async def test_what_is_disconnected_is_gone_and_its_port_free(networks: Networks
     await networks.disconnect(A)
     other = await veth(networks, A)
     assert other.address != endpoint.address
-    assert await networks.publish(A, [binding]) == (binding,)
+    assert await networks.publish(A, [binding]) == both(binding)
     with serve(other.netns, 80) as listener:
         source_seen(listener, HERE, "127.0.0.1", 8080)
     await networks.disconnect(A)
@@ -289,14 +296,14 @@ async def test_refusals(networks: Networks) -> None:
         await networks.connect(B, "host", LinkKind.VETH)
     with pytest.raises(InvalidRequest, match="sctp"):
         await networks.publish(A, [PortBinding(container_port=1, protocol="sctp")])
-    with pytest.raises(InvalidRequest, match="only IPv4"):
-        await networks.publish(A, [PortBinding(container_port=1, host_ip="::1")])
+    with pytest.raises(InvalidRequest, match="invalid IP address"):
+        await networks.publish(A, [PortBinding(container_port=1, host_ip="somewhere")])
     with pytest.raises(Failure, match="cannot assign requested address"):
         await networks.publish(A, [PortBinding(container_port=1, host_ip="192.0.2.1")])
 
 
 async def test_a_mac_address_of_the_users_choice(networks: Networks) -> None:
-    endpoint = await networks.connect(A, "default", LinkKind.VETH, mac="02:11:22:33:44:55")
+    endpoint = await networks.connect(A, "default", LinkKind.VETH, wanted=Wanted(mac="02:11:22:33:44:55"))
     assert endpoint.mac == "02:11:22:33:44:55"
 
     def mac() -> str:
@@ -352,7 +359,9 @@ async def test_a_firewall_that_drops_forwarded_traffic_is_named_with_the_remedy(
 
 
 async def test_a_slot_made_for_somebody_who_went_away_is_taken_down(networks: Networks, host: Host) -> None:
-    asking = asyncio.create_task(networks.connect(A, "bridge", LinkKind.VETH, mac="02:11:22:33:44:55"))
+    asking = asyncio.create_task(
+        networks.connect(A, "bridge", LinkKind.VETH, wanted=Wanted(mac="02:11:22:33:44:55"))
+    )
     await asyncio.sleep(0)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -14,7 +14,7 @@ from insula.store.store import Store
 from insula.system import links, mounts, namespaces
 
 from .conftest import Host
-from .test_networks import HERE, A, B, C, nft, serve, source_seen, veth
+from .test_networks import HERE, A, B, C, both, nft, serve, source_seen, veth
 
 pytestmark = pytest.mark.integration
 
@@ -55,7 +55,7 @@ async def test_the_living_keep_their_network_and_the_dead_lose_it(host: Host) ->
     await networks.start()
     await networks.recover({A, "d" * 64})
     assert networks.endpoints(A) == (before[A],)
-    assert networks.ports(A) == (BINDING,)
+    assert networks.ports(A) == both(BINDING)
     assert networks.endpoints(B) == ()
     assert (
         before[C].link not in [link for link in host.links() if link == before[C].link]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from insula.errors import Failure, Forbidden, InvalidRequest, NoSuchNetwork
-from insula.model.network import LinkKind, Network, NetworkRequest, PortBinding
+from insula.model.network import LinkKind, Network, NetworkRequest, PortBinding, Wanted
 from insula.model.reports import PruneFilters
 from insula.network import dns
 from insula.network.networks import Networks
@@ -39,8 +39,14 @@ async def lan(networks: Networks) -> AsyncIterator[Network]:
     await networks.remove("lan")
 
 
-async def veth(networks: Networks, instance_id: str, network: str, *names: str, **more: str) -> str:
-    endpoint = await networks.connect(instance_id, network, LinkKind.VETH, names=names, **more)  # type: ignore[arg-type]
+async def veth(networks: Networks, instance_id: str, network: str, *names: str, **wanted: str) -> str:
+    endpoint = await networks.connect(
+        instance_id,
+        network,
+        LinkKind.VETH,
+        names=names,
+        wanted=Wanted(**wanted),  # type: ignore[arg-type]
+    )
     return endpoint.netns
 
 

@@ -251,7 +251,6 @@ def test_networking() -> None:
         ({"CpuRealtimePeriod": 5}, "CpuRealtimePeriod"),
         ({"DeviceRequests": [{"Count": -1}]}, "DeviceRequests"),
         ({"KernelMemoryTCP": 5}, "KernelMemoryTCP"),
-        ({"Links": ["x"]}, "Links"),
         ({"UsernsMode": "x"}, "UsernsMode"),
         ({"CgroupnsMode": "x"}, "CgroupnsMode"),
         ({"CpuCount": 1}, "CpuCount"),

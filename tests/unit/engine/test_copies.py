@@ -18,7 +18,7 @@ from insula.errors import Conflict, InvalidRequest, NameInUse, NotFound
 from insula.isolation.plan import GuestMachine, LaunchPlan
 from insula.model.instance import State
 from insula.model.isolation import Isolation
-from insula.model.network import PortBinding
+from insula.model.network import NetworkSpec, PortBinding
 
 from .rooms import FaultyBackend, World, spec
 
@@ -223,3 +223,8 @@ def test_names_and_what_two_cannot_have() -> None:
     assert ["a-2", "a-4"] == list(free_names("a", 2, {"a-1", "a-3"}))
     before = spec("true", isolation=Isolation.VM, mac_address="02:00:00:00:00:09")
     assert replace(before, mac_address="") == spec_of_copy(before)
+    chosen = NetworkSpec(
+        name="lan", ipv4_address="10.0.0.2", ipv6_address="fd00::2", link_local=("fe80::2",), aliases=("web",)
+    )
+    (left,) = spec_of_copy(replace(before, networks=(chosen,))).networks or ()
+    assert left == NetworkSpec(name="lan", aliases=("web",))

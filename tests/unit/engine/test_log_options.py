@@ -180,3 +180,25 @@ async def test_an_instance_s_log_is_cut_while_it_runs_and_when_it_has_ended(worl
 def test_a_directory_is_tried_once(tmp_path: Path) -> None:
     assert can_punch(str(tmp_path))
     assert os.listdir(tmp_path) == []
+
+
+async def test_what_a_slow_follower_has_not_read_is_spared_up_to_as_much_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(lines(0, 1000))
+    growth, over = Growth(), asyncio.Event()
+    following = read_log(str(path), LogQuery(follow=True), growth=growth, ended=over.is_set)
+    seen = [int((await anext(following)).data) for _ in range(1000)]
+    assert growth.unread(str(path)) is not None
+    with open(path, "ab") as file:
+        file.write(lines(1000, 1300))  # 11,400 bytes, of which 8,192 are kept without a follower
+    keep_end(str(path), 8192, growth.unread(str(path)))
+    seen += [int((await anext(following)).data) for _ in range(300)]
+    assert seen == list(range(1300))
+    with open(path, "ab") as file:
+        file.write(lines(1300, 9000))
+    keep_end(str(path), 8192, growth.unread(str(path)))
+    assert path.stat().st_blocks * 512 <= 2 * 8192 + 4096
+    await following.aclose()  # type: ignore[attr-defined]
+    assert growth.unread(str(path)) is None
+    keep_end(str(path), 8192, growth.unread(str(path)))
+    assert path.stat().st_blocks * 512 <= 8192

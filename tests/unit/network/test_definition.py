@@ -71,7 +71,7 @@ def test_what_is_given_is_kept() -> None:
         ({"subnet": "10.0.0.5/8"}, InvalidRequest, "invalid subnet 10.0.0.5/8: it should be 10.0.0.0/8"),
         ({"subnet": "10.0.0.0"}, InvalidRequest, "invalid CIDR"),
         ({"subnet": "10.0.0.0/31"}, InvalidRequest, "smaller than /30"),
-        ({"subnet": "fd00::/64"}, InvalidRequest, "IPv6 has not been enabled"),
+        ({"subnet": "fd00::/64"}, InvalidRequest, "is not an IPv4 network"),
         ({"subnet": "172.0.0.0/8"}, Forbidden, "Pool overlaps with other one on this address space"),
         ({"subnet": "10.0.0.0/8", "gateway": "11.0.0.1"}, InvalidRequest, "doesn't contain this address"),
         ({"subnet": "10.0.0.0/8", "gateway": "10.0.0.0"}, InvalidRequest, "first or the last address"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from insula.model.network import PortBinding
-from insula.network.firewall import Zone, make_element, make_ruleset, table_name
+from insula.network.firewall import Zone, make_elements, make_ruleset, table_name
 
 ZONE = Zone(bridge="insula0", subnet="172.29.0.0/16", gateway="172.29.0.1")
 
@@ -16,11 +16,11 @@ def test_the_table_is_named_after_the_bridge() -> None:
 def test_an_element_is_what_nft_itself_sends() -> None:
     """As `nft --debug=netlink add element` shows it: words of four bytes, ports in network order."""
     at_loopback = PortBinding(container_port=80, host_port=8080, host_ip="127.0.0.1")
-    element = make_element("172.29.0.2", at_loopback)
+    (element,) = make_elements("172.29.0.2", at_loopback)
     assert element.map == "published_at"
     assert element.key == bytes.fromhex("7f000001 06000000 1f900000")
     assert element.value == bytes.fromhex("ac1d0002 00500000")
-    anywhere = make_element("172.29.0.2", PortBinding(container_port=53, host_port=53, protocol="udp"))
+    (anywhere,) = make_elements("172.29.0.2", PortBinding(container_port=53, host_port=53, protocol="udp"))
     assert anywhere.map == "published"
     assert anywhere.key == bytes.fromhex("11000000 00350000")
 

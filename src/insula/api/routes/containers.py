@@ -19,7 +19,7 @@ from insula.api.wire.container import ContainerTopResponse, ContainerWaitRespons
 from insula.api.wire.container_config import ContainerCreateRequest, ContainerCreateResponse
 from insula.api.wire.host_config import ContainerUpdateResponse, UpdateConfig
 from insula.engine.types import WaitCondition
-from insula.errors import InvalidRequest, NotFound
+from insula.errors import Conflict, InvalidRequest, NoSuchInstance, NotFound
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -149,8 +149,16 @@ async def update(call: Call) -> web.StreamResponse:
 
 async def remove(call: Call) -> web.StreamResponse:
     if call.flag("link"):
-        raise InvalidRequest("link: legacy links are not supported")
+        raise Conflict("Conflict, cannot remove the default link name of the container")
     await call.engine.remove(call.names["id"], force=call.flag("force"), volumes=call.flag("v"))
+    return empty()
+
+
+async def remove_link(call: Call) -> web.StreamResponse:
+    """`rm --link parent/alias`."""
+    if not call.flag("link"):
+        raise NoSuchInstance(f"{call.names['parent']}/{call.names['alias']}")
+    await call.engine.unlink(call.names["parent"], call.names["alias"])
     return empty()
 
 
@@ -202,4 +210,5 @@ ROUTES = (
     Route("POST", "/containers/{id}/wait", wait),
     Route("GET", "/containers/{id}/top", top),
     Route("DELETE", "/containers/{id}", remove, completes=True),
+    Route("DELETE", "/containers/{parent}/{alias}", remove_link, completes=True),
 )

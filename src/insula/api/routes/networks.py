@@ -49,7 +49,9 @@ async def inspect(call: Call) -> web.StreamResponse:
 async def create(call: Call) -> web.StreamResponse:
     request = parse_network(await call.json(NetworkCreateRequest))
     network = await call.engine.networks.create(request)
-    return answer({"Id": network.id, "Warning": ""}, 201)
+    idle = network.range6 is not None and not network.ipv6
+    warning = "The IPv6 configuration has no effect: EnableIPv6 is not set" if idle else ""
+    return answer({"Id": network.id, "Warning": warning}, 201)
 
 
 async def remove(call: Call) -> web.StreamResponse:

@@ -60,9 +60,9 @@ async def set_network(vm: Vm, endpoints: Sequence[Endpoint], files: Sequence[Etc
     gone = [slot for slot, nic in slots.items() if nic != _STUCK and nic[0] not in links]
     had = {nic[0] for nic in slots.values()}
     fresh = [endpoint for endpoint in endpoints if endpoint.link not in had]
-    gateway = _gateway(endpoints)
+    gateways = _gateways(endpoints)
     edits = tuple(make_edits(vm.plan.etc_files, files))
-    if not gone and not fresh and not edits and gateway == _gateway(vm.plan.endpoints):
+    if not gone and not fresh and not edits and gateways == _gateways(vm.plan.endpoints):
         _note(vm, endpoints, slots)
         return
     channel = await vm.channel()
@@ -79,7 +79,7 @@ async def set_network(vm: Vm, endpoints: Sequence[Endpoint], files: Sequence[Etc
             finally:
                 os.close(fd)
         said = messages.network(
-            gone=[slots[slot][1] for slot in gone], plugged_in=fresh, gateway=gateway, edits=edits
+            gone=[slots[slot][1] for slot in gone], plugged_in=fresh, gateways=gateways, edits=edits
         )
         try:
             await channel.request(Type.NETWORK, *said)
@@ -111,8 +111,8 @@ async def _pull_out(vm: Vm, slots: Slots, slot: int) -> None:
         slots[slot] = _STUCK
 
 
-def _gateway(endpoints: Sequence[Endpoint]) -> str:
-    return next((endpoint.gateway for endpoint in endpoints if endpoint.default_route), "")
+def _gateways(endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
+    return tuple(gateway for endpoint in endpoints for gateway in endpoint.gateways)
 
 
 def _note(vm: Vm, endpoints: Sequence[Endpoint], slots: Slots) -> None:

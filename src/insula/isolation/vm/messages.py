@@ -29,22 +29,25 @@ def identity(plan: LaunchPlan, *, entropy: bytes, time_ns: int, machine_id: str,
 
 
 def nic(endpoint: Endpoint) -> str:
-    """`mac name address/prefix gateway mtu`, `-` for none."""
-    address = f"{endpoint.address}/{endpoint.prefix_len}" if endpoint.address else "-"
-    gateway = endpoint.gateway if endpoint.gateway and endpoint.default_route else "-"
-    words = (endpoint.mac, endpoint.interface, address, gateway, str(endpoint.mtu or 1500))
+    """`mac name address/prefix gateway mtu`, `-` for none; several with commas between them."""
+    addresses, gateways = ",".join(endpoint.cidrs), ",".join(endpoint.gateways)
+    words = (endpoint.mac, endpoint.interface, addresses or "-", gateways or "-", str(endpoint.mtu or 1500))
     return " ".join(words)
 
 
 def network(
-    *, gone: Sequence[str], plugged_in: Sequence[Endpoint], gateway: str, edits: Iterable[Edit] = ()
+    *,
+    gone: Sequence[str],
+    plugged_in: Sequence[Endpoint],
+    gateways: Sequence[str],
+    edits: Iterable[Edit] = (),
 ) -> Pairs:
-    """Of a guest whose workload runs: interfaces that go, by name, and that come, the default route, lines of
-    files."""
+    """Of a guest whose workload runs: interfaces that go, by name, and that come, the default routes, lines
+    of files."""
     pairs: Pairs = [("gone", name) for name in gone]
     pairs += [("rescan", str(int(bool(plugged_in))))]
-    pairs += [("nic", nic(dataclasses.replace(endpoint, gateway=""))) for endpoint in plugged_in]
-    pairs.append(("gateway", gateway or "-"))
+    pairs += [("nic", nic(dataclasses.replace(endpoint, gateway="", gateway6=""))) for endpoint in plugged_in]
+    pairs.append(("gateway", ",".join(gateways) or "-"))
     for edit in edits:
         target = escape(edit.file.target)
         pairs += [("line", f"-{target}\t{escape(line)}") for line in edit.gone]
