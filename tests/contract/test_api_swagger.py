@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from api_wire import ask
 from contract.schema import complaints, find_schema, swagger
 from fake_house import House, start_house
+from integration.images.fake_registry import make_tar, start_fake_registry
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -25,14 +27,11 @@ _ABSENT = (
     "/secrets",
     "/configs",
     "/plugins",
-    "/build",
     "/session",
 )
-# no JSON document, no such page here, or nothing to answer with but a real registry or a real layer
+# no JSON document, or no such page here
 _ELSEWHERE = {
-    *("GET /_ping", "HEAD /_ping", "GET /events", "GET /images/get", "GET /images/{name}/get"),
-    *("GET /images/search", "GET /distribution/{name}/json"),
-    *("POST /auth", "POST /commit"),
+    *("GET /_ping", "HEAD /_ping", "GET /images/get", "GET /images/{name}/get", "GET /images/search"),
 }
 
 
@@ -118,6 +117,12 @@ async def test_every_answer_is_as_the_swagger_says(house: House) -> None:
         ("GET", "/volumes/none"),
     ):
         await look(method, target, 404)
+    await look("POST", "/build/prune", 200)
+    await look_at_registry(visitor, house)
+    await look_at_commit(visitor)
+    since = f"since=0&until={time.time():.6f}"
+    events = await look("GET", f"/events?{since}", 200)
+    assert {"container", "image", "volume"} <= {e["Type"] for e in check_stream("/events", events)}
     assert set() == expected() - visitor.seen - _ELSEWHERE
 
 
@@ -152,14 +157,47 @@ async def _join_and_leave(visitor: Visitor, instance: str) -> None:
     }  # fmt: skip
     joined = {"Container": instance, "EndpointConfig": endpoint}
     await visitor.ask("POST", "/networks/lan/connect", 200, joined)
-    seen = (await visitor.ask("GET", f"/containers/{instance}/json", 200))["NetworkSettings"]["Networks"][
-        "lan"
-    ]
+    settings = (await visitor.ask("GET", f"/containers/{instance}/json", 200))["NetworkSettings"]
+    seen = settings["Networks"]["lan"]
     assert {field: seen[field] for field in endpoint} == endpoint
     member = (await visitor.ask("GET", "/networks/lan", 200))["Containers"][instance]
     assert member["IPv4Address"].startswith("10.8.0.9/")
     await visitor.ask("POST", "/networks/lan/disconnect", 200, {"Container": instance, "Force": True})
     await visitor.ask("DELETE", "/networks/lan", 204)
+
+
+async def look_at_registry(visitor: Visitor, house: House) -> None:
+    async with start_fake_registry() as registry:
+        registry.put_image("some/image", layers=[{"f": b"x"}])
+        name = f"{registry.domain}/some/image"
+        await visitor.ask("GET", f"/distribution/{name}/json", 200)
+        await visitor.ask("GET", f"/distribution/{name}:none/json", 404)
+        login = {"username": "a", "password": "b", "serveraddress": registry.domain}
+        await visitor.ask("POST", "/auth", 200, login)
+        await visitor.ask("POST", "/auth", 400, {})
+    await visitor.ask("GET", "/images/search?term=x", 501)
+    await visitor.ask("GET", "/images/search", 400)
+
+
+async def look_at_commit(visitor: Visitor) -> None:
+    """Of an image with a layer, which an import brings."""
+    progress = await visitor.ask("POST", "/images/create?fromSrc=-&repo=real", 200, make_tar({"f": b"x"}))
+    check_stream("/images/create", progress)
+    made = (await visitor.ask("POST", "/containers/create", 201, {"Image": "real", "Cmd": ["sh"]}))["Id"]
+    image = (await visitor.ask("POST", f"/commit?container={made}&repo=more", 201, {"Cmd": ["x"]}))["Id"]
+    document = await visitor.ask("GET", f"/images/{image}/json", 200)
+    assert (made, "real") == (document["Container"], document["ContainerConfig"]["Image"])
+    await visitor.ask("POST", "/commit", 400)
+
+
+def check_stream(page: str, body: bytes) -> list[Any]:
+    """Each document of a chunked answer, held against the schema of the page's."""
+    lines = [line for line in body.split(b"\r\n") if line.startswith(b"{")]
+    documents = [document for line in lines for document in line.splitlines()]
+    if page == "/events":
+        assert [] == [wrong for each in documents for wrong in complaints("GET", page, 200, each)]
+    assert documents
+    return [json.loads(each) for each in documents]
 
 
 @pytest.mark.parametrize(
