@@ -35,6 +35,8 @@ from insula.log import LEVELS, start_logging
 from insula.model.isolation import Isolation
 from insula.network.networks import Networks
 from insula.store.store import Store
+from insula.system.files import remove_tree
+from insula.system.mounts import umount_below
 from insula.volumes.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -98,6 +100,7 @@ async def run_daemon(settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: log.info("SIGHUP: settings are read at start only"))
 
     async with contextlib.AsyncExitStack() as stack:
+        remove_unfinished_builds(settings)
         store = Store(os.path.join(settings.data_root, "insula.db"))
         stack.callback(store.close)
         events = EventBus()
@@ -138,6 +141,15 @@ async def run_daemon(settings: Settings) -> None:
         await stopping.wait()
         notify_systemd("STOPPING=1")
         log.info("stopping; instances go on")
+
+
+def remove_unfinished_builds(settings: Settings) -> None:
+    """What a build had under way when the daemon died."""
+    for root in (settings.exec_root, settings.data_root):
+        place = os.path.join(root, "build")
+        if os.path.isdir(place):
+            umount_below(place)
+            remove_tree(place)
 
 
 def notify_systemd(state: str) -> None:

@@ -18,6 +18,7 @@
     ├── NotImplementedYet            501   a route of Docker's that insula does not have
     ├── Unavailable                  503   it cannot be done on this host, or not now
     └── Failure                      500   it should have worked
+        ├── BuildStepFailed          500   a RUN of a build has ended badly; carries its exit code
         ├── ProgramMissing           500   a program that insula needs is not installed
         ├── ProgramFailed            500   a program ended badly; says how to run it by hand
         ├── RuntimeFailed            500   the OCI runtime or the hypervisor could not start an instance
@@ -179,6 +180,16 @@ class Unavailable(InsulaError):
 
 class Failure(InsulaError):
     status = 500
+
+
+class BuildStepFailed(Failure):
+    """Docker's words, and `code` for the answer's `errorDetail`."""
+
+    def __init__(self, command: str, code: int, why: str = "") -> None:
+        super().__init__(
+            f"The command '{command}' returned a non-zero code: {code}" + (f": {why}" if why else "")
+        )
+        self.code = code
 
 
 class ProgramMissing(Failure):

@@ -83,7 +83,7 @@ VISITS: tuple[tuple[str, str, Any, int], ...] = (
     ("GET /distribution/{name}/json", "", b"", 500),
     ("DELETE /images/{name}", "", b"", 200),
     ("POST /images/prune", "", b"", 200),
-    ("POST /build", "", b"", 501),
+    ("POST /build", "", b"", 400),
     ("GET /networks", "", b"", 200),
     ("GET /networks/{id}", "", b"", 200),
     ("POST /networks/create", "", {}, 400),

@@ -12,10 +12,11 @@ from aiohttp import web
 
 from insula.api.call import Call, streaming
 from insula.api.wire.codec import json_bytes
-from insula.errors import InsulaError
+from insula.errors import BuildStepFailed, InsulaError
 
 log = logging.getLogger(__name__)
 
+_MOST_LINES = 256
 _PAUSE_S = 0.1  # between two lines of one layer that say the same but for the number
 
 
@@ -27,6 +28,7 @@ class Teller:
         self._held = held_lines
         self._last: dict[str, tuple[str, float]] = {}
         self.ready = asyncio.Event()
+        self._taken = asyncio.Event()
 
     def __call__(self, status: str, *, id: str = "", current: int = 0, total: int = 0) -> None:
         now = time.monotonic()
@@ -49,9 +51,16 @@ class Teller:
             self._held = 0
             self.ready.set()
 
+    async def room(self) -> None:
+        """Until the client has taken most of what was said: for work that says much."""
+        while len(self._lines) > _MOST_LINES:
+            self._taken.clear()
+            await self._taken.wait()
+
     def take(self) -> bytes:
         self.ready.clear()
         taken, self._lines = self._lines, []
+        self._taken.set()
         return b"".join(json_bytes(line) for line in taken)
 
 
@@ -85,5 +94,8 @@ async def stream_progress(
     if (error := task.exception()) is not None:
         if not isinstance(error, InsulaError):
             log.error("%s %s", call.http.method, call.http.rel_url, exc_info=error)
-        await response.write(json_bytes({"errorDetail": {"message": str(error)}, "error": str(error)}))
+        detail = {"code": error.code} if isinstance(error, BuildStepFailed) else {}
+        await response.write(
+            json_bytes({"errorDetail": {**detail, "message": str(error)}, "error": str(error)})
+        )
     return response

@@ -6,6 +6,7 @@ import click
 
 from insula.cli import copy, images, lifecycle, run, show
 from insula.cli import system as engine
+from insula.cli.build import build
 from insula.cli.connect import pass_client
 from insula.cli.flags import Group
 from insula.cli.lifecycle import for_each
@@ -45,6 +46,7 @@ def image() -> None:
 
 
 for _command in (
+    build,
     images.pull,
     images.push,
     images.tag,

@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cp": ("insula.cli.copy:cp", "Instances"),
     "export": ("insula.cli.copy:export", "Instances"),
     "commit": ("insula.cli.images:commit", "Images"),
+    "build": ("insula.cli.build:build", "Images"),
     "images": ("insula.cli.images:images", "Images"),
     "pull": ("insula.cli.images:pull", "Images"),
     "push": ("insula.cli.images:push", "Images"),

@@ -12,7 +12,12 @@ import click
 
 from insula.cli.connect import pass_client
 from insula.errors import InvalidRequest
-from insula.images.registry.credentials import find_config_file, find_credentials, server_of
+from insula.images.registry.credentials import (
+    find_config_file,
+    find_credentials,
+    known_servers,
+    server_of,
+)
 from insula.model.reference import DEFAULT_DOMAIN
 from insula.system.files import write_atomic
 
@@ -31,6 +36,23 @@ def auth_header(domain: str) -> dict[str, str]:
     }
     raw = json.dumps({key: value for key, value in document.items() if value}).encode()
     return {"X-Registry-Auth": base64.urlsafe_b64encode(raw).decode()}
+
+
+def all_auth_header() -> dict[str, str]:
+    """`X-Registry-Config`: what is known for every registry that Docker's file names, as `build` sends it."""
+    found = {}
+    for server in known_servers():
+        domain = DEFAULT_DOMAIN if server == server_of(DEFAULT_DOMAIN) else server
+        if (credentials := find_credentials(domain)) is not None:
+            found[server] = {
+                "username": credentials.username,
+                "password": credentials.password,
+                "identitytoken": credentials.identity_token,
+                "serveraddress": server,
+            }
+    if not found:
+        return {}
+    return {"X-Registry-Config": base64.urlsafe_b64encode(json.dumps(found).encode()).decode()}
 
 
 def _change_auths(change: Any) -> None:

@@ -94,19 +94,23 @@ class Contents:
     async def _commit(self, ref: str, entry: Entry, spec: CommitSpec) -> Image:
         base = self._kit.images.find(entry.record.image_id)
         config = committed_config(entry)
-        config = apply_changes(_filled(spec.config, config) if spec.config else config, spec.changes)
+        if spec.config is not None:
+            config = spec.config if spec.whole else _filled(spec.config, config)
+        config = apply_changes(config, spec.changes)
         async with AsyncExitStack() as stack:
             files = await self._open(ref, stack)
             if spec.pause and entry.record.state is State.RUNNING:
                 await stack.enter_async_context(self._frozen(entry))
+            layer = files.layer()
             image = await self._kit.images.commit(
-                files.layer(),
+                layer if spec.through is None else spec.through(layer),
                 base=base,
                 config=config,
                 author=spec.author,
                 message=spec.comment,
-                created_by=" ".join(entry.config.args),
-                container=entry.id,
+                created_by=spec.created_by or " ".join(entry.config.args),
+                created=spec.created,
+                container="" if spec.created else entry.id,  # a chosen time asks for the same image each time
                 container_image=entry.record.spec.image,
                 ref=spec.ref,
             )

@@ -433,6 +433,17 @@ class Engine:
             dangling_only=dangling_only, in_use=self._inventory.image_user, filters=filters
         )
 
+    def hold_image(self, holder: str, image_id: str | None) -> None:
+        """Keep an image that has no name yet from being pruned; None lets go."""
+        if image_id is None:
+            self._inventory.held_images.pop(holder, None)
+        else:
+            self._inventory.held_images[holder] = image_id
+
+    def uses_image(self, image_id: str) -> bool:
+        """Whether an instance is of it, or a build holds it."""
+        return self._inventory.image_user(image_id) is not None
+
     async def remove_volume(self, name: str, *, force: bool = False) -> None:
         await self.volumes.remove(name, force=force, users=self._volume_users)
 

@@ -32,11 +32,16 @@ class Inventory:
         self._creation = creation
         self._contents = contents
         self._started_ns = time.time_ns()
+        self.held_images: dict[str, str] = {}
+        """Image ids by who holds them: what a build has made so far."""
 
     # who uses what
 
     def image_user(self, image_id: str) -> Use | None:
-        """One that runs, if any does; creates under way count as running."""
+        """One that runs, if any does; creates and builds under way count as running."""
+        for holder, used in self.held_images.items():
+            if used == image_id:
+                return Use(holder=holder, running=True)
         for instance_id, used in self._creation.images.items():
             if used == image_id:
                 return Use(holder=instance_id, running=True)

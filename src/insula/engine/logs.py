@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from insula.engine.growth import Follower, Growth
 from insula.engine.records import BLOCK, LONGEST_LINE, find_tail, parse_record
@@ -31,7 +31,7 @@ async def read_log(
     ended: Callable[[], bool],
     join: bool = True,
     limit: int | None = None,
-) -> AsyncIterator[LogRecord]:
+) -> AsyncGenerator[LogRecord, None]:
     """Records of the log at `path`, which need not exist yet.
 
     `ended` says whether nothing will be written any more.  `join`: pieces of a line as one record;

@@ -6,7 +6,7 @@ Records of what exists are in `model`; these are requests to the engine and its 
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from insula.isolation.backend import BackendInfo
@@ -195,7 +195,10 @@ class Archive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitSpec:
-    """`config` replaces the instance's merged configuration; `changes` are Dockerfile lines on top of it."""
+    """`config` is put over the instance's merged configuration, or (`whole`) replaces it; `changes` are
+    Dockerfile lines on top of it.  `created_by` is for history ("": the instance's command), `created` is
+    RFC 3339 ("": now).
+    `through`: what the layer goes through on its way."""
 
     ref: str | None = None
     author: str = ""
@@ -203,6 +206,10 @@ class CommitSpec:
     pause: bool = True
     changes: tuple[str, ...] = ()
     config: ImageConfig | None = None
+    whole: bool = False
+    created_by: str = ""
+    created: str = ""
+    through: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,6 +146,12 @@ class Disks:
                 os.unlink(f"{self._root}/{name}")
         return freed
 
+    def drop(self, images: Iterable[Sequence[str]]) -> None:
+        """Remove the disks of these images; fine if they have none."""
+        for diff_ids in images:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.image_disk(diff_ids))
+
 
 async def _tell_growth(path: str, about: str, total: int, progress: Progress) -> None:
     """mkfs.erofs does not say how far it is; its output's size does, roughly."""

@@ -67,8 +67,8 @@ class Images:
         self._insecure = tuple(insecure)
         self._registries = Registries(stall_s=stall_s)
         self._catalog = Catalog(store)
-        disks = Disks(f"{root}/disks", f"{root}/tmp", f"{root}/layers/empty")
-        self._upkeep = Upkeep(self._catalog, self.content, self.layers, disks)
+        self._disks = Disks(f"{root}/disks", f"{root}/tmp", f"{root}/layers/empty")
+        self._upkeep = Upkeep(self._catalog, self.content, self.layers, self._disks)
         self._unpacking = Unpacking(self._catalog, self.content, self.layers)
         self._local = LocalImages(self.content, self._catalog, self._unpacking, self._upkeep, events)
         self._puller = Puller(
@@ -248,18 +248,20 @@ class Images:
 
     async def commit(
         self,
-        layer: AsyncIterator[bytes],
+        layer: AsyncIterator[bytes] | None,
         *,
-        base: Image,
+        base: Image | None,
         config: ImageConfig,
         author: str = "",
         message: str = "",
         ref: str | None = None,
         created_by: str = "",
+        created: str = "",
         container: str = "",
         container_image: str = "",
     ) -> Image:
-        """`base` with one more layer and a configuration of its own."""
+        """`base` (None: nothing) with one more layer (None: as it is) and a configuration of its own.
+        `created` is RFC 3339, "" for now."""
         return await self._local.commit(
             layer,
             base=base,
@@ -268,9 +270,23 @@ class Images:
             message=message,
             ref=ref,
             created_by=created_by,
+            created=created,
             container=container,
             container_image=container_image,
         )
+
+    async def restore(
+        self, source: Image, entries: int, *, parent: Image | None, config: ImageConfig
+    ) -> Image:
+        """The image that `source` was after the first `entries` of its history (`build --cache-from`)."""
+        return await self._local.restore(source, entries, parent=parent, config=config)
+
+    async def drop_disks(self, images: Sequence[Image]) -> None:
+        """Disks for guests of images that nobody will start: those that no other image shares."""
+        gone = {image.id for image in images}
+        kept = {image.diff_ids for image in self._catalog.all() if image.id not in gone}
+        wanted = {image.diff_ids for image in images} - kept
+        await in_thread(self._disks.drop, sorted(wanted))
 
     async def bootstrap(self, name: str, progress: Progress = no_progress) -> Image:
         """`debian:12`, made from the distribution's packages with the host's apt sources (mmdebstrap)."""

@@ -24,6 +24,10 @@ from insula.images.streams import with_stream
 from insula.model.image import Descriptor, HistoryEntry, ImageConfig, Platform
 from insula.model.progress import Progress, no_progress
 from insula.system.decompress import PIECE, Source, decompressed, detect
+from insula.system.tar import END
+
+EMPTY_LAYER = "sha256:" + hashlib.sha256(END).hexdigest()
+"""The digest of a layer in which nothing is."""
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _KEPT = {"": "", "gzip": "+gzip", "zstd": "+zstd"}
@@ -145,7 +149,7 @@ def make_imported(
 
 def make_committed(
     base: Mapping[str, Any],
-    layer: StoredLayer,
+    layer: StoredLayer | None,
     *,
     config: ImageConfig,
     author: str,
@@ -157,7 +161,8 @@ def make_committed(
 ) -> bytes:
     """The configuration document of `base` (its document) with one more layer and `config` for its own.
 
-    Fields that insula has no word for stay as the base has them.
+    `layer` None: no file was changed, which history says.  Fields that insula has no word for stay as the
+    base has them.
     """
     document: dict[str, Any] = copy.deepcopy(dict(base))
     rootfs, history = document.get("rootfs"), document.get("history") or []
@@ -165,8 +170,9 @@ def make_committed(
         raise CorruptData("image configuration: rootfs has no diff_ids")
     entry = HistoryEntry(created=created, created_by=created_by, author=author, comment=message)
     document["config"] = _config(config, document.get("config") or {})
-    document["rootfs"] = {"type": "layers", "diff_ids": [*rootfs["diff_ids"], layer.diff_id]}
-    document["history"] = [*history, _history(entry)]
+    added = [layer.diff_id] if layer is not None else []
+    document["rootfs"] = {"type": "layers", "diff_ids": [*rootfs["diff_ids"], *added]}
+    document["history"] = [*history, {**_history(entry), **({} if added else {"empty_layer": True})}]
     document["created"] = created
     for key, value in (("author", author), ("comment", message)):
         document.pop(key, None)
@@ -178,6 +184,36 @@ def make_committed(
         document["container"] = container
         document["container_config"] = {"Image": container_image, **document["config"]}
     return _dump(document)
+
+
+def cut_document(base: Mapping[str, Any], entries: int, *, config: ImageConfig) -> dict[str, Any]:
+    """An image's document as it was after the first `entries` of its history, with `config` for its own."""
+    document: dict[str, Any] = copy.deepcopy(dict(base))
+    history = list(document.get("history") or [])[:entries]
+    layers = sum(not entry.get("empty_layer") for entry in history)
+    document["history"] = history
+    document["rootfs"] = {"type": "layers", "diff_ids": list(base["rootfs"]["diff_ids"])[:layers]}
+    document["config"] = _config(config, {})
+    if history and history[-1].get("created"):
+        document["created"] = history[-1]["created"]
+    return document
+
+
+def dump_document(document: Mapping[str, Any]) -> bytes:
+    """As it is stored and hashed."""
+    return _dump(document)
+
+
+def scratch_document(platform: Platform) -> dict[str, Any]:
+    """What an image begins with that is made from nothing."""
+    return {
+        "architecture": platform.architecture,
+        **({"variant": platform.variant} if platform.variant else {}),
+        "os": platform.os,
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": []},
+        "history": [],
+    }
 
 
 def _config(config: ImageConfig, base: Mapping[str, Any]) -> dict[str, Any]:

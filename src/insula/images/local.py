@@ -17,7 +17,16 @@ from insula.images import archive
 from insula.images.bootstrap import bootstrap
 from insula.images.catalog import Catalog
 from insula.images.content import ContentStore
-from insula.images.imports import StoredLayer, make_committed, make_imported, store_layer
+from insula.images.imports import (
+    EMPTY_LAYER,
+    StoredLayer,
+    cut_document,
+    dump_document,
+    make_committed,
+    make_imported,
+    scratch_document,
+    store_layer,
+)
 from insula.images.records import read_image, read_json
 from insula.images.registry.blobs import in_thread
 from insula.images.registry.manifests import host_platform
@@ -123,41 +132,68 @@ class LocalImages:
 
     async def commit(
         self,
-        data: AsyncIterator[bytes],
+        data: AsyncIterator[bytes] | None,
         *,
-        base: Image,
+        base: Image | None,
         config: ImageConfig,
         author: str,
         message: str,
         ref: str | None,
         created_by: str = "",
+        created: str = "",
         container: str = "",
         container_image: str = "",
         progress: Progress = no_progress,
     ) -> Image:
-        """`base` with one more layer, a plain tar of an instance's changes."""
+        """`base` (None: nothing) with one more layer, a plain tar of changes, if there is any."""
         tag = _check_tag(ref)
         async with self._adding():
-            layer = await store_layer(self._content, data, progress, status="Committing")
-            document = read_json(
-                await in_thread(self._content.read, base.id), f"configuration of image {base.id}"
-            )
+            layer = None
+            if data is not None:
+                layer = await store_layer(self._content, data, progress, status="Committing")
+                if layer.diff_id == EMPTY_LAYER:
+                    layer = None
+                    self._upkeep.want()
+            document = scratch_document(host_platform())
+            if base is not None:
+                raw = await in_thread(self._content.read, base.id)
+                document = read_json(raw, f"configuration of image {base.id}")
             made = make_committed(
                 document,
                 layer,
                 config=config,
                 author=author,
                 message=message,
-                created=_now(),
+                created=created or _now(),
                 created_by=created_by,
                 container=container,
                 container_image=container_image,
             )
-            below = tuple(
+            layers = [
                 StoredLayer(blob=blob, diff_id=diff_id)
-                for blob, diff_id in zip(base.layers, base.diff_ids, strict=True)
+                for blob, diff_id in (zip(base.layers, base.diff_ids, strict=True) if base else ())
+            ]
+            layers += [layer] if layer is not None else []
+            return await self._add(made, layers, tag, progress, parent=base.id if base else "")
+
+    async def restore(
+        self, source: Image, entries: int, *, parent: Image | None, config: ImageConfig
+    ) -> Image:
+        """The image that `source` was after the first `entries` of its history; itself if that is all."""
+        if entries == len(source.history) and source.config == config:
+            return source
+        async with self._adding():
+            raw = await in_thread(self._content.read, source.id)
+            document = cut_document(
+                read_json(raw, f"configuration of image {source.id}"), entries, config=config
             )
-            return await self._add(made, (*below, layer), tag, progress, parent=base.id)
+            count = len(document["rootfs"]["diff_ids"])
+            layers = [
+                StoredLayer(blob=blob, diff_id=diff_id)
+                for blob, diff_id in zip(source.layers[:count], source.diff_ids[:count], strict=True)
+            ]
+            made = dump_document(document)
+            return await self._add(made, layers, "", no_progress, parent=parent.id if parent else "")
 
     async def bootstrap(self, name: str, progress: Progress = no_progress) -> Image:
         """An image of the host's distribution, from its packages, tagged with `name`."""

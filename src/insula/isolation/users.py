@@ -39,13 +39,19 @@ def find_identity(user: str, groups: Sequence[str], passwd: str, group: str) -> 
     uid, gid = (entry.uid, entry.gid) if entry else (_number(wanted, "user", "passwd"), 0)
     further: set[int] = set()
     if wanted_group:
-        gid = _find_group(wanted_group, group)
+        gid = find_group(wanted_group, group)
     elif name:
         further = {g for _, g, members in _groups(group) if name in members}
-    further |= {_find_group(each, group) for each in groups}
+    further |= {find_group(each, group) for each in groups}
     # without its own group among them, a file that denies it something would not (CVE-2022-36109)
     further.add(gid)
     return Identity(uid, gid, tuple(sorted(further)), (entry.home if entry else "") or "/")
+
+
+def find_user_id(user: str, passwd: str) -> int:
+    """A name, or a number, which needs no entry.  Raises InvalidRequest."""
+    entry = _find_user(user, passwd)
+    return entry.uid if entry else _number(user, "user", "passwd")
 
 
 def _find_user(wanted: str, passwd: str) -> _User | None:
@@ -58,7 +64,8 @@ def _find_user(wanted: str, passwd: str) -> _User | None:
     return by_number
 
 
-def _find_group(wanted: str, text: str) -> int:
+def find_group(wanted: str, text: str) -> int:
+    """The same for groups.  Raises InvalidRequest."""
     by_name = next((gid for name, gid, _ in _groups(text) if name == wanted), None)
     return by_name if by_name is not None else _number(wanted, "group", "group")
 

@@ -35,6 +35,7 @@ _RAISED_AGAIN = {
     )
 }
 _HEAD = struct.Struct(">cI")
+_END_S = 2.0
 _MAX_FRAME = 256 << 20  # a result may carry many names
 
 
@@ -165,9 +166,14 @@ async def start_child(
             pass_fds=tuple(pass_fds),
             limit=1 << 20,
         )
+        child = Child(process, module, stderr)
         try:
-            yield Child(process, module, stderr)
+            yield child
         finally:
+            if child.result is not None:  # it is about to end by itself
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_END_S):
+                        await process.wait()
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()

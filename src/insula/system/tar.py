@@ -106,10 +106,13 @@ class Reader:
         return b"".join(pieces)
 
     def _skip(self) -> None:
-        left, self._left = self._left + self._padding, 0
-        self._padding = 0
+        left, self._left = self._left, 0
         while left:
             left -= len(self._exactly(min(left, PIECE)))
+        padding, self._padding = self._padding, 0
+        # docker's client ends some contexts with the last file's last byte, and Go reads that
+        if padding and (data := self._source.read(padding)):
+            self._exactly(padding - len(data))
 
     def _block(self) -> bytes | None:
         """The next header; None at the end: two blocks of zeros, or (as GNU tar and Go) no more data."""

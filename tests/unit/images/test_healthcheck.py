@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from insula.dockerfile.health import parse_healthcheck
 from insula.errors import CorruptData, InvalidRequest
 from insula.images.changes import apply_changes
-from insula.images.healthcheck import dump_health, parse_healthcheck, read_health
+from insula.images.healthcheck import dump_health, read_health
 from insula.model.health import HealthCheck
 from insula.model.image import ImageConfig
 

@@ -1,4 +1,4 @@
-"""What this engine has none of: swarm, plugins, builds.  Answers in Docker's words."""
+"""What this engine has none of: swarm, plugins, BuildKit.  Answers in Docker's words."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ async def no_such_plugin(call: Call) -> web.StreamResponse:
     raise NotFound(f"plugin {call.names['name']!r} not found")
 
 
-async def no_build_cache(call: Call) -> web.StreamResponse:
-    """`docker system prune` asks for it last: there is nothing to prune."""
-    return answer({"CachesDeleted": [], "SpaceReclaimed": 0})
-
-
 def _absent(what: str, hint: str) -> Handler:
     async def refuse(call: Call) -> web.StreamResponse:
         raise NotImplementedYet(f"{what} not supported", hint=hint)
@@ -37,7 +32,7 @@ def _absent(what: str, hint: str) -> Handler:
 
 
 _swarm = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
-_no_build = _absent("building images is", "build elsewhere, then docker load or docker pull")
+_no_build = _absent("BuildKit's sessions are", "DOCKER_BUILDKIT=0 docker build, or insula build")
 
 ROUTES = (
     *(Route(method, f"/{word}", no_swarm) for word in _swarm for method in ("GET", "POST")),
@@ -52,8 +47,6 @@ ROUTES = (
     Route("GET", "/plugins/privileges", _absent("plugins are", "volumes and networks are built in")),
     Route("POST", "/plugins/{rest*}", _absent("plugins are", "volumes and networks are built in")),
     Route("DELETE", "/plugins/{name*}", no_such_plugin),
-    Route("POST", "/build", _no_build),
-    Route("POST", "/build/prune", no_build_cache),
     Route("POST", "/build/cancel", _no_build),
     Route("POST", "/session", _no_build),
     Route("POST", "/grpc", _no_build),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from insula.api.routes import (
     absent,
+    build,
     container_files,
     container_io,
     containers,
@@ -24,6 +25,7 @@ ROUTES = (
     *copies.ROUTES,
     *exec.ROUTES,
     *images.ROUTES,
+    *build.ROUTES,
     *networks.ROUTES,
     *volumes.ROUTES,
     *insula.ROUTES,

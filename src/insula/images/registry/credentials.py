@@ -110,6 +110,16 @@ def _ask_helper(name: str, server: str) -> Credentials | None:
     return Credentials(username=username, password=secret, server=server)
 
 
+def known_servers(path: str | None = None) -> tuple[str, ...]:
+    """The registries that the file names, by itself or with a helper."""
+    document = _read_config(path or find_config_file())
+    servers: dict[str, None] = {}
+    for key in ("auths", "credHelpers"):
+        entries = document.get(key)
+        servers.update(dict.fromkeys(entries if isinstance(entries, dict) else ()))
+    return tuple(servers)
+
+
 def find_credentials(domain: str, path: str | None = None) -> Credentials | None:
     """What is known for a registry, by the helper for it, else the store for all, else the file itself.
 

@@ -40,6 +40,7 @@ _ARCHITECTURES = {
     "armv7l": "arm", "armv6l": "arm", "armhf": "arm", "armel": "arm",
     "i386": "386", "i686": "386", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
 }  # fmt: skip
+_FURTHER = ("arm", "mips64le", "loong64", "wasm", "ppc64", "mips64")
 _ARM_VARIANTS = {"armv7l": "v7", "armhf": "v7", "armv6l": "v6", "armel": "v6"}
 
 
@@ -81,6 +82,8 @@ def parse_platform(text: str) -> Platform:
     if len(parts) == 1:
         if parts[0] == "linux":
             return host_platform()
+        if parts[0] not in (*_ARCHITECTURES, *_ARCHITECTURES.values(), *_FURTHER):
+            raise InvalidRequest(f'"{text}": unknown operating system or architecture: invalid argument')
         parts = ["linux", *parts]
     if parts[0] != "linux":
         raise InvalidRequest(f"{text!r}: only Linux images can be used on this platform")

@@ -1,7 +1,11 @@
-"""The mounts of a container: Docker's defaults, the engine's /etc files, the user's wishes.  Pure."""
+"""The mounts of a container: Docker's defaults, the engine's /etc files, the user's wishes.
+
+Pure, but for one question: whether what is bound is a file.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +73,9 @@ def _user_mount(mount: Mount, kernel: tuple[int, int]) -> dict[str, Any]:
         if mount.read_only and "ro" not in options:
             options.append("ro")
         return _mount(mount.target, "tmpfs", "tmpfs", *options)
-    below = kernel >= RECURSIVE_READ_ONLY and not mount.read_only_above
+    # crun (1.8) opens what is read-only all the way down as a directory; below a file there is nothing
+    is_file = os.path.exists(mount.source) and not os.path.isdir(mount.source)
+    below = kernel >= RECURSIVE_READ_ONLY and not mount.read_only_above and not is_file
     access = ("rro" if below else "ro") if mount.read_only else "rw"
     how, propagation = "rbind", mount.propagation or "rprivate"
     if not mount.recursive:

@@ -1,0 +1,71 @@
+"""ARGs: which are declared, what they are, and which a RUN sees.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from insula.dockerfile.instructions import Arg
+
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+PREDEFINED = frozenset((*_PROXIES, *(name.upper() for name in _PROXIES)))
+
+
+def platform_arguments(os_name: str, architecture: str, variant: str = "") -> dict[str, str]:
+    """What BuildKit has for every build; a stage that wants one declares it."""
+    whole = "/".join(part for part in (os_name, architecture, variant) if part)
+    values = {"PLATFORM": whole, "OS": os_name, "ARCH": architecture, "VARIANT": variant}
+    return {side + name: value for side in ("BUILD", "TARGET") for name, value in values.items()}
+
+
+class Arguments:
+    """`given` are the request's `--build-arg`s."""
+
+    def __init__(self, given: Mapping[str, str | None], platform: Mapping[str, str]) -> None:
+        # a name alone takes the value of the daemon's environment in no engine: it is unset
+        self._given = {name: value for name, value in given.items() if value is not None}
+        self._global: dict[str, str | None] = dict(platform)
+        self._stage: dict[str, str | None] = {}
+        self._used: set[str] = set()
+
+    def add_global(self, arg: Arg) -> None:
+        """Before the first FROM."""
+        for name, default in arg.pairs:
+            self._used.add(name)
+            self._global[name] = self._given.get(name, default)
+
+    def globals(self) -> dict[str, str]:
+        return {name: value for name, value in self._global.items() if value is not None}
+
+    def begin_stage(self) -> None:
+        self._stage = {}
+
+    def declare(self, arg: Arg) -> None:
+        """In a stage: the request's value, else the default, else what it is before the first FROM."""
+        for name, default in arg.pairs:
+            self._used.add(name)
+            value = self._given.get(name, default)
+            self._stage[name] = self._global.get(name) if value is None else value
+
+    def declared(self, env: Iterable[str]) -> dict[str, str]:
+        """Those of this stage that have a value and that ENV does not have."""
+        known = {entry.partition("=")[0] for entry in env}
+        return {n: v for n, v in self._stage.items() if v is not None and n not in known}
+
+    def for_run(self, env: Iterable[str]) -> dict[str, str]:
+        """What a RUN's environment has besides ENV: the predefined ones need no ARG."""
+        known = {entry.partition("=")[0] for entry in env}
+        predefined = {n: v for n, v in self._given.items() if n in PREDEFINED and n not in known}
+        return {**predefined, **self.declared(env)}
+
+    def in_history(self, env: Iterable[str]) -> list[str]:
+        """What the cache and history have of them: predefined ones only when they are declared."""
+        return sorted(f"{name}={value}" for name, value in self.declared(env).items())
+
+    def unused(self) -> list[str]:
+        return sorted(name for name in self._given if name not in self._used and name not in PREDEFINED)
+
+
+def epoch_of(given: Mapping[str, str | None]) -> int | None:
+    """SOURCE_DATE_EPOCH, seconds, if the request has it: nothing in the image is newer then."""
+    text = given.get("SOURCE_DATE_EPOCH") or ""
+    return int(text) if text.isdecimal() and len(text) < 12 else None

@@ -1,0 +1,134 @@
+"""The context: what the client sent, unpacked in a confined child, and the Dockerfile in it.  Async.
+
+The tar is hostile.  It is unpacked as `docker cp` unpacks one (`system.tree`), everything root's, and read
+with links followed inside it only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from insula.build.remote import fetch, is_address, is_git
+from insula.dockerfile.patterns import Ignored, parse_ignore
+from insula.dockerfile.reader import MAX_BYTES
+from insula.errors import CorruptData, InvalidRequest
+from insula.system import tree
+from insula.system.decompress import detect
+from insula.system.openat import open_beneath, open_in_root
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PIECE = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`directory` is on the host; None: there is nothing but the Dockerfile."""
+
+    directory: str
+    dockerfile: bytes
+
+
+async def receive_context(
+    pieces: AsyncIterator[bytes], place: str, *, dockerfile: str, remote: str
+) -> Context:
+    """`place` is an empty directory of the build's own.  Raises InvalidRequest, DiskFull, RegistryFailed."""
+    directory = f"{place}/context"
+    os.mkdir(directory, 0o755)
+    if not remote:
+        await _unpack(pieces, directory)
+        return Context(directory, _take_dockerfile(directory, dockerfile))
+    if remote == "client-session":
+        raise InvalidRequest(
+            "remote: client-session needs BuildKit, which this engine does not have", hint="DOCKER_BUILDKIT=0"
+        )
+    if is_git(remote):
+        raise InvalidRequest(
+            "remote: git repositories are not fetched by the daemon",
+            hint="clone it and send the directory, as docker build does with an address of git",
+        )
+    if not is_address(remote):
+        raise InvalidRequest(f"remote: {remote!r} is not an address", hint="http:// or https://")
+    fetched = f"{place}/remote"
+    await fetch(remote, fetched)
+    try:
+        if not _is_tar(fetched):
+            return Context(directory, _read_all(fetched))
+        await _unpack(_pieces(fetched), directory)
+    finally:
+        os.unlink(fetched)
+    return Context(directory, _take_dockerfile(directory, dockerfile))
+
+
+async def _unpack(pieces: AsyncIterator[bytes], directory: str) -> None:
+    try:
+        await tree.put(directory, "/", pieces, owner=(0, 0))
+    except CorruptData as error:
+        raise InvalidRequest(error.message, hint=error.hint) from None
+
+
+def _is_tar(path: str) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(512)
+    return bool(detect(start)) or start[257:262] == b"ustar"
+
+
+def _read_all(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+async def _pieces(path: str) -> AsyncIterator[bytes]:
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _take_dockerfile(directory: str, name: str) -> bytes:
+    """What the context has as `name`; it and .dockerignore are taken out of the context if that ignores them
+    (the client sends both in any case)."""
+    wanted = name.strip() or "Dockerfile"
+    root = os.open(directory, _DIRECTORY)
+    try:
+        names = [wanted, "dockerfile"] if wanted == "Dockerfile" else [wanted]
+        for one in names:
+            text = _read(root, one)
+            if text is not None:
+                wanted = one
+                break
+        else:
+            raise InvalidRequest(f"Cannot locate specified Dockerfile: {wanted}")
+        ignore = _read(root, ".dockerignore")
+        if ignore is not None:
+            ignored = Ignored(parse_ignore(ignore.decode(errors="replace")))
+            for one in (".dockerignore", wanted):
+                if ignored.matches(os.path.normpath(one).lstrip("/")):
+                    _remove(root, one)
+        return text
+    finally:
+        os.close(root)
+
+
+def _read(root: int, name: str) -> bytes | None:
+    try:
+        fd = open_in_root(root, name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except (OSError, ValueError):
+        return None
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return None
+        return file.read(MAX_BYTES + 1)
+
+
+def _remove(root: int, name: str) -> None:
+    """Of the context, where a link may stand on the way: that stays."""
+    with contextlib.suppress(OSError):
+        parent, _, last = name.strip("/").rpartition("/")
+        fd = open_beneath(root, parent or ".", _DIRECTORY)
+        try:
+            os.unlink(last, dir_fd=fd)
+        finally:
+            os.close(fd)

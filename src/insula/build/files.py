@@ -1,0 +1,143 @@
+"""The steps that change files without an instance: COPY, ADD, WORKDIR, and squashing.  Async."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from insula.build.copying import Copying, CopyOrder, Item, Layers
+from insula.build.remote import check_checksum, fetch, is_address, is_git, name_of
+from insula.dockerfile.configuration import join_path
+from insula.dockerfile.instructions import Copy, check_mode
+from insula.dockerfile.reader import Heredoc
+from insula.errors import InvalidRequest
+from insula.images.images import Images
+from insula.model.image import Image
+
+_FILE = "file"  # what is fetched or written is called so on the disk, whatever its name is to be
+
+
+class FileSteps:
+    """`state` is the build's own directory, `context` the context's root."""
+
+    def __init__(
+        self,
+        copying: Copying,
+        state: str,
+        context: Layers,
+        find_root: Callable[[str], Awaitable[Layers]],
+    ) -> None:
+        self._copying = copying
+        self._state = state
+        self._context = context
+        self._find_root = find_root
+        self._numbers = itertools.count()
+
+    async def decide(
+        self, copy: Copy, layers: Layers, working_dir: str, *, created_ns: int, newest_ns: int | None
+    ) -> CopyOrder:
+        """Fetch what has to be fetched, and say what goes where.  Raises InvalidRequest, RegistryFailed."""
+        if not copy.target:
+            raise InvalidRequest(f"{copy.word} failed: the destination is an empty string")
+        roots = [await self._find_root(copy.source_stage) if copy.source_stage else self._context]
+        items: list[Item] = []
+        _check_checksum(copy)
+        for source in copy.sources:
+            if copy.add and is_git(source):
+                raise InvalidRequest(
+                    f"ADD {source}: git repositories are not fetched",
+                    hint="clone it in a RUN, or in the context",
+                )
+            if copy.add and is_address(source):
+                name = name_of(source)
+                if not name and copy.target.endswith("/"):
+                    raise InvalidRequest(f"cannot determine filename from url: {source}")
+                place = self._place()
+                await fetch(source, f"{place}/{_FILE}", checksum=copy.checksum)
+                items.append(Item(root=len(roots), pattern=_FILE, name=name or _FILE))
+                roots.append((place,))
+            else:
+                items.append(Item(root=0, pattern=source, unpack=copy.add))
+        for here in copy.heredocs:
+            items.append(Item(root=len(roots), pattern=_FILE, name=here.name))
+            roots.append((self._write(here, created_ns),))
+        return CopyOrder(
+            word=copy.word,
+            target=_target(working_dir, copy.target),
+            target_layers=layers,
+            roots=tuple(roots),
+            items=tuple(items),
+            chown=copy.chown,
+            mode=check_mode(copy.chmod) if copy.chmod else None,
+            link=copy.link,
+            parents=copy.parents,
+            exclude=copy.exclude,
+            created_ns=created_ns,
+            newest_ns=newest_ns,
+            named_root=bool(copy.source_stage),
+        )
+
+    def _place(self) -> str:
+        place = f"{self._state}/made{next(self._numbers)}"
+        os.mkdir(place, 0o755)
+        return place
+
+    def _write(self, here: Heredoc, time_ns: int) -> str:
+        place = self._place()
+        path = f"{place}/{_FILE}"
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(here.content)
+        os.chmod(path, 0o644)
+        os.utime(path, ns=(time_ns, time_ns))
+        return place
+
+    async def digest(self, order: CopyOrder) -> str:
+        return await self._copying.digest(order)
+
+    def layer(self, order: CopyOrder) -> AsyncGenerator[bytes, None]:
+        return self._copying.layer(order)
+
+    def directory(
+        self, layers: Layers, path: str, *, created_ns: int, newest_ns: int | None
+    ) -> AsyncGenerator[bytes, None]:
+        return self._copying.directory(layers, path, created_ns=created_ns, newest_ns=newest_ns)
+
+    async def squash(
+        self,
+        images: Images,
+        image: Image,
+        *,
+        below: Image | None,
+        layers: Layers,
+        below_layers: Layers,
+        created: str,
+    ) -> Image:
+        """`image` with one layer in place of those above `below`."""
+        layer = self._copying.difference(layers, below_layers)
+        try:
+            return await images.commit(
+                layer,
+                base=below,
+                config=image.config,
+                author=image.author,
+                message=f"merge {image.id} to {below.id if below is not None else 'nothing'}",
+                created=created,
+            )
+        finally:
+            await layer.aclose()
+
+
+def _target(working_dir: str, path: str) -> str:
+    """Absolute, with the slash at its end if it had one or meant one."""
+    joined = join_path(working_dir, path)
+    directory = path.endswith("/") or path.rpartition("/")[2] in (".", "..")
+    return joined + "/" if directory and joined != "/" else joined
+
+
+def _check_checksum(copy: Copy) -> None:
+    if not copy.checksum:
+        return
+    check_checksum(copy.checksum)
+    if len(copy.sources) != 1 or copy.heredocs or not is_address(copy.sources[0]):
+        raise InvalidRequest("--checksum is for one source that is an address")

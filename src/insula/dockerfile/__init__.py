@@ -1,0 +1,1 @@
+"""Dockerfiles as text: their grammar, what their instructions say, `.dockerignore`.  Pure; builds nothing."""
