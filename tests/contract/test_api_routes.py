@@ -83,7 +83,7 @@ VISITS: tuple[tuple[str, str, Any, int], ...] = (
     ("GET /distribution/{name}/json", "", b"", 500),
     ("DELETE /images/{name}", "", b"", 200),
     ("POST /images/prune", "", b"", 200),
-    ("POST /build", "", b"", 501),
+    ("POST /build", "", b"", 400),
     ("GET /networks", "", b"", 200),
     ("GET /networks/{id}", "", b"", 200),
     ("POST /networks/create", "", {}, 400),
@@ -91,7 +91,7 @@ VISITS: tuple[tuple[str, str, Any, int], ...] = (
     ("POST /networks/{id}/disconnect", "", {"Container": "none"}, 404),
     ("DELETE /networks/{id}", "", b"", 404),
     ("POST /networks/prune", "", b"", 200),
-    ("POST /volumes/create", "", {"Name": "v"}, 201),
+    ("POST /volumes/create", "", {"Name": "volume"}, 201),
     ("GET /volumes", "", b"", 200),
     ("GET /volumes/{name}", "", b"", 200),
     ("PUT /volumes/{name}", "", {}, 503),
@@ -101,7 +101,12 @@ VISITS: tuple[tuple[str, str, Any, int], ...] = (
     ("GET /plugins/{name}/json", "", b"", 404),
     ("DELETE /plugins/{name}", "", b"", 404),
 )
-NAMES = {"/images/": "real", "/distribution/": "localhost:1/none", "/networks/": "bridge", "/volumes/": "v"}
+NAMES = {
+    "/images/": "real",
+    "/distribution/": "localhost:1/none",
+    "/networks/": "bridge",
+    "/volumes/": "volume",
+}
 
 
 def pages() -> set[str]:

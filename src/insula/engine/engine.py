@@ -457,7 +457,7 @@ class Engine:
         return await self._inventory.prune_instances(filters, self._removal)
 
     async def disk_usage(self) -> DiskUsage:
-        return await self._inventory.disk_usage()
+        return await self._inventory.disk_usage(self.describe)
 
     def info(self) -> EngineInfo:
         return self._inventory.info()
