@@ -136,10 +136,17 @@ def _owner(chown: str) -> tuple[int, int] | None:
     if not chown:
         return None
     user, colon, group = chown.partition(":")
-    uid = find_user_id(user, _text(b"/etc/passwd"))
+    why = "unable to convert uid/gid chown string to host mapping"
+    try:
+        uid = find_user_id(user, _text(b"/etc/passwd"))
+    except InvalidRequest:
+        raise InvalidRequest(f"{why}: can't find uid for user {user}: no such user: {user}") from None
     groups = _text(b"/etc/group")
     if colon:
-        return uid, find_group(group, groups)
+        try:
+            return uid, find_group(group, groups)
+        except InvalidRequest:
+            raise InvalidRequest(f"{why}: can't find gid for group {group}: no such group: {group}") from None
     try:
         return uid, find_group(user, groups)
     except InvalidRequest:
