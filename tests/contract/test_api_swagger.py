@@ -25,14 +25,13 @@ _ABSENT = (
     "/secrets",
     "/configs",
     "/plugins",
-    "/build",
     "/session",
 )
 # no JSON document, no such page here, or nothing to answer with but a real registry or a real layer
 _ELSEWHERE = {
     *("GET /_ping", "HEAD /_ping", "GET /events", "GET /images/get", "GET /images/{name}/get"),
     *("GET /images/search", "GET /distribution/{name}/json", "POST /networks/create"),
-    *("POST /auth", "POST /commit"),
+    *("POST /auth", "POST /commit", "POST /build"),
 }
 
 
@@ -108,6 +107,7 @@ async def test_every_answer_is_as_the_swagger_says(house: House) -> None:
     visitor.seen.add("POST /containers/{id}/wait")
     await look("POST", "/containers/prune", 200)
     await look("POST", "/images/prune", 200)
+    await look("POST", "/build/prune", 200)
     await look("POST", "/networks/prune", 200)
     await look("POST", "/volumes/prune?all=1", 200)
     await look("POST", "/volumes/create", 201, {"Name": "vol", "Labels": {"a": "b"}})

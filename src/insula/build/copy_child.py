@@ -43,6 +43,16 @@ def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
     confine(
         os.open(scratch, os.O_RDONLY | os.O_DIRECTORY), capabilities=(CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH)
     )
+    try:
+        return _work(request, reply)
+    except OSError as error:  # a name that is too long, a link that is a circle: what was asked for cannot be
+        shown = os.fsdecode(error.filename or b"")
+        raise InvalidRequest(
+            f"{request.get('word', 'build')} failed: {shown[:200]}: {error.strerror}"
+        ) from None
+
+
+def _work(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
     match request["what"]:
         case "hash":
             hashed = HashSink()
