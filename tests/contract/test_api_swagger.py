@@ -32,6 +32,7 @@ _ABSENT = (
 # no JSON document, or no such page here
 _ELSEWHERE = {
     *("GET /_ping", "HEAD /_ping", "GET /images/get", "GET /images/{name}/get", "GET /images/search"),
+    "POST /build",
 }
 
 
@@ -108,6 +109,7 @@ async def test_every_answer_is_as_the_swagger_says(house: House) -> None:
     visitor.seen.add("POST /containers/{id}/wait")
     await look("POST", "/containers/prune", 200)
     await look("POST", "/images/prune", 200)
+    await look("POST", "/build/prune", 200)
     await look("POST", "/networks/prune", 200)
     await look("POST", "/volumes/prune?all=1", 200)
     await look("POST", "/volumes/create", 201, {"Name": "vol", "Labels": {"a": "b"}})

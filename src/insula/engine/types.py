@@ -22,6 +22,7 @@ from insula.model.stream import Channel
 from insula.model.volume import Volume
 
 __all__ = [
+    "BUILD_ANNOTATION",
     "Archive",
     "CommitSpec",
     "Copy",
@@ -43,6 +44,10 @@ __all__ = [
     "VolumeUsage",
     "WaitCondition",
 ]
+
+
+BUILD_ANNOTATION = "com.insula.build"
+"""Of the instance of a build's RUN: which build it belongs to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,6 +87,24 @@ def fetch(daemon: Daemon, url: str) -> str:
     raise AssertionError(done.stderr.decode())
 
 
+def test_a_build_ends_with_its_daemon(crashing: Daemon) -> None:
+    dockerfile = f"FROM {IMAGE}\nLABEL build=cut\nRUN echo begun; sleep 1000\n"
+    argv, environment = crashing.command("docker", "build", "-")
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(dockerfile.encode())
+        client.stdin.close()
+        while b"begun\n" != (line := client.stdout.readline()):
+            assert line, "the build has ended"
+        crashing.kill()
+    crashing.start()
+    assert "" == crashing.ok("ps", "-aq", "-f", "label=build=cut")
+    assert [] == [
+        str(found) for root in ("run", "data") for found in (crashing.directory / root / "build").glob("*")
+    ]
+
+
 def wait_for_probes(daemon: Daemon, name: str) -> None:
     """Until a health check has ended and what it said is recorded: the next one has begun, too."""
     filters = ("--filter", f"container={name}", "--filter", "event=exec_create")
