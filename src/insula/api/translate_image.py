@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from insula.api.filters import Filters
@@ -130,8 +130,11 @@ def _words(given: str | list[str] | None) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given or ())
 
 
-def render_history(image: Image, layer_size: Callable[[str], int]) -> list[HistoryResponseItem]:
-    """Newest first.  Only the topmost entry has an id: the others are layers, not images."""
+def render_history(
+    image: Image, layer_size: Callable[[str], int], parents: Sequence[Image] = ()
+) -> list[HistoryResponseItem]:
+    """Newest first.  The topmost entry has an id, and those that are of `parents`, the images that it was
+    built on here, nearest first; the others are layers, not images."""
     layers = iter(image.diff_ids)
     items = []
     for entry in image.history:
@@ -157,9 +160,20 @@ def render_history(image: Image, layer_size: Callable[[str], int]) -> list[Histo
         )
         for d in layers
     ]
-    if items:
-        items[-1].Id, items[-1].Tags = image.id, list(image.tags) or None
-    return items[::-1]
+    items.reverse()
+    for item, one in zip(items, (image, *parents), strict=False):
+        item.Id, item.Tags = one.id, list(one.tags) or None
+    return items
+
+
+def parents_of(image: Image, find: Callable[[str], Image | None]) -> list[Image]:
+    """The images that this one was built on, nearest first, as long as each has one entry of history more."""
+    found = [image]
+    while found[-1].parent and (parent := find(found[-1].parent)) is not None:
+        if len(parent.history) + 1 != len(found[-1].history):
+            break
+        found.append(parent)
+    return found[1:]
 
 
 def image_matches(image: Image, filters: Filters, find: Callable[[str], Image], now_ns: int) -> bool:

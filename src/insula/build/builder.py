@@ -118,7 +118,13 @@ class Builder:
             self._places, copying, self._engine.volumes, options.secrets, self._find_mount_root
         )
         self._running = Running(
-            self._engine, options, self._out, mounts=mounts, copying=copying, places=self._places
+            self._engine,
+            options,
+            self._out,
+            mounts=mounts,
+            copying=copying,
+            places=self._places,
+            ident=self._ident,
         )
         sources = [image for ref in options.cache_from if (image := self._local(ref)) is not None]
         cache = Cache(self._images, sources if options.cache_from else None)

@@ -43,6 +43,16 @@ def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
     confine(
         os.open(scratch, os.O_RDONLY | os.O_DIRECTORY), capabilities=(CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH)
     )
+    try:
+        return _work(request, reply)
+    except OSError as error:  # a name that is too long, a link that is a circle: what was asked for cannot be
+        shown = os.fsdecode(error.filename or b"")
+        raise InvalidRequest(
+            f"{request.get('word', 'build')} failed: {shown[:200]}: {error.strerror}"
+        ) from None
+
+
+def _work(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
     match request["what"]:
         case "hash":
             hashed = HashSink()
@@ -136,10 +146,17 @@ def _owner(chown: str) -> tuple[int, int] | None:
     if not chown:
         return None
     user, colon, group = chown.partition(":")
-    uid = find_user_id(user, _text(b"/etc/passwd"))
+    why = "unable to convert uid/gid chown string to host mapping"
+    try:
+        uid = find_user_id(user, _text(b"/etc/passwd"))
+    except InvalidRequest:
+        raise InvalidRequest(f"{why}: can't find uid for user {user}: no such user: {user}") from None
     groups = _text(b"/etc/group")
     if colon:
-        return uid, find_group(group, groups)
+        try:
+            return uid, find_group(group, groups)
+        except InvalidRequest:
+            raise InvalidRequest(f"{why}: can't find gid for group {group}: no such group: {group}") from None
     try:
         return uid, find_group(user, groups)
     except InvalidRequest:

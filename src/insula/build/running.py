@@ -18,7 +18,7 @@ from insula.build.mounting import Places, RunMounts
 from insula.build.options import BuildOptions, Output
 from insula.build.stage import StageState
 from insula.dockerfile.instructions import Run
-from insula.engine.types import CommitSpec, WaitCondition
+from insula.engine.types import BUILD_ANNOTATION, CommitSpec, WaitCondition
 from insula.errors import BuildStepFailed, InvalidRequest, NotFound
 from insula.model.health import HealthCheck
 from insula.model.ids import short_id
@@ -45,7 +45,9 @@ class Running:
         mounts: RunMounts,
         copying: Copying,
         places: Places,
+        ident: str,
     ) -> None:
+        self._ident = ident
         self._engine = engine
         self._options = options
         self._out = output
@@ -92,6 +94,7 @@ class Running:
                 cgroup_parent=options.cgroup_parent,
                 security_opt=options.security_opt,
                 log=LogConfig(driver="none"),
+                annotations={BUILD_ANNOTATION: self._ident},
             )
             instance_id = (await engine.create(spec, None)).id
             kept = False

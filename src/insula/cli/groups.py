@@ -61,6 +61,24 @@ image.add_command(images.rmi, "rm")
 image.add_command(show.inspect, "inspect")
 
 
+@click.group(cls=Group)
+def builder() -> None:
+    """Builds."""
+
+
+builder.add_command(build)
+
+
+@builder.command(name="prune")
+@YES
+@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@click.pass_context
+def prune_builds(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
+    """Remove the caches of RUN --mount=type=cache that no build uses."""
+    ask("Remove all unused caches of builds?", force)
+    prune(pass_client(ctx), "build", filters_of(filters))
+
+
 @container.command(name="prune")
 @YES
 @click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
@@ -172,14 +190,15 @@ system.add_command(engine.events)
 @click.option("--volumes", is_flag=True, help="Anonymous volumes too.")
 @click.pass_context
 def prune_system(ctx: click.Context, everything: bool, force: bool, volumes: bool) -> None:
-    """Remove what nothing uses: stopped instances, networks, images, volumes if asked."""
-    ask("Remove all stopped instances, unused networks and unused images?", force)
+    """Remove what nothing uses: stopped instances, networks, images, caches of builds, volumes if asked."""
+    ask("Remove all stopped instances, unused networks, images and caches of builds?", force)
     client = pass_client(ctx)
     prune(client, "containers", {})
     prune(client, "networks", {})
     if volumes:
         prune(client, "volumes", {})
     prune(client, "images", {"dangling": ["false" if everything else "true"]})
+    prune(client, "build", {})
 
 
 @click.group(cls=Group)

@@ -59,6 +59,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logout": ("insula.cli.registry:logout", "Images"),
     "container": ("insula.cli.groups:container", "Groups"),
     "image": ("insula.cli.groups:image", "Groups"),
+    "builder": ("insula.cli.groups:builder", "Groups"),
     "network": ("insula.cli.networks:network", "Groups"),
     "volume": ("insula.cli.groups:volume", "Groups"),
     "system": ("insula.cli.groups:system", "Groups"),

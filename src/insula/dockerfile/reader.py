@@ -58,6 +58,8 @@ def read_dockerfile(data: bytes) -> Source:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"the Dockerfile is not UTF-8: {error}") from None
+    if "\0" in text:
+        raise InvalidRequest("the Dockerfile has a NUL in it: it is no text")
     rows = [row.removesuffix("\r") for row in text.split("\n")]
     if len(rows) > _MAX_LINES:
         raise InvalidRequest(f"the Dockerfile has more than {_MAX_LINES} lines")

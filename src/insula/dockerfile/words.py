@@ -7,8 +7,9 @@ whose behaviour docker users know: `$name`, `${name}`, and in braces the modifie
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from insula.errors import InvalidRequest
 
@@ -18,21 +19,33 @@ _SPACES = re.compile(rf"[{_SPACE}]+")
 _DEEPEST = 40
 
 
+@contextlib.contextmanager
+def _named(text: str) -> Iterator[None]:
+    """What is wrong is said with the word that it is wrong in."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(f'failed to process "{text}": {error.message}') from None
+
+
 def expand(text: str, env: Mapping[str, str], escape: str = "\\") -> str:
     """`text` as one word: variables replaced, quotes and escapes gone.  Raises InvalidRequest."""
-    return _Scanner(text, env, escape).whole()
+    with _named(text):
+        return _Scanner(text, env, escape).whole()
 
 
 def expand_words(text: str, env: Mapping[str, str], escape: str = "\\") -> tuple[str, ...]:
     """The same, split at blanks that are not quoted; a variable's value is split too."""
     scanner = _Scanner(text, env, escape)
-    scanner.whole()
+    with _named(text):
+        scanner.whole()
     return scanner.finished_words()
 
 
 def expand_text(text: str, env: Mapping[str, str], escape: str = "\\") -> str:
     """A here-document's content: variables only; quotes stay as they are."""
-    return _Scanner(text, env, escape, quotes=False).whole()
+    with _named(text):
+        return _Scanner(text, env, escape, quotes=False).whole()
 
 
 class _Scanner:
@@ -115,7 +128,7 @@ class _Scanner:
                         self._raw(char)
             out.append(piece)
         if stop:
-            raise InvalidRequest(f"{self._text}: syntax error: missing '}}' of a substitution")
+            raise InvalidRequest("syntax error: missing '}' of a substitution")
         return "".join(out)
 
     def _escaped(self) -> str:
@@ -126,9 +139,7 @@ class _Scanner:
     def _single(self) -> str:
         end = self._text.find("'", self._at + 1)
         if end < 0:
-            raise InvalidRequest(
-                f"{self._text}: unexpected end of statement while looking for matching single-quote"
-            )
+            raise InvalidRequest("unexpected end of statement while looking for matching single-quote")
         piece, self._at = self._text[self._at + 1 : end], end + 1
         return piece
 
@@ -149,9 +160,7 @@ class _Scanner:
                 out.append(following)
             else:
                 out.append(char)
-        raise InvalidRequest(
-            f"{self._text}: unexpected end of statement while looking for matching double-quote"
-        )
+        raise InvalidRequest("unexpected end of statement while looking for matching double-quote")
 
     # variables
 
@@ -181,7 +190,7 @@ class _Scanner:
         value = self._env.get(name)
         char = self._next()
         if not name:
-            raise InvalidRequest(f"{self._text}: syntax error: bad substitution")
+            raise InvalidRequest("syntax error: bad substitution")
         if char == "}":
             return value or ""
         strict = char == ":"
@@ -212,8 +221,8 @@ class _Scanner:
             pattern, replacement = _glob(self._until("/")), self._until("}")
             return pattern.sub(lambda _: replacement, value or "", count=0 if everywhere else 1)
         if not char:
-            raise InvalidRequest(f"{self._text}: syntax error: missing '}}' of a substitution")
-        raise InvalidRequest(f"{self._text}: unsupported modifier ({char}) in substitution")
+            raise InvalidRequest("syntax error: missing '}' of a substitution")
+        raise InvalidRequest(f"unsupported modifier ({char}) in substitution")
 
 
 def _glob(pattern: str) -> re.Pattern[str]:

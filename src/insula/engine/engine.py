@@ -8,6 +8,7 @@ Async; every method raises `insula.errors` only.  The parts, in the order in whi
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ from insula.engine.removal import Removal
 from insula.engine.rotation import Rotation
 from insula.engine.snapshots import Snapshots
 from insula.engine.types import (
+    BUILD_ANNOTATION,
     Archive,
     CommitSpec,
     Created,
@@ -53,6 +55,7 @@ from insula.engine.types import (
 )
 from insula.engine.views import make_view
 from insula.errors import (
+    InsulaError,
     InvalidRequest,
     NoSuchImage,
     NoSuchInstance,
@@ -63,7 +66,7 @@ from insula.errors import (
 from insula.isolation.backend import Backend, GuestMaker, ProcessTable, TemplateKeeper
 from insula.model.files import Change, PathStat
 from insula.model.image import Image
-from insula.model.instance import ExitStatus, Instance, InstanceSpec, RestartPolicy
+from insula.model.instance import ExitStatus, Instance, InstanceSpec, RestartPolicy, State
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.network import NetworkSpec
@@ -81,6 +84,9 @@ if TYPE_CHECKING:
     from insula.network.networks import Networks
     from insula.store.store import Store
     from insula.volumes.volumes import Volumes
+
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -162,6 +168,17 @@ class Engine:
             connections=self._connections,
         )
         await recovery.recover()
+        await self._remove_unfinished_builds()
+
+    async def _remove_unfinished_builds(self) -> None:
+        """RUNs that nobody waits for any more: their build ended with the daemon."""
+        for record in self.list(all=True):
+            unfinished = record.state in (*RUNNING_STATES, State.CREATED)
+            if unfinished and BUILD_ANNOTATION in record.spec.annotations:
+                try:
+                    await self.remove(record.id, force=True, volumes=True)
+                except InsulaError as error:  # it is one instance too many; the daemon starts all the same
+                    log.error("instance %s, of an unfinished build, cannot be removed: %s", record.id, error)
 
     async def stop(self) -> None:
         """The daemon ends; instances go on."""
@@ -461,7 +478,7 @@ class Engine:
         return await self._inventory.prune_instances(filters, self._removal)
 
     async def disk_usage(self) -> DiskUsage:
-        return await self._inventory.disk_usage()
+        return await self._inventory.disk_usage(self.describe)
 
     def info(self) -> EngineInfo:
         return self._inventory.info()

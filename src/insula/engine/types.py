@@ -22,6 +22,7 @@ from insula.model.stream import Channel
 from insula.model.volume import Volume
 
 __all__ = [
+    "BUILD_ANNOTATION",
     "Archive",
     "CommitSpec",
     "Copy",
@@ -43,6 +44,10 @@ __all__ = [
     "VolumeUsage",
     "WaitCondition",
 ]
+
+
+BUILD_ANNOTATION = "com.insula.build"
+"""Of the instance of a build's RUN: which build it belongs to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,11 +239,13 @@ class VolumeUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskUsage:
-    """`docker system df`.  `sizes` by instance id."""
+    """`docker system df`.  `sizes` by instance id; `shared_bytes` by image id, of layers that others have
+    too.  `layers_bytes` counts each layer once."""
 
     layers_bytes: int
     images: tuple[Image, ...]
-    instances: tuple[Instance, ...]
+    instances: tuple[InstanceView, ...]
+    shared_bytes: dict[str, int]
     sizes: dict[str, InstanceSizes]
     volumes: tuple[VolumeUsage, ...]
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from insula.dockerfile.configuration import Configuration, env_of
-from insula.dockerfile.expansion import expand_instruction
-from insula.dockerfile.instructions import parse_step
-from insula.dockerfile.reader import read_lines
 from insula.errors import InvalidRequest
 from insula.model.image import ImageConfig
 
@@ -21,6 +17,12 @@ def apply_changes(config: ImageConfig, changes: Sequence[str]) -> ImageConfig:
     """`changes` are lines such as `CMD ["sh"]` or `ENV A=1`.  Raises InvalidRequest."""
     if not changes:
         return config
+    # not before somebody needs it: the daemon keeps what it has once loaded
+    from insula.dockerfile.configuration import Configuration, env_of
+    from insula.dockerfile.expansion import expand_instruction
+    from insula.dockerfile.instructions import parse_step
+    from insula.dockerfile.reader import read_lines
+
     changed = Configuration(config=config)
     source = read_lines(changes)
     if any(not change.strip() for change in changes):

@@ -73,9 +73,9 @@ class Plumbing:
         subnets = tuple(subnet for subnet, _ in links.list_subnets(route))
         return subnets, tuple(link.name for link in links.list_links(route))
 
-    async def find_problem(self, bridge: str) -> str:
+    async def find_problem(self, bridge: str, *, ipv6: bool) -> str:
         """A firewall of the host's that is in the way, with the remedy, or ""."""
-        return await self.do(find_forward_drop, bridge)
+        return await self.do(lambda: find_forward_drop(bridge, ipv6=ipv6))
 
     async def tear_down(self, bridges: Sequence[str], *, directory: bool) -> None:
         """The reverse, once nothing is attached; `directory`: nor any namespace kept."""

@@ -282,7 +282,7 @@ async def test_what_cannot_be_copied_is_said_in_docker_s_words(bench: Bench) -> 
         (bench.order("a", target="/srv/file/x"), "/srv/file is not a directory"),
         (
             bench.order("a", target="/x", chown="nobody"),
-            "unable to find user nobody: no matching entries in passwd file",
+            "unable to convert uid/gid chown string to host mapping: can't find uid for user nobody: no such user: nobody",
         ),
     ]
     for order, expected in cases:

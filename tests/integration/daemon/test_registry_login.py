@@ -73,6 +73,12 @@ def test_a_password_opens_the_registry(person: Person, name: str) -> None:
         assert [f"{person.registry}/private/{name}@{digest}"] == shown["RepoDigests"]
         person.daemon.ok("rmi", ref)
         assert "hello" in person.said("run", "--rm", ref, "echo", "hello")
+        person.daemon.ok("rmi", ref)
+        dockerfile = f"FROM {ref}\nRUN echo built\n".encode()
+        assert "\nbuilt\n" in person.said(
+            "build", "--no-cache", "--force-rm", "-t", name, "-", stdin=dockerfile
+        )
+        person.daemon.ok("rmi", name)
 
         person.said("logout", person.registry)
         assert person.registry not in json.loads(filed.read_text()).get("auths", {})

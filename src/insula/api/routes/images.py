@@ -15,6 +15,7 @@ from insula.api.translate_image import (
     LIST_FILTERS,
     image_matches,
     names_that_match,
+    parents_of,
     render_history,
     render_inspect,
     render_offer,
@@ -44,7 +45,9 @@ async def inspect(call: Call) -> web.StreamResponse:
 
 async def history(call: Call) -> web.StreamResponse:
     images = call.engine.images
-    return answer(render_history(images.find(call.names["name"]), images.layers.size))
+    image = images.find(call.names["name"])
+    known = {one.id: one for one in images.list()}
+    return answer(render_history(image, images.layers.size, parents_of(image, known.get)))
 
 
 async def create(call: Call) -> web.StreamResponse:
