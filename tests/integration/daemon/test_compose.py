@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(600)]
 _HOW_TO = Path(__file__).parents[3] / "docs/how-to/compose.md"
 _SQL = "/usr/lib/postgresql/15/bin/psql -h db -U postgres postgres -Atc"
 # it may not listen yet
-_PING = "until redis-cli -h cache ping 2>/dev/null; do :; done"
+_PING = "until redis-cli -h cache ping 2>/dev/null; do sleep 0.2; done"
 _ports = itertools.count(18080)
 
 
@@ -140,7 +140,7 @@ def test_a_project_with_a_vm_among_its_services(project: Project) -> None:
     after = {service: daemon.inspect(project.name(service))["Id"] for service in ("web", "db")}
     assert set(before.values()).isdisjoint(after.values())
     assert "42" == inside(
-        "web", f"until {_SQL} 'select 1' >/tmp/why 2>&1; do :; done; {_SQL} 'select x from t'"
+        "web", f"until {_SQL} 'select 1' >/dev/null 2>&1; do sleep 0.2; done; {_SQL} 'select x from t'"
     )
     run("stop", "-t", "20")
     assert {"exited"} == {project.state(service) for service in ("web", "db", "cache")}
