@@ -16,6 +16,8 @@ _FILE = Path(__file__).parent / "swagger" / "docker-v1.45.json"
 _NIL = ("array", "object")
 # no JSON: a swagger 2 schema for a stream of bytes or of documents
 _STREAMS = ("/containers/{id}/logs", "/containers/{id}/attach", "/exec/{id}/start", "/build", "/session")
+# pages of images, whose names have slashes
+_NAMED = ("/images/", "/distribution/")
 # pointers in moby's Go: null where there is no number yet, or none was asked for
 _POINTERS = ("ExitCode", "MemorySwappiness", "OomKillDisable")
 
@@ -54,7 +56,9 @@ def _json_schema(schema: Any) -> Any:
 def _paths() -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple(
         (
-            re.compile(re.sub(r"\\\{[a-z]+\\\}", "[^/]+" if "images" not in path else ".+", re.escape(path))),
+            re.compile(
+                re.sub(r"\\\{[a-z]+\\\}", ".+" if path.startswith(_NAMED) else "[^/]+", re.escape(path))
+            ),
             path,
         )
         for path in sorted(swagger()["paths"], key=lambda p: (p.count("{"), -len(p)))

@@ -54,6 +54,8 @@ async def probe(house: House, method: str, path: str, thorough: bool) -> list[tu
                 continue  # would fetch packages
             if path == "/distribution/web/json" or (path == "/images/create" and "fromImage" in query):
                 continue  # would ask a registry
+            if path.startswith("/distribution/web"):
+                continue  # so would this
             status, _, answer = await ask(house, method, path + query, body)
             honest = status < 500 or status in (501, 503)
             if status >= 400 and method != "HEAD" and honest:

@@ -75,6 +75,7 @@ def _cpu(measured: Measured | None) -> dict[str, Any]:
     return {
         "cpu_usage": {
             "total_usage": sample.cpu_total_ns,
+            **({"percpu_usage": list(sample.cpu_each_ns)} if sample.cpu_each_ns else {}),
             "usage_in_kernelmode": sample.cpu_system_ns,
             "usage_in_usermode": sample.cpu_user_ns,
         },

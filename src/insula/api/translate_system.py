@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 from insula.api.filters import Filters
 from insula.api.times import SECOND_NS
 from insula.api.translate_image import render_summary
-from insula.api.translate_list import status_text
+from insula.api.translate_list import render_summary as render_container
 from insula.api.translate_volume import render_volume
+from insula.api.wire.codec import to_builtins
 from insula.engine.types import DiskUsage
 from insula.events import Event
 from insula.model.reports import has_label
@@ -68,6 +70,11 @@ def _names(event: Event, wanted: tuple[str, ...]) -> bool:
     return any(name.startswith(w) or event.actor_id.startswith(w) for w in wanted if w)
 
 
+def _sizes(usage: DiskUsage, instance_id: str) -> dict[str, int]:
+    sizes = usage.sizes.get(instance_id)
+    return {"SizeRw": sizes.written_bytes, "SizeRootFs": sizes.total_bytes} if sizes else {}
+
+
 def render_disk_usage(usage: DiskUsage, kinds: tuple[str, ...]) -> dict[str, Any]:
     def wanted(kind: str) -> bool:
         return not kinds or kind in kinds
@@ -75,31 +82,16 @@ def render_disk_usage(usage: DiskUsage, kinds: tuple[str, ...]) -> dict[str, Any
     now_ns = time.time_ns()
     document: dict[str, Any] = {"BuilderSize": 0}
     if wanted("image"):
-        users = [i.image_id for i in usage.instances]
+        users = Counter(view.instance.image_id for view in usage.instances)
         document["LayersSize"] = usage.layers_bytes
         document["Images"] = [
-            render_summary(i, containers=users.count(i.id), shared_size=0) for i in usage.images
+            render_summary(i, containers=users[i.id], shared_size=usage.shared_bytes[i.id])
+            for i in usage.images
         ]
     if wanted("container"):
         document["Containers"] = [
-            {
-                "Id": i.id,
-                "Names": [f"/{i.name}"],
-                "Image": i.spec.image,
-                "ImageID": i.image_id,
-                "Command": " ".join(i.spec.command or ()),
-                "Created": i.created_ns // SECOND_NS,
-                "Ports": [],
-                "SizeRw": usage.sizes[i.id].written_bytes if i.id in usage.sizes else 0,
-                "SizeRootFs": usage.sizes[i.id].total_bytes if i.id in usage.sizes else 0,
-                "Labels": i.spec.labels,
-                "State": i.state.value,
-                "Status": status_text(i, now_ns),
-                "HostConfig": {"NetworkMode": i.spec.network_mode, "Isolation": i.spec.isolation.value},
-                "NetworkSettings": {"Networks": {}},
-                "Mounts": [],
-            }
-            for i in usage.instances
+            to_builtins(render_container(view, now_ns)) | _sizes(usage, view.instance.id)
+            for view in usage.instances
         ]
     if wanted("volume"):
         document["Volumes"] = [

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import platform
 import socket
 import time
 import uuid
+from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from insula.engine.contents import Contents
 from insula.engine.creation import Creation
 from insula.engine.instances import Instances
 from insula.engine.removal import Removal
-from insula.engine.types import DiskUsage, EngineInfo, PruneFilters, PruneReport, VolumeUsage
-from insula.errors import Conflict, NoSuchInstance
+from insula.engine.types import (
+    DiskUsage,
+    EngineInfo,
+    InstanceView,
+    PruneFilters,
+    PruneReport,
+    VolumeUsage,
+)
+from insula.errors import Conflict, Failure, NoSuchInstance
 from insula.images.records import Use
+from insula.model.image import Image
 from insula.model.instance import State
 
 if TYPE_CHECKING:
@@ -74,7 +86,15 @@ class Inventory:
 
     # telling
 
-    async def disk_usage(self) -> DiskUsage:
+    def _layer_sizes(self, images: tuple[Image, ...]) -> dict[str, int]:
+        """By diff_id, each once."""
+        sizes = dict.fromkeys((diff_id for image in images for diff_id in image.diff_ids), 0)
+        for diff_id in sizes:
+            with contextlib.suppress(Failure):  # not unpacked: it takes no room
+                sizes[diff_id] = self._kit.images.layers.size(diff_id)
+        return sizes
+
+    async def disk_usage(self, describe: Callable[[str], InstanceView]) -> DiskUsage:
         kit = self._kit
         entries = self._instances.all()
         volumes = []
@@ -86,10 +106,20 @@ class Inventory:
                 )
             )
         images = kit.images.list()
+        views = []
+        for entry in entries:
+            with contextlib.suppress(NoSuchInstance):  # removed meanwhile
+                views.append(describe(entry.id))
+        layers = await asyncio.to_thread(self._layer_sizes, images)
+        having = Counter(diff_id for image in images for diff_id in set(image.diff_ids))
         return DiskUsage(
-            layers_bytes=sum(image.size_bytes for image in images),
+            layers_bytes=sum(layers.values()),
             images=images,
-            instances=tuple(entry.record for entry in entries),
+            instances=tuple(views),
+            shared_bytes={
+                image.id: sum(layers[diff_id] for diff_id in set(image.diff_ids) if having[diff_id] > 1)
+                for image in images
+            },
             sizes={entry.id: await self._contents.sizes(entry) for entry in entries},
             volumes=tuple(volumes),
         )

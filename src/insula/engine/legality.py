@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from insula.errors import Conflict, Failure, InsulaError, NoSuchInstance, NotModified
+from insula.errors import Conflict, InsulaError, NoSuchInstance, NotModified
 from insula.model.instance import Instance, State
 
 
@@ -47,18 +47,11 @@ def _conflict(pattern: str) -> Refusal:
     return refuse
 
 
-def _failure(pattern: str) -> Refusal:
-    def refuse(instance: Instance, ref: str) -> InsulaError:
-        return Failure(pattern.format(id=instance.id, name=instance.name, ref=ref))
-
-    return refuse
-
-
 _NOT_RUNNING = _conflict("container {id} is not running")
 _RESTARTING = _conflict("container {id} is restarting, wait until the container is running")
 _CANNOT_KILL = _conflict("Cannot kill container: {ref}: Container {id} is not running")
 _MARKED = _conflict("container {id} is marked for removal")
-_NOT_PAUSED = _failure("Container {id} is not paused")
+_NOT_PAUSED = _conflict("Container {id} is not paused")  # dockerd: 500
 _IN_PROGRESS = _conflict("removal of container {ref} is already in progress")
 _MUST_STOP = _conflict(
     'You cannot remove a {state} container {id} ("/{name}"): container is {state}: '

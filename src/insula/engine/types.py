@@ -239,11 +239,13 @@ class VolumeUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskUsage:
-    """`docker system df`.  `sizes` by instance id."""
+    """`docker system df`.  `sizes` by instance id; `shared_bytes` by image id, of layers that others have
+    too.  `layers_bytes` counts each layer once."""
 
     layers_bytes: int
     images: tuple[Image, ...]
-    instances: tuple[Instance, ...]
+    instances: tuple[InstanceView, ...]
+    shared_bytes: dict[str, int]
     sizes: dict[str, InstanceSizes]
     volumes: tuple[VolumeUsage, ...]
 

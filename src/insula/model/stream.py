@@ -63,7 +63,8 @@ class Sample:
     """Resource use at one moment.  Memory in bytes, CPU in nanoseconds since start.
 
     For a VM the figures are the hypervisor process's as the host sees them, `memory_limit_bytes` the
-    guest's size.  `periods` are those that a CPU quota was enforced in; `memory_peak_bytes` and
+    guest's size.  `cpu_each_ns` is by CPU, where the kernel counts it
+    so (cgroup version 1).  `periods` are those that a CPU quota was enforced in; `memory_peak_bytes` and
     `memory_failures` (how often the limit was hit) are 0 where the kernel does not count them.
     """
 
@@ -72,6 +73,7 @@ class Sample:
     cpu_user_ns: int = 0
     cpu_system_ns: int = 0
     cpus_online: int = 1
+    cpu_each_ns: tuple[int, ...] = ()
     periods: int = 0
     throttled_periods: int = 0
     throttled_ns: int = 0

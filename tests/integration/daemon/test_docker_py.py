@@ -281,7 +281,7 @@ def test_a_life(client: docker.DockerClient, isolation: str, name: str) -> None:
         with refused(409, "paused"):
             one.remove()
         one.unpause()
-        with refused(500, "is not paused"):
+        with refused(409, "is not paused"):
             one.unpause()
         with refused(409, "already in use"):
             one.rename(other.name)

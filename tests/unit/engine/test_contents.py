@@ -82,6 +82,8 @@ async def test_volumes_of_an_instance(engine: Engine) -> None:
     assert (await engine.prune_volumes(PruneFilters(), all=True)).deleted == ()
     usage = await engine.disk_usage()
     assert [volume.references for volume in usage.volumes] == [1, 1]
+    assert [made.id] == [view.instance.id for view in usage.instances]
+    assert {usage.images[0].id: 0} == usage.shared_bytes
     await engine.remove(made.id, volumes=True)
     assert [volume.name for volume in engine.volumes.list()] == ["data"]
 

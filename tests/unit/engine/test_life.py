@@ -214,7 +214,7 @@ async def test_what_docker_refuses(engine: Engine) -> None:
     with pytest.raises(Conflict, match="try unpause instead"):
         await engine.start_instance("web")
     await engine.unpause("web")
-    with pytest.raises(Failure, match="is not paused"):
+    with pytest.raises(Conflict, match="is not paused"):
         await engine.unpause("web")
     with pytest.raises(InvalidRequest, match="invalid signal: NOPE"):
         await engine.kill("web", "NOPE")

@@ -52,6 +52,10 @@ def _sample_v2(layout: Layout, group: str, init_pid: int) -> Sample:
 
 
 def _sample_v1(layout: Layout, group: str, init_pid: int) -> Sample:
+    def numbers(controller: str, name: str) -> tuple[int, ...]:
+        path = layout.path(controller, group)
+        return tuple(int(n) for n in (cgroups.read(f"{path}/{name}") or "").split()) if path else ()
+
     def number(controller: str, name: str) -> int:
         path = layout.path(controller, group)
         return (cgroups.read_number(f"{path}/{name}") if path else None) or 0
@@ -73,6 +77,7 @@ def _sample_v1(layout: Layout, group: str, init_pid: int) -> Sample:
         taken_ns=time.time_ns(),
         cpu_total_ns=number("cpuacct", "cpuacct.usage"),
         cpu_user_ns=number("cpuacct", "cpuacct.usage_user"),
+        cpu_each_ns=numbers("cpuacct", "cpuacct.usage_percpu"),
         cpu_system_ns=number("cpuacct", "cpuacct.usage_sys"),
         cpus_online=os.cpu_count() or 1,
         periods=throttled.get("nr_periods", 0),
