@@ -34,6 +34,7 @@ needs='
 /usr/bin/cpio                         cpio
 /usr/bin/lz4                          lz4
 /usr/bin/ssh-keygen                   openssh-client
+/var/lib/dpkg/info/docker-compose.list docker-compose
 '
 missing=
 while read -r file package; do

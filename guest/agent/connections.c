@@ -1,11 +1,16 @@
 #include "connections.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
+#include <fcntl.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
+#include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 enum
 {
@@ -14,6 +19,14 @@ enum
   TIME_WAIT = 6,
   LISTEN = 10,
   STATES_ALL = 0xfff,
+
+  NAMESPACES_MAX = 1024,
+};
+
+struct seen
+{
+  ino_t numbers[NAMESPACES_MAX];
+  size_t count;
 };
 
 static const struct
@@ -119,11 +132,75 @@ reset_kind (size_t kind, struct fault *fault)
     }
 }
 
-int
-connections_reset (struct fault *fault)
+static int
+reset_here (struct fault *fault)
 {
   for (size_t kind = 0; kind < COUNT (kinds); kind++)
     if (reset_kind (kind, fault) < 0)
       return -1;
   return 0;
+}
+
+/* Those in the namespace `path`; we are in our own again afterwards, or the machine is lost. */
+static int
+reset_in (int home, const char *path, struct fault *fault)
+{
+  cleanup_close int there = open (path, O_RDONLY | O_CLOEXEC);
+
+  if (there < 0)
+    return errno == ENOENT ? 0 : fail (fault, FAULT_FAILED, errno, "open %s", path); /* it has just ended */
+  if (setns (there, CLONE_NEWNET) < 0)
+    return fail (fault, FAULT_FAILED, errno, "enter %s", path);
+  int result = reset_here (fault);
+  if (setns (home, CLONE_NEWNET) < 0)
+    return fail (fault, FAULT_FAILED, errno, "come back from %s", path);
+  return result;
+}
+
+/* Whether the namespace is a new one, noted then; -1 when there are too many. */
+static int
+note_namespace (struct seen *seen, ino_t number)
+{
+  for (size_t i = 0; i < seen->count; i++)
+    if (seen->numbers[i] == number)
+      return 0;
+  if (seen->count == NAMESPACES_MAX)
+    return -1;
+  seen->numbers[seen->count++] = number;
+  return 1;
+}
+
+/* The workload may have made network namespaces: each one that a process is in. */
+static int
+reset_elsewhere (struct fault *fault)
+{
+  static struct seen seen;
+  cleanup_dir DIR *processes = opendir ("/proc");
+  cleanup_close int home = open ("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+  struct stat about;
+  char path[64];
+
+  if (!processes || home < 0 || fstat (home, &about) < 0)
+    return fail (fault, FAULT_FAILED, errno, "look for network namespaces");
+  seen = (struct seen){ .numbers = { about.st_ino }, .count = 1 };
+  for (struct dirent *one; (one = readdir (processes));)
+    {
+      if (one->d_name[0] < '1' || one->d_name[0] > '9')
+        continue;
+      snprintf (path, sizeof path, "/proc/%.20s/ns/net", one->d_name);
+      if (stat (path, &about) < 0)
+        continue; /* a process that has ended, which has no sockets */
+      int fresh = note_namespace (&seen, about.st_ino);
+      if (fresh < 0)
+        return fail (fault, FAULT_FAILED, E2BIG, "more than %d network namespaces", NAMESPACES_MAX);
+      if (fresh && reset_in (home, path, fault) < 0)
+        return -1;
+    }
+  return 0;
+}
+
+int
+connections_reset (struct fault *fault)
+{
+  return reset_here (fault) < 0 ? -1 : reset_elsewhere (fault);
 }

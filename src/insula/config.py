@@ -44,6 +44,7 @@ class Settings:
     registry_mirror: tuple[str, ...] = ()
     insecure_registry: tuple[str, ...] = ()
     max_downloads: int = 3
+    journal_socket: str = "/run/systemd/journal/socket"
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -54,7 +55,7 @@ class Settings:
         for name, least in _LEAST:
             if getattr(self, name) < least:
                 raise InvalidRequest(f"{name.replace('_', '-')}: must be at least {least}")
-        for name in ("data_root", "exec_root"):
+        for name in ("data_root", "exec_root", "journal_socket"):
             if not getattr(self, name).startswith("/"):
                 raise InvalidRequest(f"{name.replace('_', '-')}: must be an absolute path")
         if len(self.bridge) > 15 or not self.bridge:

@@ -186,6 +186,7 @@ def _option(name: str, **arguments: Any) -> Callable[[F], F]:
 @click.option("--registry-mirror", multiple=True, metavar="URL", help="Ask this mirror first.")
 @click.option("--insecure-registry", multiple=True, metavar="HOST", help="Registry without TLS.")
 @_option("max_downloads", type=int, metavar="N", help="Layers fetched at once.")
+@_option("journal_socket", metavar="PATH", help="Where log driver journald sends to.")
 @_option("log_level", type=click.Choice(LEVELS), help="How much to log.  [default: info]")
 def command(config: str | None, **overrides: Any) -> None:
     """Run the engine in the foreground.

@@ -29,10 +29,9 @@ _ABSENT = (
     "/plugins",
     "/session",
 )
-# no JSON document, no such page here, or the fake networks' (test_api_networks)
+# no JSON document, or no such page here
 _ELSEWHERE = {
-    *("GET /_ping", "HEAD /_ping", "GET /images/get", "GET /images/{name}/get"),
-    *("GET /images/search", "POST /networks/create"),
+    *("GET /_ping", "HEAD /_ping", "GET /images/get", "GET /images/{name}/get", "GET /images/search"),
 }
 
 
@@ -96,6 +95,7 @@ async def test_every_answer_is_as_the_swagger_says(house: House) -> None:
         "/volumes/named", "/system/df",
     ):  # fmt: skip
         await look("GET", target, 200)
+    await _join_and_leave(visitor, made)
     await look("POST", f"/containers/{made}/update", 200, {"Memory": 1 << 27, "MemorySwap": 1 << 28})
     run = (await look("POST", f"/containers/{made}/exec", 201, {"Cmd": ["true"], "AttachStdout": True}))["Id"]
     await look("GET", f"/exec/{run}/json", 200)
@@ -124,6 +124,46 @@ async def test_every_answer_is_as_the_swagger_says(house: House) -> None:
     events = await look("GET", f"/events?{since}", 200)
     assert {"container", "image", "volume"} <= {e["Type"] for e in check_stream("/events", events)}
     assert set() == expected() - visitor.seen - _ELSEWHERE
+
+
+async def _join_and_leave(visitor: Visitor, instance: str) -> None:
+    """A network with every field that Docker documents for one, and an endpoint with every one of its own."""
+    network = {
+        "Name": "lan", "CheckDuplicate": True, "Driver": "bridge", "Scope": "local", "Internal": False,
+        "Attachable": True, "Ingress": False, "ConfigOnly": False, "ConfigFrom": {"Network": ""},
+        "EnableIPv6": True, "Labels": {"a": "b"},
+        "IPAM": {
+            "Driver": "default", "Options": {},
+            "Config": [
+                {"Subnet": "10.8.0.0/24", "IPRange": "10.8.0.128/25", "Gateway": "10.8.0.1",
+                 "AuxiliaryAddresses": {"kept": "10.8.0.130"}},
+                {"Subnet": "fd00:8::/64", "IPRange": "fd00:8::8000/113", "Gateway": "fd00:8::1",
+                 "AuxiliaryAddresses": {"kept6": "fd00:8::8001"}},
+            ],
+        },
+        "Options": {"com.docker.network.bridge.enable_icc": "true", "com.docker.network.driver.mtu": "1400"},
+    }  # fmt: skip
+    await visitor.ask("POST", "/networks/create", 201, network)
+    shown = await visitor.ask("GET", "/networks/lan?verbose=true", 200)
+    for field in ("Name", "Driver", "Scope", "EnableIPv6", "Internal", "Attachable", "Labels", "Options"):
+        assert shown[field] == network[field], field
+    assert shown["IPAM"]["Config"] == network["IPAM"]["Config"]  # type: ignore[index]
+    endpoint = {
+        "IPAMConfig": {
+            "IPv4Address": "10.8.0.9", "IPv6Address": "fd00:8::9", "LinkLocalIPs": ["169.254.1.1", "fe80::9"]
+        },
+        "Links": ["other:alias"], "Aliases": ["web"], "MacAddress": "02:42:0a:08:00:09",
+        "DriverOpts": {"com.example.some-label": "some-value"},
+    }  # fmt: skip
+    joined = {"Container": instance, "EndpointConfig": endpoint}
+    await visitor.ask("POST", "/networks/lan/connect", 200, joined)
+    settings = (await visitor.ask("GET", f"/containers/{instance}/json", 200))["NetworkSettings"]
+    seen = settings["Networks"]["lan"]
+    assert {field: seen[field] for field in endpoint} == endpoint
+    member = (await visitor.ask("GET", "/networks/lan", 200))["Containers"][instance]
+    assert member["IPv4Address"].startswith("10.8.0.9/")
+    await visitor.ask("POST", "/networks/lan/disconnect", 200, {"Container": instance, "Force": True})
+    await visitor.ask("DELETE", "/networks/lan", 204)
 
 
 async def look_at_registry(visitor: Visitor, house: House) -> None:

@@ -236,6 +236,6 @@ def _device(given: wire.DeviceMapping) -> Device:
 
 def _log(given: wire.LogConfig) -> LogConfig:
     driver = given.Type or "json-file"
-    if driver not in ("json-file", "local", "none"):
+    if driver not in ("json-file", "local", "journald", "none"):
         raise InvalidRequest(f"logger: no log driver named '{driver}' is registered")  # dockerd's very words
     return LogConfig(driver=driver, options=given.Config)

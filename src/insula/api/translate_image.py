@@ -42,14 +42,19 @@ def render_summary(image: Image, *, containers: int = -1, shared_size: int = -1)
 
 
 def render_inspect(image: Image, version: Version = NEWEST) -> ImageInspect:
-    """With what it was committed from until API 1.44, as documented, and later where that is known."""
+    """With what it was committed from until API 1.44, as documented, and later where that is known.
+
+    `ContainerConfig` is there in every version: docker-compose 1, which speaks the newest, takes the
+    volumes of a service from it when it makes its container anew, and fails without.  Where the container
+    is not known, the image's own configuration says the same.
+    """
     document = _render_inspect(image)
+    document.ContainerConfig = render_image_config(image.config)
     if image.container:
         document.Container = image.container
-        document.ContainerConfig = render_image_config(image.config)
         document.ContainerConfig.Image = image.container_image
     elif version < (1, 45):
-        document.Container, document.ContainerConfig = "", ContainerConfig()
+        document.Container = ""
     return document
 
 

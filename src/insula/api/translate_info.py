@@ -22,7 +22,7 @@ _PLUGINS = {
     "Volume": ["local"],
     "Network": ["bridge", "host", "null"],
     "Authorization": None,
-    "Log": ["json-file", "local", "none"],
+    "Log": ["journald", "json-file", "local", "none"],
 }
 _NO_SWARM = {
     "NodeID": "",

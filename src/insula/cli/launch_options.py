@@ -88,7 +88,7 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--ipc",), {"metavar": "MODE", "help": "IPC namespace: private or host."}),
     (("--uts",), {"metavar": "MODE", "help": "UTS namespace: host."}),
     (("--cgroup-parent",), {"metavar": "PATH", "help": "Parent cgroup."}),
-    (("--log-driver",), {"metavar": "NAME", "help": "json-file, local or none."}),
+    (("--log-driver",), {"metavar": "NAME", "help": "json-file, local, journald or none."}),
     (("--log-opt",), {"multiple": True, "metavar": "KEY=VALUE", "help": "Option of the log driver: max-size=10m."}),
     (("--cidfile",), {"metavar": "FILE", "help": "Write the id to a file."}),
     (("--label-file",), {"multiple": True, "metavar": "FILE", "help": "Read labels from a file."}),

@@ -76,14 +76,15 @@ def kill(ctx: click.Context, instance: tuple[str, ...], signal: str) -> int:
 @click.command()
 @click.option("-f", "--force", is_flag=True, help="Also when it runs (SIGKILL).")
 @click.option("-v", "--volumes", is_flag=True, help="Remove its anonymous volumes too.")
+@click.option("-l", "--link", is_flag=True, help="Only the link INSTANCE/ALIAS, not an instance.")
 @_INSTANCES
 @click.pass_context
-def rm(ctx: click.Context, instance: tuple[str, ...], force: bool, volumes: bool) -> int:
+def rm(ctx: click.Context, instance: tuple[str, ...], force: bool, volumes: bool, link: bool) -> int:
     """Remove instances."""
     client = pass_client(ctx)
     return for_each(
         instance,
-        lambda ref: client.delete(f"/containers/{ref}", force=force, v=volumes),
+        lambda ref: client.delete(f"/containers/{ref}", force=force, v=volumes, link=link),
         may_be_missing=force,
     )
 

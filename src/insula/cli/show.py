@@ -14,9 +14,9 @@ import click
 from insula.cli import values
 from insula.cli.connect import pass_client
 from insula.cli.table import age_of, human_binary, human_size, print_rows, utc_text
-from insula.cli.template import render
 from insula.client import Client
 from insula.errors import DaemonRefused, InvalidRequest
+from insula.model.go_template import render
 
 
 def filters_of(words: tuple[str, ...]) -> dict[str, list[str]]:

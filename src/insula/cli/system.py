@@ -13,9 +13,9 @@ from insula import __version__
 from insula.cli.connect import pass_client
 from insula.cli.show import filters_of, moment
 from insula.cli.table import human_binary, human_size, print_rows
-from insula.cli.template import render
 from insula.client import API_VERSION
 from insula.errors import DaemonUnreachable
+from insula.model.go_template import render
 
 
 @click.command()

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from insula.cli.template import render
+from insula.model.go_template import render
 
 
 def human_size(size: float) -> str:

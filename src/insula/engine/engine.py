@@ -22,6 +22,7 @@ from insula.engine.execs import Execs
 from insula.engine.growth import Growth
 from insula.engine.instances import RUNNING_STATES, Entry, Instances
 from insula.engine.inventory import Inventory, volume_users
+from insula.engine.journal import JournalFeed
 from insula.engine.kit import Kit
 from insula.engine.legality import Action, check, still_running
 from insula.engine.lifecycle import Lifecycle
@@ -118,6 +119,7 @@ class Engine:
         self._execs = Execs(self._kit, self._instances, self._links)
         self._preparation = Preparation(self._kit, self._mounting, self._links, self._instances.find)
         self._rotation = Rotation(self._kit)
+        self._journal = JournalFeed(self._kit)
         self._creation = Creation(
             self._kit, self._instances, self._mounting, self._preparation, self._rotation
         )
@@ -129,6 +131,7 @@ class Engine:
             self._preparation,
             probing=self._probing,
             rotation=self._rotation,
+            journal=self._journal,
             auto_remove=self._auto_remove,
         )
         self._connections = Connections(self._kit, self._instances, self._preparation)
@@ -165,6 +168,7 @@ class Engine:
         await self._probing.close()
         for entry in self._instances.all():
             self._rotation.stop(entry)
+            self._journal.stop(entry)
         self._execs.close()
         await self._lifecycle.close()
         self._kit.growth.close()

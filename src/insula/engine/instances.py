@@ -59,6 +59,7 @@ class Entry:
     holds_volumes: bool = False
     prober: asyncio.Task[None] | None = None
     trimmer: asyncio.Task[None] | None = None
+    feeder: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:

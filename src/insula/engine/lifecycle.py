@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from insula.engine.health import at_start
 from insula.engine.instances import Entry, Instances, Run
+from insula.engine.journal import JournalFeed
 from insula.engine.legality import Action, check
 from insula.engine.mounting import Mounting
 from insula.engine.operations import Journal, exclusive
@@ -59,6 +60,7 @@ class Lifecycle:
         *,
         probing: Probing,
         rotation: Rotation,
+        journal: JournalFeed,
         auto_remove: Callable[[Entry], Coroutine[Any, Any, None]],
     ) -> None:
         self._kit = kit
@@ -67,6 +69,7 @@ class Lifecycle:
         self._preparation = preparation
         self._probing = probing
         self._rotation = rotation
+        self._journal = journal
         self._auto_remove = auto_remove
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -112,6 +115,7 @@ class Lifecycle:
     ) -> None:
         kit = self._kit
         backend = kit.backend(entry.record.spec.isolation)
+        self._journal.check(entry)
         if continuation is not None and continuation.before is not None:
             await continuation.before(undo)
         plan = await self._preparation.prepare(entry, undo)
@@ -170,6 +174,7 @@ class Lifecycle:
         run.watcher = self._spawn(self._watch(entry, run), f"watch {entry.id}")
         self._probing.watch(entry)
         self._rotation.watch(entry)
+        self._journal.watch(entry)
         return run
 
     async def _watch(self, entry: Entry, run: Run) -> None:
@@ -186,6 +191,7 @@ class Lifecycle:
         record = entry.record
         async with exclusive(entry, "end"):
             problems = await self._give_back(entry, entry.plan)
+            await self._journal.finish(entry)
             await self._rotation.finish(entry)
             ran_ns = max(0, status.finished_at_ns - entry.record.started_ns)
             decision = decide_restart(

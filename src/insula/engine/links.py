@@ -1,7 +1,7 @@
 """Legacy links (`--link`) between instances on the default bridge.  Async where an instance is changed.
 
 An instance that links to another finds it in /etc/hosts, by the alias, and what the other has exposed and was
-given in its environment: names and order are moby's (daemon/links).  Links know the other by its id.  On a
+given in its environment: the names are moby's (daemon/links).  Links know the other by its id.  On a
 user-defined network a link is no more than a name that only one instance uses; that is the network room's.
 """
 

@@ -10,18 +10,17 @@ from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.ids import short_id
 from insula.model.instance import Instance, LogConfig
 
-DRIVERS = ("", "json-file", "local", "none")
+DRIVERS = ("", "json-file", "local", "journald", "none")
+_OF_ALL = {"mode", "max-buffer-size"}
+_SHOWN = {"labels", "labels-regex", "env", "env-regex", "tag"}
 _KNOWN = {
-    "json-file": {
-        *("max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag"),
-        *("mode", "max-buffer-size"),
-    },
-    "local": {"max-size", "max-file", "compress", "mode", "max-buffer-size"},
+    "json-file": {"max-size", "max-file", "compress"} | _SHOWN | _OF_ALL,
+    "local": {"max-size", "max-file", "compress"} | _OF_ALL,
+    "journald": _SHOWN | _OF_ALL,
 }
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.IGNORECASE)
-_FIELD = re.compile(r"\{\{\s*\.(\w+)\s*\}\}")
 _LOCAL_BYTES, _LOCAL_FILES = 20_000_000, 5  # moby's, of the driver `local`
 
 
@@ -31,7 +30,7 @@ def check_log(config: LogConfig) -> None:
         raise UnsupportedField(
             "HostConfig.LogConfig.Type",
             f"log driver {config.driver!r} is not supported",
-            hint="use json-file, local or none",
+            hint="use json-file, local, journald or none",
         )
     driver = config.driver or "json-file"
     if driver == "none":
@@ -44,10 +43,7 @@ def check_log(config: LogConfig) -> None:
                 hint=f"{', '.join(sorted(_KNOWN[driver]))}",
             )
     log_limit(config)
-    if options.get("mode", "blocking") not in ("", "blocking"):
-        raise UnsupportedField(
-            "HostConfig.LogConfig.Config.mode", "no output is thrown away here: the mode is always blocking"
-        )
+    _check_mode(options)
     if (compress := options.get("compress", "")) not in ("", *_TRUE, *_FALSE):
         raise InvalidRequest(f"invalid value for compress: {compress!r}")
     if driver == "json-file" and compress in _TRUE and ("max-size" not in options or _files(options) < 2):
@@ -57,20 +53,26 @@ def check_log(config: LogConfig) -> None:
             re.compile(options.get(name, ""))
         except re.error as error:
             raise InvalidRequest(f"invalid {name}: {error}") from None
-    tag = options.get("tag", "")
-    if "{{" in _FIELD.sub("", tag) or not set(_FIELD.findall(tag)) <= set(_TAG_FIELDS):
-        raise UnsupportedField(
-            "HostConfig.LogConfig.Config.tag",
-            f"{tag!r} has more than plain fields in it",
-            hint=f"fields are {', '.join('{{.' + name + '}}' for name in _TAG_FIELDS)}",
-        )
+    if "{{" in (tag := options.get("tag", "")):
+        _render_tag(tag, dict.fromkeys(_TAG_FIELDS, "") | {name: {} for name in _TAG_MAPS})
+
+
+def _check_mode(options: Mapping[str, str]) -> None:
+    """Nothing is thrown away in either mode: a workload writes to a file and waits for no reader."""
+    if (mode := options.get("mode", "")) not in ("", "blocking", "non-blocking"):
+        raise InvalidRequest(f"logger: logging mode not supported: {mode}")
+    if (size := options.get("max-buffer-size")) is not None:
+        if mode != "non-blocking":
+            raise InvalidRequest("logger: max-buffer-size option is only supported with 'mode=non-blocking'")
+        if not _SIZE.fullmatch(size):
+            raise InvalidRequest(f"error parsing option max-buffer-size: invalid size: '{size}'")
 
 
 def log_limit(config: LogConfig) -> int:
     """How many bytes of log are kept, 0 for all: `max-size` × `max-file`.  Raises InvalidRequest."""
     if config.driver == "none":
         return 0
-    local = config.driver == "local"
+    local = config.driver in ("local", "journald")  # the journal keeps the rest
     size = _LOCAL_BYTES if local else 0
     if "max-size" in config.options:
         text = config.options["max-size"]
@@ -92,7 +94,23 @@ def _files(options: Mapping[str, str], default: int = 1) -> int:
     return int(text)
 
 
-_TAG_FIELDS = ("ID", "FullID", "Name", "ImageID", "ImageFullID", "ImageName", "DaemonName")
+_TAG_FIELDS = (
+    *("ID", "FullID", "Name", "ImageID", "ImageFullID", "ImageName", "DaemonName", "Command"),
+    *("ContainerID", "ContainerName", "ContainerEntrypoint", "ContainerImageID", "ContainerImageName"),
+)
+_TAG_MAPS = ("ContainerLabels", "Config")
+
+
+def _render_tag(tag: str, values: Mapping[str, object]) -> str:
+    """Raises InvalidRequest, which names the option."""
+    from insula.model.go_template import render  # hardly anybody needs it
+
+    try:
+        return render(tag, values)
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            f"log opt tag: {error.message}", hint=f"fields are {', '.join((*_TAG_FIELDS, *_TAG_MAPS))}"
+        ) from None
 
 
 def log_attributes(record: Instance) -> dict[str, str]:
@@ -105,18 +123,30 @@ def log_attributes(record: Instance) -> dict[str, str]:
             names += [name for name in values if re.search(pattern, name)]
         found |= {name: values[name] for name in names}
     if tag := options.get("tag"):
-        image = record.image_id.removeprefix("sha256:")
-        fields = {
-            "ID": short_id(record.id),
-            "FullID": record.id,
-            "Name": record.name,
-            "ImageID": image[:12],
-            "ImageFullID": record.image_id,
-            "ImageName": record.spec.image,
-            "DaemonName": "insula",
-        }
-        found["tag"] = _FIELD.sub(lambda match: fields[match[1]], tag)
+        found["tag"] = _render_tag(tag, _tag_values(record)) if "{{" in tag else tag
     return found
+
+
+def _tag_values(record: Instance) -> dict[str, object]:
+    """moby's logger.Info, as far as one would write it on every line."""
+    words = record.config.args
+    return {
+        "ID": short_id(record.id),
+        "FullID": record.id,
+        "Name": record.name,
+        "ImageID": short_id(record.image_id),
+        "ImageFullID": record.image_id,
+        "ImageName": record.spec.image,
+        "DaemonName": "insula",
+        "Command": " ".join(words),
+        "ContainerID": record.id,
+        "ContainerName": f"/{record.name}",
+        "ContainerEntrypoint": words[0] if words else "",
+        "ContainerImageID": record.image_id,
+        "ContainerImageName": record.spec.image,
+        "ContainerLabels": record.config.labels,
+        "Config": record.spec.log.options,
+    }
 
 
 def render_attributes(attributes: Mapping[str, str]) -> str:

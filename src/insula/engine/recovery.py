@@ -79,6 +79,9 @@ class Recovery:
             if entry.id in half_started and entry.id not in doomed:
                 await self._guarded(entry, self._undo_start(entry))
         await kit.networks.recover(live)
+        for entry in found:
+            if entry.id in live:
+                await self._guarded(entry, self._find_bridge(entry))
         await self._mounting.volumes.recover(entry for entry in found if entry.id in live)
         for operation in operations:
             await self._settle(operation, doomed)
@@ -113,6 +116,13 @@ class Recovery:
         return dict(zip(wanted, await asyncio.gather(*map(look, wanted)), strict=True))
 
     # acting
+
+    async def _find_bridge(self, entry: Entry) -> None:
+        """Its network as it was: a bridge that was lost meanwhile is another one now."""
+        plan = entry.plan
+        if plan is not None and plan.endpoints:
+            backend = self._kit.backend(plan.isolation)
+            await backend.set_network(entry.id, plan.endpoints, plan.etc_files)
 
     async def _undo_start(self, entry: Entry) -> None:
         """A start that was cut: nothing of it stays, and the instance is as it was, with the reason."""

@@ -248,7 +248,8 @@ class Fabric:
         segment.index = segment.resolver = 0
 
     async def _look_for_problems(self, segment: Segment) -> None:
-        if problem := await self.plumbing.find_problem(segment.network.bridge):
+        network = segment.network
+        if problem := await self.plumbing.find_problem(network.bridge, ipv6=network.carried6 is not None):
             log.warning("%s", problem)
             self._warnings[segment.network.id] = problem
 

@@ -9,6 +9,7 @@ themselves are `fabric`'s.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import ipaddress
 import logging
@@ -46,6 +47,7 @@ T = TypeVar("T")
 # 80 KiB of kernel memory each; a burst of twenty starts finds one for everybody
 _SLOTS = (20, 40)
 _EMPTY_NAMESPACES = (4, 20)
+_HOLD_TRIES, _HOLD_PAUSE_S = 20, 0.05
 
 
 class Networks:
@@ -115,7 +117,7 @@ class Networks:
         for instance_id, member in self._members.items():
             for binding in member.ports:
                 try:
-                    member.held += ports.hold(_settled(binding))
+                    member.held += await _hold_again(_settled(binding))
                 except Failure as error:
                     log.warning("instance %s keeps its port, but: %s", short_id(instance_id), error)
             self._relays.update(instance_id, member.relays())
@@ -526,6 +528,15 @@ class Networks:
             self._drop(segment, slot, alone=alone)
         else:  # its network is gone from the store
             self._plumbing.release("" if alone else slot.netns, slot.link)
+
+
+async def _hold_again(binding: PortBinding) -> list[ports.Held]:
+    """The relay of a daemon that was killed has it until it notices, a moment later.  Raises Failure."""
+    for _ in range(_HOLD_TRIES if binding.is_ipv6 else 0):
+        with contextlib.suppress(Failure):
+            return ports.hold(binding)
+        await asyncio.sleep(_HOLD_PAUSE_S)
+    return ports.hold(binding)
 
 
 def _settled(binding: PortBinding) -> PortBinding:

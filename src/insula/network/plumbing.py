@@ -73,9 +73,9 @@ class Plumbing:
         subnets = tuple(subnet for subnet, _ in links.list_subnets(route))
         return subnets, tuple(link.name for link in links.list_links(route))
 
-    async def find_problem(self, bridge: str) -> str:
+    async def find_problem(self, bridge: str, *, ipv6: bool) -> str:
         """A firewall of the host's that is in the way, with the remedy, or ""."""
-        return await self.do(find_forward_drop, bridge)
+        return await self.do(lambda: find_forward_drop(bridge, ipv6=ipv6))
 
     async def tear_down(self, bridges: Sequence[str], *, directory: bool) -> None:
         """The reverse, once nothing is attached; `directory`: nor any namespace kept."""
@@ -162,36 +162,46 @@ class Plumbing:
         self._releases.add(rest)
         rest.add_done_callback(self._releases.discard)
 
-    def _take_down(self, netns: str, link: str) -> None:
+    def _take_down(self, netns: str, link: str) -> int:
+        """The link's index while it is there, else 0."""
+        index = _index_of(link)
         if netns:
             namespaces.drop_netns(netns)
         elif link:
             links.delete_link(self._maker.open(), link)
+        return index
 
     async def _see_off(
-        self, taken_down: asyncio.Future[None], link: str, gone: Callable[[], None] | None
+        self, taken_down: asyncio.Future[int], link: str, gone: Callable[[], None] | None
     ) -> None:
-        """The kernel takes a namespace apart some 30 ms after its last user, and its veth pair with it."""
+        """The kernel takes a namespace apart some 30 ms after its last user, and its veth pair with it.
+
+        Another link may have its name by then: the tap of a VM that was started again at once.
+        """
         try:
-            await taken_down
+            index = await taken_down
             for pause in _PATIENCE_S:
-                if not link or not _exists(link):
+                if not index or _index_of(link) != index:
                     break
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._stopping.wait()
             else:  # some process still holds the namespace
-                await self.do(lambda: links.delete_link(self._maker.open(), link))
+                await self.do(self._delete, link, index)
         except (InsulaError, OSError) as error:
             log.error("cannot take down %s: %s", link or "a network namespace", error)
         finally:
             if gone is not None:
                 gone()
 
+    def _delete(self, link: str, index: int) -> None:
+        if _index_of(link) == index:
+            links.delete_link(self._maker.open(), link)
 
-def _exists(link: str) -> bool:
+
+def _index_of(link: str) -> int:
+    """0 when there is none of that name."""
     try:
-        socket.if_nametoindex(link)
+        return socket.if_nametoindex(link) if link else 0
     except OSError:
-        return False
-    return True
+        return 0

@@ -57,6 +57,36 @@ def test_exit_code_while_the_daemon_was_away(crashing: Daemon, isolation: str, n
     crashing.ok("rm", name)
 
 
+def test_a_bridge_that_was_lost_meanwhile_is_found_again(crashing: Daemon, isolation: str, name: str) -> None:
+    """Also by a VM that was made ahead, whose tap is not the one that the network room has made for it."""
+    serve = "mkdir /www; echo served > /www/index.html; exec httpd -f -p 80 -h /www"
+    words = ("run", "-d", "--name", name, "-p", "8188:80", IMAGE, "sh", "-c", serve)
+    crashing.ok(*isolated(isolation, *words))
+    for _ in range(3):  # the daemon makes one ahead when it finds the time
+        if isolation == "process" or crashing.inspect(name)["Insula"]["Start"] == "ready clone":
+            break
+        crashing.ok("rm", "-f", name)
+        crashing.ok(*isolated(isolation, *words))
+    assert "served" == fetch(crashing, "http://127.0.0.1:8188/")
+    crashing.kill()
+    subprocess.run(["ip", "-n", crashing.netns, "link", "delete", crashing.bridge], check=True)
+    crashing.start()
+    for host in ("127.0.0.1", "[::1]"):
+        assert "served" == fetch(crashing, f"http://{host}:8188/")
+    crashing.ok("rm", "-f", name)
+
+
+def fetch(daemon: Daemon, url: str) -> str:
+    """From the daemon's own host, once somebody answers."""
+    script = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=10).read().decode())"
+    for _ in range(50):
+        argv = daemon.inside("/usr/bin/python3", "-c", script)
+        done = subprocess.run(argv, capture_output=True, check=False, timeout=30)
+        if done.returncode == 0:
+            return done.stdout.decode().strip()
+    raise AssertionError(done.stderr.decode())
+
+
 def wait_for_probes(daemon: Daemon, name: str) -> None:
     """Until a health check has ended and what it said is recorded: the next one has begun, too."""
     filters = ("--filter", f"container={name}", "--filter", "event=exec_create")

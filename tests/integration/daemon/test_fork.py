@@ -173,6 +173,23 @@ def test_connections_stay_with_the_source(own: Daemon, name: str) -> None:
     own.ok("rm", "-f", name, copy)
 
 
+def test_connections_in_namespaces_of_the_workloads_own_stay_with_the_source(own: Daemon, name: str) -> None:
+    """There is no loopback address in this one: what it holds may well leave the machine."""
+    inside = (
+        "ip link set lo up; ip addr add 10.99.0.1/32 dev lo; (sleep 1000 | nc -l -p 99 > /tmp/got) & "
+        "until busybox netstat -ltn | grep -q :99; do :; done; "
+        "while sleep 0.2 && echo x; do :; done | nc 10.99.0.1 99; echo broken > /tmp/out"
+    )
+    script = f"busybox unshare -n sh -c '{inside}' & sleep 1000"
+    own.ok("run", "-d", "--isolation", "vm", "--privileged", "--name", name, IMAGE, "sh", "-c", script)
+    own.shell(name, "until [ -s /tmp/got ]; do sleep 0.1; done")
+    [copy] = fork(own, name)
+    own.shell(copy, "until [ -s /tmp/out ]; do sleep 0.1; done")
+    own.shell(name, "n=$(wc -c < /tmp/got); until [ $(wc -c < /tmp/got) -gt $n ]; do sleep 0.1; done")
+    assert "" == own.shell(name, "cat /tmp/out 2>/dev/null || true")
+    own.ok("rm", "-f", name, copy)
+
+
 def test_a_fork_of_a_fork(own: Daemon, name: str) -> None:
     own.ok("run", "-d", "--isolation", "vm", "--name", name, "--hostname", "isle", IMAGE, "sleep", "1000")
     own.shell(name, "echo 1 > /generation")

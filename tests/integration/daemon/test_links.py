@@ -52,7 +52,8 @@ def test_a_link_is_in_the_hosts_file_and_the_environment(
         hosts = daemon.shell(name, "cat /etc/hosts").splitlines()
         assert f"{fresh}\tmy-db dbhost {database}" in hosts
         assert not any(line.startswith(f"{there}\t") for line in hosts)
-        daemon.client.request("DELETE", f"/containers/{name}/my-db", query={"link": True}).close()
+        assert 1 == daemon.insula("rm", "--link", f"{name}/nobody").returncode
+        assert 0 == daemon.insula("rm", "--link", f"{name}/my-db").returncode
         assert "my-db" not in daemon.shell(name, "cat /etc/hosts")
         assert daemon.inspect(name)["HostConfig"]["Links"] is None
     finally:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +69,35 @@ def test_details_and_what_is_refused(daemon: Daemon, isolation: str, name: str) 
     for option, said in (("max-size=big", "invalid size"), ("odd=1", "unknown log opt 'odd'")):
         done = daemon.docker(*isolated(isolation, "create", "--log-opt", option, IMAGE, "true"))
         assert said in done.stderr.decode()
+
+
+@pytest.mark.vm
+def test_the_journal_gets_each_line_once_also_over_a_crash_of_the_daemon(
+    make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    socket_path = tmp_path / "journal"
+    daemon = make_daemon("--journal-socket", str(socket_path))
+    daemon.start()
+    try:
+        daemon.import_image()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+            journal.bind(str(socket_path))
+            journal.settimeout(60)
+
+            def lines(isolation: str, count: int) -> list[bytes]:
+                found = [journal.recv(1 << 16) for _ in range(count)]
+                assert all(b"CONTAINER_NAME=" + isolation.encode() + b"\n" in one for one in found)
+                return [one.partition(b"MESSAGE=")[2].partition(b"\n")[0] for one in found]
+
+            for isolation in ("process", "vm"):
+                words = isolated(isolation, "run", "-di", "--name", isolation, "--log-driver", "journald")
+                daemon.ok(*words, IMAGE, "sh", "-c", "echo one; read x; echo two")
+                assert [b"one"] == lines(isolation, 1)
+            daemon.kill()
+            daemon.start()
+            for isolation in ("process", "vm"):
+                daemon.ok("attach", "--sig-proxy=false", isolation, stdin=b"\n")
+                assert [b"two"] == lines(isolation, 1)
+                assert "one\ntwo" == daemon.ok("logs", isolation)
+    finally:
+        daemon.stop()

@@ -40,6 +40,28 @@ def test_published_port_from_loopback_and_neighbours(daemon: Daemon, isolation: 
         daemon.ok("rm", "-f", name)
 
 
+def test_ranges_udp_hairpin_and_the_hosts_own_name(daemon: Daemon, isolation: str, name: str) -> None:
+    """On the host's own 127.0.0.1 and ::1, and back in by the host's address from the instance itself."""
+    words = ("--add-host", "host:host-gateway", "-p", "8190-8192:80", "-p", "5390-5391:5390-5391/udp")
+    daemon.ok(*isolated(isolation, "run", "-d", "--name", name, *words, IMAGE, "sh", "-c", SERVE))
+    try:
+        assert daemon.ok("port", name, "80").splitlines() == ["0.0.0.0:8190", "[::]:8190"]
+        assert daemon.ok("port", name, "5391/udp").splitlines() == ["0.0.0.0:5391", "[::]:5391"]
+        for host in ("127.0.0.1", "[::1]"):
+            assert "served\n" == fetch(daemon, f"http://{host}:8190/")
+        assert "served" == daemon.shell(name, "wget -qO- http://host:8190/")
+        script = (
+            "import socket as s; c = s.socket(s.AF_INET, s.SOCK_DGRAM); c.sendto(b'x', ('127.0.0.1', 5391))"
+        )
+        subprocess.run(daemon.inside("/usr/bin/python3", "-c", script), check=True, timeout=30)
+        # it has reached the instance, where nobody listens
+        daemon.shell(
+            name, "until awk '/^Udp:/ { n = $3 } END { exit n < 1 }' /proc/net/snmp; do sleep 0.1; done"
+        )
+    finally:
+        daemon.ok("rm", "-f", name)
+
+
 def test_a_taken_port_is_refused_and_free_again_later(daemon: Daemon, name: str) -> None:
     daemon.ok("run", "-d", "--name", name, "-p", "8089:80", IMAGE, "sleep", "1000")
     done = daemon.docker("run", "--rm", "-p", "8089:80", IMAGE, "true")

@@ -74,6 +74,7 @@ def shaped(
         *("--hostname", "island", "--ulimit", "nofile=123:456", "--tmpfs", "/scratch:size=1m,mode=1777"),
         *("--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE", "--memory", "200m", "--pids-limit", "100"),
         *("-v", f"{shared}:/shared", "-v", f"{shared}:/readonly:ro", "--add-host", "other:10.1.2.3"),
+        *("-v", f"{shared}/from-host:/made/for/file:ro"),
         *(IMAGE, "sleep", "1000"),
     )
     yield ident
@@ -94,6 +95,7 @@ def shaped(
         ("touch /scratch/x && echo made", "made"),
         ("cat /shared/from-host", "hello"),
         ("touch /readonly/x 2>&1 | grep -c Read-only", "1"),
+        ("cat /made/for/file; (echo x >/made/for/file) 2>&1 | grep -c Read-only", "hello1"),
         ("echo $HOME", "/home"),
         ("grep CapEff /proc/self/status", "CapEff:\t0000000000000000"),
         ("grep CapBnd /proc/self/status", "CapBnd:\t0000000000000400"),

@@ -342,7 +342,7 @@ def test_refusals_are_dockers(daemon: Daemon, lan: Lan) -> None:
         (("create", "-d", "nope", "x"), "plugin not found"),
         (("create", "--subnet", "10.0.0.1/8", "x"), "it should be 10.0.0.0/8"),
         (("create", "--subnet", daemon.subnet, "x"), "Pool overlaps with other one on this address space"),
-        (("create", "--ipv6", "x"), "EnableIPv6"),
+        (("create", "--ipv6", "--subnet", "fe80::/64", "x"), "addresses of this kind"),
         (("create", "-o", "nonsense=1", "x"), "Options.nonsense"),
         (("rm", lan.name), f"network {lan.name} has active endpoints"),
         (("rm", "host"), "host is a pre-defined network and cannot be removed"),

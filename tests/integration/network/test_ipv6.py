@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -329,3 +330,22 @@ async def test_a_host_that_hears_routers_goes_on_to(networks: Networks, host: Ho
     lan = await networks.create(request())
     assert (setting("all/forwarding"), setting("wire/accept_ra")) == ("1", "2")
     assert setting(f"{lan.bridge}/accept_ra") == "0"
+
+
+async def test_a_firewall_that_drops_what_is_forwarded_of_ipv6_is_named_with_the_remedy(
+    networks: Networks, wire: Host
+) -> None:
+    """Docker from 27 on sets that policy."""
+    ip6tables = shutil.which("ip6tables-nft")
+    if ip6tables is None:
+        pytest.skip("no iptables here")
+    run_each(f"{ip6tables} -P FORWARD DROP")
+    await networks.create(NetworkRequest(name="old"))
+    assert networks.warnings() == ()
+    await networks.create(request())
+    (warning,) = networks.warnings()
+    assert warning.startswith("the host's ip6tables drop forwarded traffic")
+    run_each(*warning.partition("allow it with: ")[2].replace("ip6tables", ip6tables).split("; "))
+    one = await veth(networks, A)
+    with listen(wire.outside, 80) as server:  # the remedy works
+        assert await client_seen(server, one.netns, OUTSIDE6, 80) == HOST6

@@ -23,6 +23,7 @@ BINDING = PortBinding(container_port=80, host_port=8080)
 
 async def crash(networks: Networks, store: Store) -> None:
     """What kill -9 does: sockets closed, threads gone, nothing else."""
+    await networks._relays.stop()
     for member in networks._members.values():
         member.let_go()
     await networks._fabric.fall_silent()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from insula.cli.template import render
 from insula.errors import InvalidRequest
+from insula.model.go_template import render
 
 VALUE: dict[str, Any] = {
     "State": {"Running": True, "Pid": 7},

@@ -151,7 +151,9 @@ class World:
 
     def __post_init__(self) -> None:
         self.settings = Settings(
-            data_root=str(self.directory / "data"), exec_root=str(self.directory / "run")
+            data_root=str(self.directory / "data"),
+            exec_root=str(self.directory / "run"),
+            journal_socket=str(self.directory / "journal.sock"),
         )
         for path in (self.settings.data_root, self.settings.exec_root):
             os.makedirs(f"{path}/instances")

@@ -32,7 +32,9 @@ def config(driver: str = "json-file", **options: str) -> LogConfig:
         (config(max_size="1.5kb", max_file="4"), 6_000),
         (config("local"), 100_000_000),
         (config("local", max_size="1k"), 5_000),
+        (config("journald"), 100_000_000),
         (config("none", max_size="1k"), 0),
+        (config(mode="non-blocking", max_buffer_size="4m"), 0),
     ],
 )
 def test_how_much_is_kept(given: LogConfig, limit: int) -> None:
@@ -43,7 +45,8 @@ def test_how_much_is_kept(given: LogConfig, limit: int) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (config("journald"), "log driver 'journald' is not supported"),
+        (config("syslog"), "log driver 'syslog' is not supported"),
+        (config("journald", max_size="1m"), "unknown log opt 'max-size' for journald log driver"),
         (config(odd="1"), "unknown log opt 'odd' for json-file log driver"),
         (config("local", tag="x"), "unknown log opt 'tag' for local log driver"),
         (config(max_size="big"), "invalid size: 'big'"),
@@ -52,10 +55,12 @@ def test_how_much_is_kept(given: LogConfig, limit: int) -> None:
         (config(max_file="x"), "invalid max-file"),
         (config(compress="true"), "compress cannot be true"),
         (config(max_size="1m", max_file="2", compress="perhaps"), "invalid value for compress"),
-        (config(mode="non-blocking"), "the mode is always blocking"),
+        (config(mode="sometimes"), "logging mode not supported: sometimes"),
+        (config(max_buffer_size="1m"), "only supported with 'mode=non-blocking'"),
+        (config(mode="non-blocking", max_buffer_size="big"), "invalid size: 'big'"),
         (config(labels_regex="("), "invalid labels-regex"),
-        (config(tag="{{.Odd}}"), "more than plain fields"),
-        (config(tag="{{if .ID}}x{{end}}"), "more than plain fields"),
+        (config(tag="{{.Odd}}"), "log opt tag: template: there is no .Odd"),
+        (config(tag="{{if .ID}}x"), "log opt tag: template parsing error"),
     ],
 )
 def test_what_is_refused(given: LogConfig, words: str) -> None:
@@ -69,7 +74,7 @@ def test_what_details_show() -> None:
         labels_regex="^my",
         env="A",
         env_regex="^B",
-        tag="{{.Name}}/{{ .ID }} of {{.ImageName}}",
+        tag='{{.Name}}/{{ .ID }} of {{.ImageName}} {{with index .ContainerLabels "my"}}{{upper .}}{{end}}',
     )
     record = Instance(
         id="5" * 64,
@@ -82,7 +87,7 @@ def test_what_details_show() -> None:
     )
     check_log(log)
     found = log_attributes(record)
-    tag = f"one/{'5' * 12} of {record.spec.image}"
+    tag = f"one/{'5' * 12} of {record.spec.image} C"
     assert found == {"kind": "a b", "my": "c", "A": "1", "BB": "2", "tag": tag}
     assert render_attributes({"b": "1,2", "a": "x y"}) == "a=x+y,b=1%2C2"
 

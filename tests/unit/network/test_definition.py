@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from insula.errors import Conflict, Forbidden, InsulaError, InvalidRequest, NotFound, UnsupportedField
-from insula.model.network import Network, NetworkRequest
+from insula.model.network import AddressRange, Network, NetworkRequest
 from insula.network.definition import define_network
 
 DEFAULT = Network(id="d" * 64, name="bridge", driver="bridge", bridge="insula0", subnet="172.29.0.0/16")
-NETWORK = ipaddress.IPv4Network
+NETWORK = ipaddress.ip_network
 
 
 def define(*routes: str, existing: tuple[Network, ...] = (DEFAULT,), **fields: Any) -> Network:
     request = NetworkRequest(**{"name": "net", **fields})
-    return define_network(request, existing, [NETWORK(route) for route in routes], links=("eth0", "lo"))
+    return define_network(
+        request, existing, [NETWORK(route) for route in routes], links=("eth0", "lo"), host_key="h"
+    )
 
 
 def test_a_free_subnet_is_chosen_with_its_first_address_as_the_gateway() -> None:
@@ -87,6 +89,20 @@ def test_what_is_given_is_kept() -> None:
         ({"options": {"com.docker.network.bridge.name": "a b"}}, InvalidRequest, "is not a link name"),
         ({"options": {"com.docker.network.bridge.name": "eth0"}}, Forbidden, "already has a link eth0"),
         ({"options": {"com.docker.network.bridge.name": "insula0"}}, Conflict, "in use by network bridge"),
+        ({"ipv6": True, "range6": AddressRange(subnet="fd00::1/64")}, InvalidRequest, "should be fd00::/64"),
+        ({"ipv6": True, "range6": AddressRange(subnet="fd00::/127")}, InvalidRequest, "smaller than /126"),
+        ({"ipv6": True, "range6": AddressRange(subnet="ff02::/64")}, InvalidRequest, "of this kind"),
+        ({"ipv6": True, "range6": AddressRange(gateway="fd00::1")}, InvalidRequest, "needs a subnet"),
+        (
+            {"ipv6": True, "range6": AddressRange(subnet="fd00::/64", gateway="fd00::")},
+            InvalidRequest,
+            "first or the last",
+        ),
+        (
+            {"ipv6": True, "options": {"com.docker.network.driver.mtu": "1279"}},
+            InvalidRequest,
+            "at least 1280",
+        ),
         ({"options": {"encrypted": ""}}, UnsupportedField, "Options.encrypted"),
     ],
 )
@@ -104,3 +120,47 @@ def test_names_are_unique() -> None:
 def test_a_subnet_that_the_host_routes_elsewhere_is_refused() -> None:
     with pytest.raises(Forbidden, match=r"there is a route to 10\.1\.2\.0/24"):
         define("10.1.2.0/24", subnet="10.1.0.0/16")
+
+
+def test_an_ipv6_subnet_is_chosen_from_the_hosts_own_prefix() -> None:
+    first = define(ipv6=True)
+    assert first.carried6 is not None
+    prefix = ipaddress.IPv6Network(first.carried6.subnet)
+    assert (prefix.prefixlen, prefix.subnet_of(ipaddress.IPv6Network("fd00::/8"))) == (64, True)
+    assert first.carried6.gateway == str(prefix.network_address + 1)
+    second = define(existing=(DEFAULT, first), name="second", ipv6=True).carried6
+    assert second is not None
+    other = ipaddress.IPv6Network(second.subnet)
+    assert other.network_address == prefix.network_address + (1 << 64)
+    third = define(str(other), existing=(DEFAULT, first), name="third", ipv6=True).carried6
+    assert third is not None
+    assert ipaddress.IPv6Network(third.subnet).network_address == prefix.network_address + (2 << 64)
+
+
+def test_two_hosts_choose_different_prefixes() -> None:
+    requests = [define_network(NetworkRequest(name="x", ipv6=True), (), (), host_key=key) for key in "ab"]
+    first, second = (made.carried6.subnet for made in requests if made.carried6 is not None)
+    assert first != second
+
+
+def test_a_chosen_ipv6_subnet_does_not_overlap_and_has_what_is_given() -> None:
+    asked = AddressRange(subnet="fd00:7::/64", ip_range="fd00:7::100/120", aux_addresses={"a": "fd00:7::101"})
+    made = define(ipv6=True, range6=asked)
+    assert made.carried6 == AddressRange(
+        subnet="fd00:7::/64",
+        gateway="fd00:7::102",
+        ip_range="fd00:7::100/120",
+        aux_addresses={"a": "fd00:7::101"},
+        chosen_subnet=True,
+    )
+    with pytest.raises(Forbidden, match="Pool overlaps"):
+        define(existing=(DEFAULT, made), name="again", ipv6=True, range6=AddressRange(subnet="fd00:7::/80"))
+    with pytest.raises(Forbidden, match="is in use on this host"):
+        define("fd00:8::/64", ipv6=True, range6=AddressRange(subnet="fd00:8::/64"))
+
+
+def test_an_ipv6_subnet_without_ipv6_is_only_kept() -> None:
+    """As Docker does, and docker-py's own tests take for granted."""
+    made = define("fd00:8::/64", range6=AddressRange(subnet="fd00:8::/64"))
+    assert made.range6 == AddressRange(subnet="fd00:8::/64", gateway="fd00:8::1", chosen_subnet=True)
+    assert made.carried6 is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,9 @@ def test_reverse_names() -> None:
     assert dns.reverse_address("4.3.2.1.in-addr.arpa") == "1.2.3.4"
     for name in ("3.2.1.in-addr.arpa", "x.3.2.1.in-addr.arpa", "4.3.2.1.ip6.arpa"):
         assert dns.reverse_address(name) == ""
+    reverse = "2." + "0." * 27 + "0.0.d.f.ip6.arpa"
+    assert dns.reverse_address(reverse) == "fd00::2"
+    assert dns.reverse_address(reverse.replace("2.0.", "20.", 1)) == ""
     assert dns.name_record("a.b").endswith(b"\0\5\1a\1b\0")
 
 
@@ -112,3 +116,19 @@ def test_names_are_those_of_networks_that_are_shared() -> None:
     assert directory.name_of(two, "10.1.0.2") == ""
     assert (two.forwards, three.forwards) == (True, False)
     assert directory.asker("10.9.9.9") is None
+
+
+def test_a_link_is_a_name_that_one_alone_uses_and_addresses_of_both_families_are_known() -> None:
+    directory = Directory()
+    linking = replace(endpoint("a", "10.0.0.2", "one"), links=(("Friend", "two"),))
+    directory.replace([
+        (linking,),
+        (endpoint("a", "10.0.0.3", "two", address6="fd00::3"),),
+    ])  # fmt: skip
+    one, two = directory.asker("10.0.0.2"), directory.asker("fd00::3")
+    assert one is not None
+    assert two is not None
+    for name in ("friend", "friend.neta", "two"):
+        assert sorted(directory.find(one, name)) == ["10.0.0.3", "fd00::3"]
+    assert directory.find(two, "friend") == []
+    assert directory.name_of(one, "fd00::3") == "two.neta"

@@ -59,3 +59,31 @@ def test_a_network_of_its_own_has_names_and_an_internal_one_no_way_out() -> None
     island_rules = [n for n, line in enumerate(forward) if "leads nowhere" in line]
     assert len(island_rules) == 2
     assert max(island_rules) < next(n for n, line in enumerate(forward) if line.endswith("accept"))
+
+
+def test_ports_of_ipv6_are_led_where_the_kernel_can_and_else_relayed() -> None:
+    """As `nft --debug=netlink` shows them; none of ::1 alone, which nobody else reaches."""
+    anywhere = PortBinding(container_port=80, host_port=8080, host_ip="::")
+    relayed, led = make_elements("fd00::2", anywhere)
+    assert (relayed.map, relayed.key, relayed.value) == ("relayed", bytes.fromhex("06000000 1f900000"), b"")
+    assert (led.map, led.key) == ("published6", relayed.key)
+    assert led.value == bytes.fromhex("fd00 0000 0000 0000 0000 0000 0000 0002 00500000")
+    assert [element.map for element in make_elements("172.29.0.2", anywhere)] == ["relayed"]
+    at = PortBinding(container_port=80, host_port=8080, host_ip="2001:db8::1")
+    assert [element.map for element in make_elements("fd00::2", at)] == ["relayed_at", "published6_at"]
+    assert make_elements("fd00::2", PortBinding(container_port=80, host_port=8080, host_ip="::1")) == ()
+    text = make_ruleset("insula0", [ZONE], [("fd00::2", at), ("172.29.0.2", anywhere)])
+    assert "elements = { 2001:db8::1 . tcp . 8080 : fd00::2 . 80 }" in text
+    assert "elements = { tcp . 8080 }" in text
+
+
+def test_a_zone_of_both_families_is_masqueraded_in_both_and_an_island_relays_nothing() -> None:
+    dual = Zone(bridge="br-1", subnet="10.1.0.0/24", gateway="10.1.0.1", subnet6="fd00:1::/64")
+    island = Zone(
+        bridge="br-2", subnet="10.2.0.0/24", gateway="10.2.0.1", subnet6="fd00:2::/64", internal=True
+    )
+    text = make_ruleset("insula0", [dual, island])
+    assert 'oifname != "br-1" ip6 saddr fd00:1::/64 masquerade' in text
+    assert 'oifname != "br-2" ip6 saddr' not in text
+    assert 'iifname "br-2" meta nfproto ipv6 meta l4proto . th dport @relayed drop' in text
+    assert 'iifname "br-1" meta nfproto' not in text

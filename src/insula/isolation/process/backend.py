@@ -212,6 +212,7 @@ class ProcessBackend:
             prepare.make_cwd(root, plan.process)
         finally:
             os.close(root)
+        plan = dataclasses.replace(plan, mounts=prepare.mounts_by_kind(plan))
         config = make_config(
             plan, identity, self._facts, prepare.find_devices(plan), prepare.find_block_devices(plan)
         )

@@ -5,6 +5,7 @@ Everything in the root is untrusted; only `system.inroot` and `system.openat` op
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import stat
@@ -14,6 +15,7 @@ from insula.errors import CannotEnter, CommandNotExecutable, CommandNotFound, In
 from insula.isolation.plan import Device, LaunchPlan, Process
 from insula.isolation.process.spec import DeviceNode
 from insula.isolation.users import Identity, find_identity
+from insula.model.mounts import Mount, MountKind
 from insula.system.inroot import make_directory_in_root, read_in_root
 from insula.system.openat import open_in_root
 
@@ -53,6 +55,19 @@ def check_cwd(root: int, process: Process) -> None:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             raise
         raise CannotEnter(process.cwd, (error.strerror or "").lower()) from error
+
+
+def mounts_by_kind(plan: LaunchPlan) -> tuple[Mount, ...]:
+    """The plan's mounts, where those of files and sockets say that nothing is below them.
+
+    crun (1.8) cannot make a file read-only with all that is below it: it opens the file as a directory.
+    """
+    return tuple(
+        mount
+        if mount.kind is MountKind.TMPFS or os.path.isdir(mount.source)
+        else dataclasses.replace(mount, recursive=False)
+        for mount in plan.mounts
+    )
 
 
 def find_devices(plan: LaunchPlan) -> tuple[DeviceNode, ...]:

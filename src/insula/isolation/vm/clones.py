@@ -16,15 +16,15 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from insula.errors import Failure, Unavailable
+from insula.errors import Unavailable
 from insula.isolation.vm import boot
 from insula.isolation.vm.boot import Booted
 from insula.isolation.vm.machine import OVERHEAD_MIB, Disk
 from insula.isolation.vm.order import Order
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.record import VmRecord, record_path, write_record
+from insula.isolation.vm.taps import plug_in_beside
 from insula.isolation.vm.templates import Size
-from insula.system import links
 from insula.system.files import disk_errors, remove_tree
 from insula.system.pool import Pool
 
@@ -126,15 +126,6 @@ async def end(clone: Clone) -> None:
     remove_tree(clone.order.run_dir)
 
 
-def _plug_in(spare: str, link: str) -> None:
-    """The clone's own tap goes to the bridge that `link`, which stays unused, is on."""
-    with links.open_route() as route:
-        found = links.find_link(route, link)
-        if found is None or not found.master:
-            raise Failure(f"the tap device {link} is on no bridge")
-        route.send(*links.port_messages(spare, found.master, isolated=found.isolated, mtu=found.mtu))
-
-
 async def hand_over(clone: Clone, order: Order) -> VmRecord:
     """Make a clone the VM of an order: its disks, log, place on the network and limits.  Undoes nothing: a
     clone with which this fails is to be ended.  Raises InsulaError, OSError."""
@@ -152,7 +143,7 @@ async def hand_over(clone: Clone, order: Order) -> VmRecord:
         log_fd = _open(stack, order.log_path or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         await monitor.give(disks, log_fd)
         if order.taps:
-            _plug_in(spare, order.taps[0][0])
+            plug_in_beside(spare, order.taps[0][0])
         for name in _MOVED:
             os.rename(os.path.join(clone.order.run_dir, name), os.path.join(order.run_dir, name))
     monitor.moved(boot.qmp_path(order.run_dir), order.id[:12])

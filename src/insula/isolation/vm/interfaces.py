@@ -19,6 +19,7 @@ from insula.isolation.vm import messages
 from insula.isolation.vm.channel import AgentError, translate
 from insula.isolation.vm.machine import MOST_NICS
 from insula.isolation.vm.record import write_record
+from insula.isolation.vm.taps import plug_in_beside
 from insula.isolation.vm.vm import Vm
 from insula.isolation.vm.wire import Type
 from insula.model.mounts import EtcFile
@@ -54,8 +55,9 @@ def choose_slot(slots: Slots) -> int:
 
 
 async def set_network(vm: Vm, endpoints: Sequence[Endpoint], files: Sequence[EtcFile]) -> None:
-    """Raises Conflict for a paused VM, or one with too many; GuestFailed, RuntimeFailed."""
+    """Raises Conflict for a paused VM, or one with too many; Failure, GuestFailed, RuntimeFailed."""
     slots = slots_of(vm)
+    _follow_bridge(vm, endpoints, slots)
     links = {endpoint.link for endpoint in endpoints}
     gone = [slot for slot, nic in slots.items() if nic != _STUCK and nic[0] not in links]
     had = {nic[0] for nic in slots.values()}
@@ -99,6 +101,14 @@ async def set_network(vm: Vm, endpoints: Sequence[Endpoint], files: Sequence[Etc
         await _pull_out(vm, slots, slot)
     vm.plan = dataclasses.replace(vm.plan, etc_files=tuple(files))
     _note(vm, endpoints, slots)
+
+
+def _follow_bridge(vm: Vm, endpoints: Sequence[Endpoint], slots: Slots) -> None:
+    """The first interface of a VM that was made ahead has a tap of its own: where the bridge was lost and
+    made anew, only the one that the network room knows is on it."""
+    link = slots.get(0, _FREE)[0]
+    if vm.record is not None and vm.record.link and link in {endpoint.link for endpoint in endpoints}:
+        plug_in_beside(vm.record.link, link)
 
 
 async def _pull_out(vm: Vm, slots: Slots, slot: int) -> None:

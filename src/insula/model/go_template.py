@@ -1,4 +1,6 @@
-"""Go's templates as docker's `--format` has them: fields, variables, if, with, range, pipes and functions.
+"""Go's templates as docker's `--format` and log tags have them.
+
+Fields, variables, if, with, range, pipes and functions.
 
 Not for: `define`, `block` and `template`, which nobody types.  Pure.
 """
@@ -21,7 +23,7 @@ _TOKEN = re.compile(
 
 
 def _wrong(why: str) -> InvalidRequest:
-    return InvalidRequest(f"--format: template parsing error: {why}", hint="see all there is with {{json .}}")
+    return InvalidRequest(f"template parsing error: {why}", hint="see all there is with {{json .}}")
 
 
 @dataclass(slots=True)
@@ -215,7 +217,7 @@ class _Run:
 def _reach(value: Any, path: str) -> Any:
     for part in filter(None, path.split(".")):
         if not isinstance(value, Mapping) or part not in value:
-            raise InvalidRequest(f"--format: there is no {path}", hint="see it all with {{json .}}")
+            raise InvalidRequest(f"template: there is no {path}", hint="see it all with {{json .}}")
         value = value[part]
     return value
 
