@@ -121,18 +121,11 @@ def test_a_project_with_a_vm_among_its_services(project: Project) -> None:
     inside("web", f"{_SQL} 'create table t as select 42 as x'")
     inside("cache", "exit 7", code=7)
     assert "Ready to accept connections" in run("logs", "--tail", "5", "cache")
-    assert "redis-server" in run("top", "cache")
     assert "6\n" == run(
         "run", "--rm", "-T", "--no-deps", "cache", "bash", "-c", "echo $((2 * 3)); exit 3", code=3
     )
     run("restart", "-t", "1", "cache")
     assert "PONG" == inside("web", _PING)
-    run("pause", "cache")
-    assert "paused" == project.state("cache")
-    run("unpause", "cache")
-    run("kill", "cache")
-    assert "exited" == project.state("cache")
-    run("start", "cache")
     run("up", "-d", "--no-deps", "--scale", "cache=2", "cache")
     assert ["running"] * 2 == [project.state("cache", number) for number in (1, 2)]
     found = inside("web", "getent ahostsv4 cache | grep -c STREAM")
@@ -157,8 +150,9 @@ def test_a_project_with_a_vm_among_its_services(project: Project) -> None:
     assert not [n for n in daemon.client.get("/networks") if n["Name"].startswith(project.directory.name)]
 
 
-def test_files_and_events(project: Project, follow: Callable[..., subprocess.Popen[str]]) -> None:
-    """What compose 2 has and compose 1 has not: `cp`, `events --json` with both, `ps --format`."""
+@pytest.mark.parametrize("project", ["compose-2"], indirect=True)
+def test_one_service_alone(project: Project, follow: Callable[..., subprocess.Popen[str]]) -> None:
+    """The rest of the commands, on the VM."""
     project.run("up", "-d", "--no-deps", "cache")
     with follow(project, "events", "--json") as events, ThreadPoolExecutor(1) as thread:
         assert events.stdout is not None
@@ -172,14 +166,21 @@ def test_files_and_events(project: Project, follow: Callable[..., subprocess.Pop
         assert logs.stdout is not None
         assert any("Ready to accept connections" in line for line in logs.stdout)
         logs.kill()
-    if project.dash == "-":
-        (project.directory / "it").write_text("came in\n")
-        project.run("cp", "it", "cache:/tmp/it")
-        assert "came in" == project.inside("cache", "cat /tmp/it")
-        project.run("cp", "cache:/tmp/it", "back")
-        assert "came in\n" == (project.directory / "back").read_text()
-        [shown] = [json.loads(line) for line in project.run("ps", "--format", "json").splitlines()]
-        assert ("cache", "running") == (shown["Service"], shown["State"])
+    (project.directory / "it").write_text("came in\n")
+    project.run("cp", "it", "cache:/tmp/it")
+    assert "came in" == project.inside("cache", "cat /tmp/it")
+    project.run("cp", "cache:/tmp/it", "back")
+    assert "came in\n" == (project.directory / "back").read_text()
+    [shown] = [json.loads(line) for line in project.run("ps", "--format", "json").splitlines()]
+    assert ("cache", "running") == (shown["Service"], shown["State"])
+    assert "redis-server" in project.run("top", "cache")
+    project.run("pause", "cache")
+    assert "paused" == project.state("cache")
+    project.run("unpause", "cache")
+    project.run("kill", "cache")
+    assert "exited" == project.state("cache")
+    project.run("start", "cache")
+    assert "running" == project.state("cache")
 
 
 @pytest.fixture
