@@ -75,10 +75,7 @@ def _tags(call: Call) -> tuple[str, ...]:
     for text in call.texts("t"):
         if not text:
             continue
-        try:
-            reference = parse_reference(text)
-        except InvalidReference as error:
-            raise InvalidReference(f"invalid reference format: {error.message}") from None
+        reference = parse_reference(text)
         if reference.digest:
             raise InvalidReference("refusing to create a tag with a digest reference")
         tags[str(reference.tagged())] = None

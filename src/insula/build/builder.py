@@ -7,6 +7,7 @@ without one (`copying`).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import datetime
@@ -85,7 +86,8 @@ class Builder:
                 dockerfile=self._options.dockerfile,
                 remote=self._options.remote,
             )
-            parsed = parse_dockerfile(context.dockerfile).up_to(self._options.target)
+            parsed = await asyncio.to_thread(parse_dockerfile, context.dockerfile)
+            parsed = parsed.up_to(self._options.target)
             stack.push_async_callback(self._drop_disks)
             return await self._build(parsed, context)
 
@@ -133,7 +135,7 @@ class Builder:
         self._total = len(parsed.arguments) + sum(1 + len(stage.steps) for stage in parsed.stages) + len(last)
         for step in parsed.arguments:
             self._tell(step)
-            arg = expand_instruction(step.instruction, self._arguments.globals(), self._escape)
+            arg = await self._expanded(step.instruction, self._arguments.globals())
             assert isinstance(arg, Arg)
             self._arguments.add_global(arg)
         state = StageState()
@@ -170,7 +172,7 @@ class Builder:
 
     async def _stage(self, stage: Stage, extra: Sequence[Step]) -> StageState:
         self._tell(stage.first)
-        origin = expand_instruction(stage.origin, self._arguments.globals(), self._escape)
+        origin = await self._expanded(stage.origin, self._arguments.globals())
         assert isinstance(origin, From)
         self._arguments.begin_stage()
         state = await self._begin(origin)
@@ -270,9 +272,13 @@ class Builder:
         env = state.configuration.config.env
         return {**self._arguments.declared(env), **env_of(env)}
 
+    async def _expanded(self, instruction: Instruction, env: Mapping[str, str]) -> Instruction:
+        """In a thread: the text is a stranger's, and may be long."""
+        return await asyncio.to_thread(expand_instruction, instruction, env, self._escape)
+
     async def _step(self, state: StageState, step: Step) -> None:
         await self._out.room()
-        instruction = expand_instruction(step.instruction, self._env(state), self._escape)
+        instruction = await self._expanded(step.instruction, self._env(state))
         match instruction:
             case Run():
                 await self._run(state, instruction)

@@ -46,10 +46,9 @@ def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
     try:
         return _work(request, reply)
     except OSError as error:  # a name that is too long, a link that is a circle: what was asked for cannot be
-        shown = os.fsdecode(error.filename or b"")
-        raise InvalidRequest(
-            f"{request.get('word', 'build')} failed: {shown[:200]}: {error.strerror}"
-        ) from None
+        inside = os.fsdecode(error.filename or b"").lstrip("/").partition("/")[2]  # of /target, or of /0
+        word = request.get("word", "build")
+        raise InvalidRequest(f"{word} failed: /{inside[:200]}: {error.strerror}") from None
 
 
 def _work(request: dict[str, Any], reply: Reply) -> dict[str, Any]:

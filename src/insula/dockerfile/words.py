@@ -11,12 +11,14 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 
+from insula.dockerfile.globs import substitute, trim
 from insula.errors import InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!-]")
 _SPACE = " \t\n\r\f\v"
 _SPACES = re.compile(rf"[{_SPACE}]+")
 _DEEPEST = 40
+_MOST = 1 << 20  # characters that variables may add: each can be twice what was before
 
 
 @contextlib.contextmanager
@@ -56,6 +58,7 @@ class _Scanner:
         self._quotes = quotes
         self._at = 0
         self._depth = 0
+        self._size = 0
         self._words: list[str] = []
         self._word: list[str] | None = None
 
@@ -99,8 +102,9 @@ class _Scanner:
         self._at += len(char)
         return char
 
-    def _until(self, stop: str, *, splitting: bool = False) -> str:
-        """Everything up to `stop`, which is consumed; up to the end for ""."""
+    def _until(self, stop: str, *, splitting: bool = False, pattern: bool = False) -> str:
+        """Everything up to `stop`, which is consumed; up to the end for "".  In a `pattern` what is escaped
+        keeps a backslash, so that it is no wildcard."""
         out: list[str] = []
         while char := self._peek():
             if stop and char in stop:
@@ -118,7 +122,7 @@ class _Scanner:
                 self._at += 1
                 piece = char
                 if char == self._escape:
-                    piece = self._escaped()
+                    piece = f"\\{self._escaped()}" if pattern else self._escaped()
                     if splitting and piece:
                         self._raw(piece)
                 elif splitting:
@@ -172,6 +176,13 @@ class _Scanner:
         return match[0]
 
     def _dollar(self) -> str:
+        value = self._value()
+        self._size += len(value)
+        if self._size > _MOST:
+            raise InvalidRequest(f"expands to more than {_MOST >> 20} MiB")
+        return value
+
+    def _value(self) -> str:
         self._at += 1
         if self._peek() != "{":
             name = self._name()
@@ -213,35 +224,12 @@ class _Scanner:
         if not strict and char in ("#", "%"):
             longest = self._peek() == char
             self._at += longest
-            pattern = _glob(self._until("}"))
-            return _trim(value or "", pattern, prefix=char == "#", longest=longest)
+            return trim(value or "", self._until("}", pattern=True), prefix=char == "#", longest=longest)
         if not strict and char == "/":
             everywhere = self._peek() == "/"
             self._at += everywhere
-            pattern, replacement = _glob(self._until("/")), self._until("}")
-            return pattern.sub(lambda _: replacement, value or "", count=0 if everywhere else 1)
+            pattern, replacement = self._until("/", pattern=True), self._until("}")
+            return substitute(value or "", pattern, replacement, everywhere=everywhere)
         if not char:
             raise InvalidRequest("syntax error: missing '}' of a substitution")
         raise InvalidRequest(f"unsupported modifier ({char}) in substitution")
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    """A shell's pattern: `*`, `?`, and a backslash before what is meant as it is."""
-    source, escaped = "", False
-    for char in pattern:
-        if escaped:
-            source, escaped = source + re.escape(char), False
-        elif char == "\\":
-            escaped = True
-        else:
-            source += {"*": ".*", "?": "."}.get(char) or re.escape(char)
-    return re.compile(source, re.DOTALL)
-
-
-def _trim(value: str, pattern: re.Pattern[str], *, prefix: bool, longest: bool) -> str:
-    lengths = range(len(value) + 1)
-    for length in reversed(lengths) if longest else lengths:
-        part = value[:length] if prefix else value[len(value) - length :]
-        if pattern.fullmatch(part):
-            return value[length:] if prefix else value[: len(value) - length]
-    return value

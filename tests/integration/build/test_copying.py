@@ -280,6 +280,7 @@ async def test_what_cannot_be_copied_is_said_in_docker_s_words(bench: Bench) -> 
             "When using COPY with more than one source file, the destination must be",
         ),
         (bench.order("a", target="/srv/file/x"), "/srv/file is not a directory"),
+        (bench.order("a", target="/" + "x" * 300), "COPY failed: /xxx"),
         (
             bench.order("a", target="/x", chown="nobody"),
             "unable to convert uid/gid chown string to host mapping: can't find uid for user nobody: no such user: nobody",

@@ -57,6 +57,24 @@ def test_exit_code_while_the_daemon_was_away(crashing: Daemon, isolation: str, n
     crashing.ok("rm", name)
 
 
+def test_a_build_ends_with_its_daemon(crashing: Daemon) -> None:
+    dockerfile = f"FROM {IMAGE}\nLABEL build=cut\nRUN echo begun; sleep 1000\n"
+    argv, environment = crashing.command("docker", "build", "-")
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(dockerfile.encode())
+        client.stdin.close()
+        while b"begun\n" != (line := client.stdout.readline()):
+            assert line, "the build has ended"
+        crashing.kill()
+    crashing.start()
+    assert "" == crashing.ok("ps", "-aq", "-f", "label=build=cut")
+    assert [] == [
+        str(found) for root in ("run", "data") for found in (crashing.directory / root / "build").glob("*")
+    ]
+
+
 def test_a_bridge_that_was_lost_meanwhile_is_found_again(crashing: Daemon, isolation: str, name: str) -> None:
     """Also by a VM that was made ahead, whose tap is not the one that the network room has made for it."""
     serve = "mkdir /www; echo served > /www/index.html; exec httpd -f -p 80 -h /www"
@@ -85,24 +103,6 @@ def fetch(daemon: Daemon, url: str) -> str:
         if done.returncode == 0:
             return done.stdout.decode().strip()
     raise AssertionError(done.stderr.decode())
-
-
-def test_a_build_ends_with_its_daemon(crashing: Daemon) -> None:
-    dockerfile = f"FROM {IMAGE}\nLABEL build=cut\nRUN echo begun; sleep 1000\n"
-    argv, environment = crashing.command("docker", "build", "-")
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as client:
-        assert client.stdin is not None
-        assert client.stdout is not None
-        client.stdin.write(dockerfile.encode())
-        client.stdin.close()
-        while b"begun\n" != (line := client.stdout.readline()):
-            assert line, "the build has ended"
-        crashing.kill()
-    crashing.start()
-    assert "" == crashing.ok("ps", "-aq", "-f", "label=build=cut")
-    assert [] == [
-        str(found) for root in ("run", "data") for found in (crashing.directory / root / "build").glob("*")
-    ]
 
 
 def wait_for_probes(daemon: Daemon, name: str) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import socket
+import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from insula.cli.context import Sent, send_directory, send_input
+from insula.cli.context import Sent, send_directory, send_input, start_clone
 from insula.errors import InvalidRequest
 
 DOCKERFILE = b"FROM a\n"
@@ -107,3 +109,29 @@ def test_what_cannot_be_sent(tmp_path: Path) -> None:
         send_directory(str(tmp_path / "none"), "", io.BytesIO())
     with pytest.raises(InvalidRequest, match="Dockerfile path"):
         send_directory(str(tmp_path), "", io.BytesIO())
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_repository_s_branch_and_directory(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    (repository / "web").mkdir(parents=True)
+    (repository / "web/Dockerfile").write_bytes(DOCKERFILE)
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (
+        ("init", "--quiet", "--initial-branch=one"),
+        ("add", "."),
+        (*identity, "commit", "--quiet", "-m", "x"),
+        ("branch", "two"),
+    ):
+        subprocess.run(["git", "-C", str(repository), *words], check=True)
+    with start_clone(f"{repository}#two:web") as place:
+        assert ["Dockerfile"] == os.listdir(place)
+    assert not os.path.exists(place)
+    for wrong in (
+        f"{repository}#none",
+        f"{repository}#two:../..",
+        "--upload-pack=touch /tmp/x",
+        f"{repository}#--x",
+    ):
+        with pytest.raises(InvalidRequest), start_clone(wrong):
+            pass

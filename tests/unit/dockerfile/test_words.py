@@ -55,6 +55,13 @@ ENV = {"PWD": "/home", "SHELL": "bash", "EMPTY": "", "TWO": "a b", "PATH": "/usr
         ("${PATH//usr/opt}", "/opt/local/bin:/opt/bin"),
         ("${PATH//\\//-}", "-usr-local-bin:-usr-bin"),
         ("${SHELL/b?s/x}", "xh"),
+        ("${PATH//*bin/x}", "x"),
+        ("${PATH%:*/*n}", "/usr/local/bin"),
+        ("${PATH##*r*b*:}", "/usr/bin"),
+        ("${PATH#?usr?}", "local/bin:/usr/bin"),
+        ("${TWO//?/-}", "---"),
+        ("${TWO/x/y}", "a b"),
+        ("${TWO//\\*/y}", "a b"),
         ("", ""),
     ],
 )
@@ -78,6 +85,14 @@ def test_one_word(text: str, expected: str) -> None:
 )
 def test_several_words(text: str, expected: tuple[str, ...]) -> None:
     assert expected == expand_words(text, ENV)
+
+
+def test_what_would_take_for_ever_or_fill_the_memory_is_refused() -> None:
+    long = {"x": "a" * 100_000, "y": "b" * 600_000}
+    for text in ("${x##*a*a*a*a*b}", "${x%%b*a*a*a*a*}", "${x//*a*a*a*a*b/c}", "$y$y"):
+        with pytest.raises(InvalidRequest, match=r"takes too long|more than 1 MiB"):
+            expand(text, long)
+    assert "a" * 99_999 == expand("${x#a}", long)
 
 
 def test_a_here_document_keeps_its_quotes() -> None:

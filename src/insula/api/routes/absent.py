@@ -21,7 +21,7 @@ async def no_plugins(call: Call) -> web.StreamResponse:
 
 
 async def no_such_plugin(call: Call) -> web.StreamResponse:
-    raise NotFound(f"plugin {call.names['name']!r} not found")
+    raise NotFound(f'plugin "{call.names["name"]}" not found')
 
 
 def _absent(what: str, hint: str) -> Handler:
