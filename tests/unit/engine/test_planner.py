@@ -115,7 +115,7 @@ def test_limits_that_cannot_be(limits: Limits) -> None:
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({"log": LogConfig(driver="journald")}, UnsupportedField),
+        ({"log": LogConfig(driver="syslog")}, UnsupportedField),
         ({"log": LogConfig(options={"max-size": "much"})}, InvalidRequest),
         ({"stop_signal": "NOPE"}, InvalidRequest),
         ({"working_dir": "relative"}, InvalidRequest),
