@@ -51,7 +51,7 @@ def test_every_command_has_help(daemon: Daemon, command: str) -> None:
         (("run", "--rm", IMAGE, "sh", "-c", "exit 9"), 9, ""),
         (("run", "--rm", "--odd", IMAGE), 125, "--odd"),
         (("run", "--rm", "-m", "1x", IMAGE), 125, "--memory"),
-        (("run", "--rm", "--link", "x", IMAGE), 125, "Links"),
+        (("run", "--rm", "--link", "x", IMAGE), 125, "No such container: x"),
         (("run", "--rm", "--health-interval", "x", IMAGE), 125, "--health-interval"),
         (("run", "--rm", "--isolation", "jail", IMAGE), 125, "isolation"),
         (("run", "-it", "--rm", IMAGE), 125, "not a terminal"),
