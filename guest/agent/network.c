@@ -311,17 +311,6 @@ network_default (void)
     say ("IPv6: %s", strerror (errno));
 }
 
-static int
-allow_ipv6 (const char *name, struct fault *fault)
-{
-  char path[80];
-
-  snprintf (path, sizeof path, "/proc/sys/net/ipv6/conf/%s/disable_ipv6", name);
-  if (write_text (path, "0", 0) < 0)
-    return fail (fault, FAULT_FAILED, errno, "allow IPv6 on %s", name);
-  return 0;
-}
-
 void
 network_begin (void)
 {
@@ -361,8 +350,6 @@ set_up (struct nic *nic, const char *now, unsigned index, int control, struct fa
   bool ipv6 = strchr (nic->addresses, ':') != NULL;
 
   if (change_link (control, now, nic->name, nic->any_mac ? NULL : nic->mac, nic->mtu, ipv6, fault) < 0)
-    return -1;
-  if (strchr (nic->addresses, ':') && allow_ipv6 (nic->name, fault) < 0)
     return -1;
   if (each_part (nic->addresses, index, add_address, fault) < 0)
     return -1;
