@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import glob
 import logging
 import os
 import resource
@@ -145,8 +146,11 @@ async def run_daemon(settings: Settings) -> None:
 
 def remove_unfinished_builds(settings: Settings) -> None:
     """What a build had under way when the daemon died."""
-    for root in (settings.exec_root, settings.data_root):
-        place = os.path.join(root, "build")
+    shown = glob.glob(os.path.join(glob.escape(settings.exec_root), "mounts", "build-*"))
+    for place in (
+        *shown,
+        *(os.path.join(root, "build") for root in (settings.exec_root, settings.data_root)),
+    ):
         if os.path.isdir(place):
             umount_below(place)
             remove_tree(place)

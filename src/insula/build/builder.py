@@ -65,7 +65,9 @@ class Builder:
         self._ident = ident
         settings = engine.settings
         self._places = Places(
-            run=f"{settings.exec_root}/build/{ident}", state=f"{settings.data_root}/build/{ident}"
+            run=f"{settings.exec_root}/build/{ident}",
+            state=f"{settings.data_root}/build/{ident}",
+            mounts=f"{settings.exec_root}/mounts/build-{ident}",
         )
         self._epoch_s = epoch_of(options.build_args)
         self._done: list[StageState] = []

@@ -12,11 +12,9 @@ from typing import Any
 
 from insula.build.placing import whole
 from insula.system import tar
-from insula.system.child import Reply
+from insula.system.child import Pieces, Reply
 from insula.system.confine import confine, die_with_parent, own_namespaces
 from insula.system.extract import clean_name
-
-_OUT = 1 << 19
 
 
 def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
@@ -25,7 +23,7 @@ def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
     confine(os.open(request["directory"], os.O_RDONLY | os.O_DIRECTORY), capabilities=())
     drop = {os.fsencode(path) for path in request["drop"]}
     newest_ns = request["newest_ns"]
-    out = bytearray()
+    out = Pieces(reply)
     held: list[tar.Member] = []  # directories that go unless something is in them
     reader = tar.Reader(io.BufferedReader(io.FileIO(0, closefd=False), tar.PIECE))
     for member in reader:
@@ -39,15 +37,13 @@ def main(request: dict[str, Any], reply: Reply) -> dict[str, Any]:
         if name in drop and member.kind == tar.FILE and member.size == 0:
             continue
         for one in held:
-            out += tar.header(one)
+            out.put(tar.header(one))
         held.clear()
-        out += tar.header(member)
+        out.put(tar.header(member))
         if member.kind == tar.FILE:
             for piece in whole(reader, member.size):
-                out += piece
-                if len(out) >= _OUT:
-                    reply.data(bytes(out))
-                    out.clear()
-            out += tar.padding(member.size)
-    reply.data(bytes(out) + tar.END)
+                out.put(piece)
+            out.put(tar.padding(member.size))
+    out.put(tar.END)
+    out.flush()
     return {}

@@ -29,10 +29,12 @@ _locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Of one build: `run` is for mount points and secrets, `state` for what may be large."""
+    """Of one build: `run` is for mount points and secrets, `state` for what may be large.  `mounts` is how
+    the names of what an instance is to see begin: in a directory that the runtimes' namespace shares."""
 
     run: str
     state: str
+    mounts: str
 
 
 def cache_volume(ident: str) -> str:
@@ -98,7 +100,7 @@ class RunMounts:
     async def _bind(self, number: int, mount: RunMount, target: str, stack: AsyncExitStack) -> MountSpec:
         layers = await self._find_root(mount.source_stage)
         inner, _ = await self._copying.find(layers, mount.source or "/")
-        place = f"{self._places.run}/bind{number}"
+        place = f"{self._places.mounts}-{number}"
         os.mkdir(place, 0o755)
         stack.callback(os.rmdir, place)
         upper = work = ""

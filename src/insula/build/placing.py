@@ -19,11 +19,10 @@ from insula.build.sources import Found, parts_of, resolve
 from insula.dockerfile.patterns import Ignored
 from insula.errors import CorruptData, InvalidRequest
 from insula.system import tar
-from insula.system.child import Reply
+from insula.system.child import Pieces, Reply
 from insula.system.decompress import decompressed
 from insula.system.extract import clean_name
 
-_OUT = 1 << 19
 _KINDS = {
     stat.S_IFREG: tar.FILE,
     stat.S_IFLNK: tar.SYMLINK,
@@ -52,8 +51,7 @@ class Sink(Protocol):
 
 class TarSink:
     def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-        self._out = bytearray()
+        self._out = Pieces(reply)
 
     def way(self, member: tar.Member) -> None:
         self.add(member)
@@ -62,21 +60,14 @@ class TarSink:
         self.data(tar.header(member))
 
     def data(self, piece: bytes) -> None:
-        self._out += piece
-        if len(self._out) >= _OUT:
-            self.flush()
+        self._out.put(piece)
 
     def end(self, member: tar.Member) -> None:
         self.data(tar.padding(member.size))
 
-    def flush(self) -> None:
-        if self._out:
-            self._reply.data(bytes(self._out))
-            self._out.clear()
-
     def close(self) -> None:
         self.data(tar.END)
-        self.flush()
+        self._out.flush()
 
 
 class HashSink:

@@ -35,6 +35,7 @@ _RAISED_AGAIN = {
     )
 }
 _HEAD = struct.Struct(">cI")
+_PIECE = 1 << 19
 _END_S = 2.0
 _MAX_FRAME = 256 << 20  # a result may carry many names
 
@@ -71,6 +72,24 @@ class Reply:
 
     def error(self, kind: str, message: str, hint: str | None = None) -> None:
         self._send(b"E", json.dumps({"kind": kind, "message": message, "hint": hint}).encode())
+
+
+class Pieces:
+    """Data that comes in little bits, sent half a MiB at a time; `flush` sends what is left."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._held = bytearray()
+
+    def put(self, data: bytes) -> None:
+        self._held += data
+        if len(self._held) >= _PIECE:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._held:
+            self._reply.data(bytes(self._held))
+            self._held.clear()
 
 
 def serve(main: Callable[[Any, Reply], dict[str, Any]]) -> None:

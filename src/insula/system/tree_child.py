@@ -15,7 +15,7 @@ from typing import Any
 
 from insula.errors import CorruptData, InvalidRequest, NotFound
 from insula.system import tar
-from insula.system.child import Reply
+from insula.system.child import Pieces, Reply
 from insula.system.confine import CAP_DAC_OVERRIDE, confine, die_with_parent, own_namespaces
 from insula.system.decompress import PIECE, decompressed, preload
 from insula.system.extract import Extractor, Limits
@@ -34,7 +34,6 @@ _KINDS = {
     stat.S_IFIFO: tar.FIFO,
 }
 _KERNELS_OWN = (b"/proc", b"/sys", b"/dev")
-_OUT = 1 << 19
 
 
 class _Packer:
@@ -45,25 +44,14 @@ class _Packer:
     """
 
     def __init__(self, reply: Reply, *, layer: bool = False, crosses: bool = False) -> None:
-        self._reply = reply
+        self._out = Pieces(reply)
         self._layer = layer
         self._crosses = crosses
         self._links: dict[tuple[int, int], bytes] = {}
-        self._out = bytearray()
-
-    def _write(self, data: bytes) -> None:
-        self._out += data
-        if len(self._out) >= _OUT:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._out:
-            self._reply.data(bytes(self._out))
-            self._out.clear()
 
     def end(self) -> None:
-        self._write(tar.END)
-        self._flush()
+        self._out.put(tar.END)
+        self._out.flush()
 
     def tree(self, path: bytes, name: bytes) -> None:
         """`path` and all below, on this file system; `name` is its name in the archive ("" for nothing)."""
@@ -96,7 +84,7 @@ class _Packer:
             return
         if self._layer and kind == tar.CHAR and found.st_rdev == 0:
             parent, slash, last = name.rpartition(b"/")
-            self._write(tar.header(tar.Member(name=parent + slash + b".wh." + last, mode=0o600)))
+            self._out.put(tar.header(tar.Member(name=parent + slash + b".wh." + last, mode=0o600)))
             return
         member = tar.Member(
             name=name,
@@ -110,15 +98,15 @@ class _Packer:
             if name:
                 member.name = name.rstrip(b"/") + b"/"
                 member.xattrs = _xattrs(path)
-                self._write(tar.header(member))
+                self._out.put(tar.header(member))
             if self._layer and _is_opaque(path):
                 marker = (member.name if name else b"") + b".wh..wh..opq"
-                self._write(tar.header(tar.Member(name=marker, mode=0o600)))
+                self._out.put(tar.header(tar.Member(name=marker, mode=0o600)))
             return
         identity = (found.st_dev, found.st_ino)
         if found.st_nlink > 1 and (first := self._links.get(identity)) is not None:
             member.kind, member.link = tar.LINK, first
-            self._write(tar.header(member))
+            self._out.put(tar.header(member))
             return
         if kind == tar.FILE:
             if not self._file(path, member):
@@ -128,7 +116,7 @@ class _Packer:
                 member.link = os.readlink(path)
             elif kind in (tar.CHAR, tar.BLOCK_DEVICE):
                 member.major, member.minor = os.major(found.st_rdev), os.minor(found.st_rdev)
-            self._write(tar.header(member))
+            self._out.put(tar.header(member))
         if found.st_nlink > 1:
             self._links[identity] = name
 
@@ -146,14 +134,14 @@ class _Packer:
                 return False
             member.size = left = now.st_size
             member.xattrs = _xattrs(fd)
-            self._write(tar.header(member))
+            self._out.put(tar.header(member))
             while left:
                 piece = os.read(fd, min(left, PIECE)) or bytes(min(left, PIECE))
-                self._write(piece)
+                self._out.put(piece)
                 left -= len(piece)
         finally:
             os.close(fd)
-        self._write(tar.padding(member.size))
+        self._out.put(tar.padding(member.size))
         return True
 
 
