@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from insula.engine.instances import Entry
-from insula.errors import InsulaError, InvalidRequest
+from insula.errors import InsulaError, InvalidRequest, NoSuchInstance
 from insula.model.ids import make_id
 from insula.model.mounts import Mount, MountKind, MountSpec
 from insula.model.volume import Volume
@@ -141,12 +141,16 @@ def volume_mounts(entry: Entry) -> Iterator[MountSpec]:
 def inherited_mounts(volumes_from: Iterable[str], instances: Instances) -> tuple[MountSpec, ...]:
     """The mounts of other instances (`--volumes-from`), a later one's in the place of an earlier one's.
 
-    Raises NoSuchInstance, InvalidRequest.
+    Raises InvalidRequest, also for an instance that does not exist: at 404 docker pulls the image anew.
     """
     found: dict[str, MountSpec] = {}
     for text in volumes_from:
         ref, read_only = parse_volumes_from(text)
-        for mount in instances.find(ref).record.mounts:
+        try:
+            source = instances.find(ref).record
+        except NoSuchInstance as error:
+            raise InvalidRequest(str(error)) from error
+        for mount in source.mounts:
             if mount.kind is MountKind.TMPFS:  # what is in memory belongs to one
                 continue
             found[mount.target] = dataclasses.replace(
