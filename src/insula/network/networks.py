@@ -132,6 +132,10 @@ class Networks:
         """By name, id or id prefix; `default` is the bridge.  Raises NoSuchNetwork, InvalidRequest."""
         return self._fabric.find(ref)
 
+    def reference(self, network: Network) -> str:
+        """What it alone is called: its name, unless another network has that, too; then its id."""
+        return self._fabric.reference(network)
+
     def warnings(self) -> tuple[str, ...]:
         """What on this host keeps networks from working, for `docker info`."""
         return self._fabric.warnings()
