@@ -124,6 +124,8 @@ def render_host_config(view: InstanceView) -> host.HostConfig:
         CgroupParent=spec.cgroup_parent,
         CpuPeriod=limits.cpu_period_us,
         CpuQuota=limits.cpu_quota_us,
+        CpuRealtimePeriod=limits.cpu_rt_period_us,
+        CpuRealtimeRuntime=limits.cpu_rt_runtime_us,
         CpusetCpus=limits.cpuset_cpus,
         CpusetMems=limits.cpuset_mems,
         Devices=[

@@ -75,7 +75,7 @@ def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
     spec, instance = view.instance.spec, view.instance
     if attachment(spec)[0] in (Attachment.HOST, Attachment.NONE):
         return {spec.network_mode: EndpointSettings()}
-    now = {e.network_name: e for e in view.endpoints}
+    now = {called: e for e in view.endpoints for called in (e.network_name, e.network_id)}
     found = {}
     for wanted in wanted_networks(spec):
         settings = EndpointSettings(
@@ -99,7 +99,7 @@ def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
             settings.IPv6Gateway = e.gateway6
             settings.GlobalIPv6Address = e.address6
             settings.GlobalIPv6PrefixLen = e.prefix_len6
-        found[wanted.name] = settings
+        found[e.network_name if e is not None else wanted.name] = settings
     return found
 
 

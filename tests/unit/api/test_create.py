@@ -248,7 +248,6 @@ def test_networking() -> None:
 @pytest.mark.parametrize(
     ("host", "field"),
     [
-        ({"CpuRealtimePeriod": 5}, "CpuRealtimePeriod"),
         ({"DeviceRequests": [{"Count": -1}]}, "DeviceRequests"),
         ({"KernelMemoryTCP": 5}, "KernelMemoryTCP"),
         ({"UsernsMode": "x"}, "UsernsMode"),
@@ -264,6 +263,7 @@ def test_what_is_not_honoured_is_refused_by_name(host: dict[str, Any], field: st
 def test_what_the_host_s_cgroups_do() -> None:
     spec = parse(
         host={
+            "CpuRealtimeRuntime": 400, "CpuRealtimePeriod": 1000,
             "DeviceCgroupRules": ["c 1:* rm"], "MemorySwappiness": 40, "BlkioWeight": 300,
             "BlkioWeightDevice": [{"Path": "/dev/vda", "Weight": 200}],
             "BlkioDeviceWriteIOps": [{"Path": "/dev/vda", "Rate": 7}], "CgroupnsMode": "host",
@@ -271,6 +271,7 @@ def test_what_the_host_s_cgroups_do() -> None:
     ).spec  # fmt: skip
     assert (("c 1:* rm",), "host") == (spec.device_rules, spec.cgroupns_mode)
     assert (40, 300) == (spec.limits.memory_swappiness, spec.limits.blkio_weight)
+    assert (400, 1000) == (spec.limits.cpu_rt_runtime_us, spec.limits.cpu_rt_period_us)
     assert spec.limits.throttles == (
         Throttle(what="weight", path="/dev/vda", value=200),
         Throttle(what="WriteIOps", path="/dev/vda", value=7),

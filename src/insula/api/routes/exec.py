@@ -26,6 +26,8 @@ from insula.errors import (
 )
 
 _OF_THE_RUNTIME = (CannotEnter, CommandNotFound, CommandNotExecutable, RuntimeFailed, GuestFailed)
+# moby 25 began to tell apart why an exec could not start; before, it said one thing
+_OF_25, _BEFORE_25 = (1, 44), 126
 _WHY = "OCI runtime exec failed: exec failed: unable to start container process: "
 
 
@@ -98,11 +100,12 @@ async def resize(call: Call) -> web.StreamResponse:
 async def inspect(call: Call) -> web.StreamResponse:
     view = call.engine.exec_inspect(call.names["id"])
     spec = view.spec
+    code = _BEFORE_25 if view.failed and call.version < _OF_25 else view.exit_code
     return answer(
         {
             "ID": view.id,
             "Running": view.running,
-            "ExitCode": view.exit_code,
+            "ExitCode": code,
             "ProcessConfig": {
                 "tty": spec.tty,
                 "entrypoint": spec.args[0],
