@@ -235,8 +235,18 @@ devices_make_dev (long long shm_kib, struct fault *fault)
   static const char *const links[][2] = { { "/proc/self/fd", "fd" },     { "/proc/self/fd/0", "stdin" },
                                           { "/proc/self/fd/1", "stdout" }, { "/proc/self/fd/2", "stderr" },
                                           { "/proc/kcore", "core" },     { "pts/ptmx", "ptmx" } };
+  static long long made_kib;
+  unsigned long shm_flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
   char options[64];
 
+  snprintf (options, sizeof options, "mode=1777,size=%lldk", shm_kib);
+  if (access (DIR_DEV "/null", F_OK) == 0)
+    {
+      if (shm_kib != made_kib && mount (NULL, DIR_DEV "/shm", NULL, MS_REMOUNT | shm_flags, options) < 0)
+        return fail (fault, FAULT_FAILED, errno, "resize /dev/shm");
+      made_kib = shm_kib;
+      return 0;
+    }
   if (mount ("tmpfs", DIR_DEV, "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k") < 0)
     return fail (fault, FAULT_FAILED, errno, "mount the workload's /dev");
   for (size_t i = 0; i < COUNT (nodes); i++)
@@ -253,9 +263,9 @@ devices_make_dev (long long shm_kib, struct fault *fault)
     return fail (fault, FAULT_FAILED, errno, "make the workload's /dev");
   if (mount ("devpts", DIR_DEV "/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5") < 0)
     return fail (fault, FAULT_FAILED, errno, "mount devpts");
-  snprintf (options, sizeof options, "mode=1777,size=%lldk", shm_kib);
-  if (mount ("shm", DIR_DEV "/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
+  if (mount ("shm", DIR_DEV "/shm", "tmpfs", shm_flags, options) < 0)
     return fail (fault, FAULT_FAILED, errno, "mount /dev/shm");
+  made_kib = shm_kib;
   return 0;
 }
 

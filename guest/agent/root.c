@@ -36,14 +36,15 @@ mount_disk (const char *serial, const char *target, const char *type, unsigned l
 static int
 make_upper (struct fault *fault)
 {
-  struct stat st;
+  struct stat st, made;
 
   if (mkdir (DIR_UPPER "/work", 0700) < 0 && errno != EEXIST)
     return fail (fault, FAULT_FAILED, errno, "make the overlay's work directory");
   if (mkdir (DIR_UPPER "/upper", 0755) < 0)
     return errno == EEXIST ? 0 : fail (fault, FAULT_FAILED, errno, "make the upper layer");
-  if (stat (DIR_IMAGE, &st) < 0 || chmod (DIR_UPPER "/upper", st.st_mode & 07777) < 0
-      || chown (DIR_UPPER "/upper", st.st_uid, st.st_gid) < 0)
+  if (stat (DIR_IMAGE, &st) < 0 || stat (DIR_UPPER "/upper", &made) < 0
+      || ((st.st_mode ^ made.st_mode) & 07777 && chmod (DIR_UPPER "/upper", st.st_mode & 07777) < 0)
+      || ((st.st_uid || st.st_gid) && chown (DIR_UPPER "/upper", st.st_uid, st.st_gid) < 0))
     return fail (fault, FAULT_FAILED, errno, "set up the upper layer");
   return 0;
 }
@@ -55,9 +56,10 @@ root_mount (const char *image_serial, const char *upper_serial, struct fault *fa
     return fail (fault, FAULT_INVALID, 0, "image_serial is missing");
   if (mount_disk (image_serial, DIR_IMAGE, "erofs", MS_RDONLY, NULL, fault) < 0)
     return -1;
-  /* its file is full of holes: to write zeros over them in the background costs the host disk space, and each clone
-   * time for a thread that has begun in its template */
-  if (upper_serial && mount_disk (upper_serial, DIR_UPPER, "ext4", MS_NOATIME, "noinit_itable", fault) < 0)
+  /* its file is full of holes: to write zeros over them in the background costs the host disk space; and a thread
+   * that does so, or reads bitmaps ahead, costs each clone time */
+  if (upper_serial
+      && mount_disk (upper_serial, DIR_UPPER, "ext4", MS_NOATIME, "noinit_itable,no_prefetch_block_bitmaps", fault) < 0)
     return -1;
   if (!upper_serial && mount ("tmpfs", DIR_UPPER, "tmpfs", 0, NULL) < 0)
     return fail (fault, FAULT_FAILED, errno, "mount a tmpfs as the upper layer");
