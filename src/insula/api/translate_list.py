@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from insula.api.times import SECOND_NS, human_duration
 from insula.api.translate_health import health_suffix
+from insula.api.versions import NEWEST, Version
+from insula.api.wire.codec import ABSENT
 from insula.api.wire.container import ContainerSummary, HostConfigSummary, MountPoint, Port
 from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSettings
 from insula.engine.planner import Attachment, attachment, names_on, wanted_networks
@@ -12,7 +14,7 @@ from insula.model.instance import Instance, State
 from insula.model.network import NetworkSpec
 
 
-def render_summary(view: InstanceView, now_ns: int) -> ContainerSummary:
+def render_summary(view: InstanceView, now_ns: int, version: Version = NEWEST) -> ContainerSummary:
     instance = view.instance
     spec = instance.spec
     return ContainerSummary(
@@ -27,7 +29,9 @@ def render_summary(view: InstanceView, now_ns: int) -> ContainerSummary:
         State=instance.state.value,
         Status=status_text(instance, now_ns),
         HostConfig=HostConfigSummary(
-            NetworkMode=spec.network_mode, Isolation=spec.isolation.value, Annotations=spec.annotations
+            NetworkMode=spec.network_mode,
+            Isolation=spec.isolation.value,
+            Annotations=spec.annotations if version >= (1, 46) else ABSENT,
         ),
         NetworkSettings={"Networks": render_networks(view)},
         Mounts=render_mounts(view),

@@ -59,6 +59,8 @@ def parse_place(
         parse_endpoint(name, known.get(name, EndpointSettings()), f"NetworkingConfig.EndpointsConfig.{name}.")
         for name in order
     ]
+    if version < _BEYOND_ONE:  # endpoints had no MAC address of their own
+        wanted = [dataclasses.replace(each, mac_address="") for each in wanted]
     mac = parse_mac(container_mac)
     main = wanted[0]
     if mac and main.mac_address not in ("", mac):

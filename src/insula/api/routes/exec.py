@@ -38,7 +38,7 @@ async def create(call: Call) -> web.StreamResponse:
     parse_keys(given.DetachKeys)
     if given.WorkingDir and not given.WorkingDir.startswith("/"):
         raise InvalidRequest(f"Cwd must be an absolute path: {given.WorkingDir}")
-    rows, cols = parse_console_size(given.ConsoleSize)
+    rows, cols = _console_size(call, given.ConsoleSize)
     exec_id = await call.engine.exec_create(
         call.names["id"],
         ExecSpec(
@@ -60,10 +60,14 @@ async def create(call: Call) -> web.StreamResponse:
     return answer(IDResponse(Id=exec_id), 201)
 
 
+def _console_size(call: Call, given: list[int] | None) -> tuple[int, int]:
+    return parse_console_size(given) if call.version >= (1, 42) else (0, 0)
+
+
 async def start(call: Call) -> web.StreamResponse:
     given = await call.json(ExecStartConfig, optional=True)
     view = call.engine.exec_inspect(call.names["id"])
-    rows, cols = parse_console_size(given.ConsoleSize)
+    rows, cols = _console_size(call, given.ConsoleSize)
     tty = view.spec.tty
     framed = not given.Tty  # moby goes by this, not by whether it is a terminal
     multiplexed = framed and call.version >= (1, 42)

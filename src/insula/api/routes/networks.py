@@ -36,14 +36,15 @@ async def list_(call: Call) -> web.StreamResponse:
             )
         )
 
-    return answer([render_network(n) for n in networks.list() if matches(n)])
+    return answer([render_network(n, None, call.version) for n in networks.list() if matches(n)])
 
 
 async def inspect(call: Call) -> web.StreamResponse:
     network = call.engine.networks.find(call.names["id"])
     if call.text("scope") not in ("", "local"):
         raise NoSuchNetwork(call.names["id"])
-    return answer(render_network(network, tuple(call.engine.describe(i.id) for i in call.engine.list())))
+    views = tuple(call.engine.describe(i.id) for i in call.engine.list())
+    return answer(render_network(network, views, call.version))
 
 
 async def create(call: Call) -> web.StreamResponse:
