@@ -13,7 +13,8 @@ int devices_rescan (struct fault *fault);
 void devices_drop_interfaces (void);
 /* The PCI device behind an interface, for good: `devices_rescan` does not find it again. */
 int devices_remove_interface (const char *name, struct fault *fault);
-/* Let disks and interfaces be found anew, as if nobody had used them. */
+/* Let disks and interfaces be found anew, as if nobody had used them; nothing of what is on the disks is remembered,
+ * which in a clone are others. */
 int devices_renew (struct fault *fault);
 /* A socket that becomes readable when the kernel has found or lost a device. */
 int devices_watch (void);

@@ -14,6 +14,23 @@ enum
   DISK_WAIT_MS = 10000
 };
 
+int
+root_make_scaffold (struct fault *fault)
+{
+  static const char *const dirs[] = { DIR_SCAFFOLD, DIR_SCAFFOLD "/proc", DIR_SCAFFOLD "/sys", DIR_SCAFFOLD "/dev",
+                                      DIR_SCAFFOLD "/etc" };
+  static const char *const files[]
+      = { DIR_SCAFFOLD "/etc/hosts", DIR_SCAFFOLD "/etc/hostname", DIR_SCAFFOLD "/etc/resolv.conf" };
+
+  for (size_t i = 0; i < COUNT (dirs); i++)
+    if (mkdir (dirs[i], 0755) < 0)
+      return fail (fault, FAULT_FAILED, errno, "make %s", dirs[i]);
+  for (size_t i = 0; i < COUNT (files); i++)
+    if (write_text (files[i], "", O_CREAT) < 0)
+      return fail (fault, FAULT_FAILED, errno, "make %s", files[i]);
+  return 0;
+}
+
 static int
 mount_disk (const char *serial, const char *target, const char *type, unsigned long flags, const char *data,
             struct fault *fault)
@@ -22,11 +39,6 @@ mount_disk (const char *serial, const char *target, const char *type, unsigned l
 
   if (devices_find_disk (serial, path, DISK_WAIT_MS, fault) < 0)
     return -1;
-  /* in a clone the disk is another one than when the kernel first looked at it */
-  cleanup_close int fd = open (path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || ioctl (fd, BLKFLSBUF, 0) < 0)
-    return fail (fault, FAULT_FAILED, errno, "open disk \"%.40s\"", serial);
-  close_fd (&fd);
   if (mount (path, target, type, flags, data) < 0)
     return fail (fault, FAULT_FAILED, errno, "mount disk \"%.40s\" (%s)", serial, type);
   return 0;
@@ -66,7 +78,7 @@ root_mount (const char *image_serial, const char *upper_serial, struct fault *fa
   if (make_upper (fault) < 0)
     return -1;
   if (mount ("overlay", DIR_ROOT, "overlay", MS_NOATIME,
-             "lowerdir=" DIR_IMAGE ",upperdir=" DIR_UPPER "/upper,workdir=" DIR_UPPER
+             "lowerdir=" DIR_IMAGE ":" DIR_SCAFFOLD ",upperdir=" DIR_UPPER "/upper,workdir=" DIR_UPPER
              "/work,redirect_dir=off,index=off,metacopy=off")
       < 0)
     return fail (fault, FAULT_FAILED, errno, "mount the overlay");

@@ -100,8 +100,8 @@ async def test_ps_tells_state_ports_and_filters(house: House) -> None:
 
 async def test_inspect_has_the_shape_that_templates_expect(house: House) -> None:
     await house.ok(
-        "create", "--name", "web", "--isolation", "vm", "-m", "64m", "--cap-add", "CAP_NET_ADMIN", "-e",
-        "A=b", "-v", "/srv:/data:ro", "--tmpfs", "/run:size=1m", "--restart", "on-failure:3",
+        "create", "--name", "web", "--isolation", "vm", "-m", "64m", "--cap-add", "CAP_NET_ADMIN",
+        "-e", "A=b", "-v", "/srv:/data:ro", "--tmpfs", "/run:size=1m", "--restart", "on-failure:3",
         "busybox", "sleep", "1",
     )  # fmt: skip
     document = json.loads(await house.ok("inspect", "web"))[0]
