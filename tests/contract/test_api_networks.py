@@ -15,6 +15,7 @@ from api_wire import ask
 from fake_house import House, start_house
 
 OPTION = "com.docker.network.driver.mtu"
+SYSCTLS = "com.docker.network.endpoint.sysctls"
 
 
 @pytest.fixture
@@ -138,6 +139,12 @@ async def test_subnets_with_host_bits_are_told_as_they_are_used(house: House) ->
             {"Container": "web", "EndpointConfig": {"DriverOpts": {"com.docker.network.endpoint.x": ""}}},
             400,
             "EndpointConfig.DriverOpts.com.docker.network.endpoint.x",
+        ),
+        (
+            "bridge/connect",
+            {"Container": "web", "EndpointConfig": {"DriverOpts": {SYSCTLS: "net.ipv4.conf.eth0.x=1"}}},
+            400,
+            "unrecognised network interface sysctl 'net.ipv4.conf.eth0.x=1'; represent",
         ),
         (
             "bridge/connect",

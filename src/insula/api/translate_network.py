@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +13,19 @@ from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSetting
 from insula.api.wire.host_config import PortBinding as WireBinding
 from insula.api.wire.network import IPAMConfig, NetworkCreateRequest
 from insula.errors import InvalidRequest, NotFound, UnsupportedField
-from insula.model.network import AddressRange, Network, NetworkRequest, NetworkSpec, PortBinding
+from insula.model.network import (
+    ANY_INTERFACE,
+    SYSCTLS_OPTION,
+    AddressRange,
+    Network,
+    NetworkRequest,
+    NetworkSpec,
+    PortBinding,
+)
 
 _BEYOND_ONE = (1, 44)  # network per create request
 _OWN_OPTIONS = "com.docker.network."
+_SYSCTL = re.compile(rf"net\.(ipv4|ipv6|mpls)\.[a-z0-9_]+\.{ANY_INTERFACE}\.[a-z0-9_]+")
 _MOST_NAME = 253  # of a name in DNS
 _MOST_LINK_LOCAL = 8
 
@@ -85,7 +95,9 @@ def parse_place(
 def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> NetworkSpec:
     """`prefix` names the field in messages.  Raises InvalidRequest, UnsupportedField."""
     for option in settings.DriverOpts or ():
-        if option.startswith(_OWN_OPTIONS):  # those that Docker's driver acts on; it keeps all others, too
+        if (
+            option.startswith(_OWN_OPTIONS) and option != SYSCTLS_OPTION
+        ):  # those that Docker's driver acts on; it keeps all others, too
             raise UnsupportedField(
                 f"{prefix}DriverOpts.{option}", "the bridge driver has no such option here"
             )
@@ -93,7 +105,7 @@ def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> Net
     for alias in settings.Aliases or ():
         if not alias or len(alias) > _MOST_NAME or set(alias) & set(" \t\n/"):
             raise InvalidRequest(f"{prefix}Aliases: {alias[:64]!r} is no name")
-    return NetworkSpec(
+    wanted = NetworkSpec(
         name=network,
         mac_address=parse_mac(settings.MacAddress),
         aliases=tuple(dict.fromkeys(settings.Aliases or ())),
@@ -103,6 +115,14 @@ def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> Net
         links=parse_links(settings.Links or ()),
         driver_opts=settings.DriverOpts or {},
     )
+    for name, value in wanted.sysctls():
+        if not _SYSCTL.fullmatch(name) or not value:
+            raise InvalidRequest(  # moby's words
+                f"{prefix}DriverOpts.{SYSCTLS_OPTION}: unrecognised network interface sysctl "
+                f"'{name[:128]}={value[:64]}'; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', 'X' "
+                "must be 'ipv4', 'ipv6' or 'mpls'"
+            )
+    return wanted
 
 
 def parse_network(given: NetworkCreateRequest) -> NetworkRequest:

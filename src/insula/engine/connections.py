@@ -16,10 +16,10 @@ from insula.engine.legality import Action, check, still_running
 from insula.engine.operations import Journal, exclusive
 from insula.engine.planner import Attachment, attachment, wanted_networks
 from insula.engine.preparation import Preparation
-from insula.errors import Failure, Forbidden, InvalidRequest, NoSuchNetwork
+from insula.errors import Failure, Forbidden, InvalidRequest, NoSuchNetwork, UnsupportedField
 from insula.isolation.plan import LaunchPlan
 from insula.model.instance import InstanceSpec
-from insula.model.network import Endpoint, Network, NetworkSpec
+from insula.model.network import SYSCTLS_OPTION, Endpoint, Network, NetworkSpec
 
 if TYPE_CHECKING:
     from insula.engine.kit import Kit
@@ -51,6 +51,12 @@ class Connections:
             if not entry.alive or entry.plan is None:
                 self._instances.put(entry, spec=changed)
                 return
+            if wanted.sysctls():
+                raise UnsupportedField(
+                    f"EndpointConfig.DriverOpts.{SYSCTLS_OPTION}",
+                    "an instance that runs has its sysctls",
+                    hint="stop it, connect it, start it",
+                )
             backend = kit.backend(spec.isolation)
             journal = Journal(kit.store, entry.id, CONNECT, network.id)
             undo.callback(journal.end)
