@@ -170,10 +170,10 @@ write_whiteout (struct writer *w, const char *path, const char *name, struct fau
 }
 
 static void
-fill_entry (struct tar_entry *entry, const struct stat *st, const char *path)
+fill_entry (struct tar_entry *entry, const struct stat *st, const char *path, bool layer)
 {
   entry->type = type_of (st->st_mode);
-  entry->mode = st->st_mode & 07777;
+  entry->mode = layer ? st->st_mode & 07777 : st->st_mode; /* as the host's own archives */
   entry->uid = st->st_uid;
   entry->gid = st->st_gid;
   entry->mtime = st->st_mtime;
@@ -198,7 +198,7 @@ write_one (struct writer *w, int dirfd, const char *name, char *path, size_t len
     return write_whiteout (w, path, name, fault);
   if (!type_of (st.st_mode))
     return 0;
-  fill_entry (entry, &st, path);
+  fill_entry (entry, &st, path, w->options->layer);
   if (entry->type == '2')
     {
       ssize_t got = readlinkat (dirfd, name, entry->link, PATH_MAX - 1);

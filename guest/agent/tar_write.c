@@ -89,7 +89,7 @@ make_block (uint8_t block[TAR_BLOCK], const struct tar_entry *entry, uint64_t si
 
   memset (block, 0, TAR_BLOCK);
   memcpy (block, entry->name, strnlen (entry->name, 100));
-  put_octal (block + 100, 8, entry->mode & 07777);
+  put_octal (block + 100, 8, entry->mode & 0177777);
   put_octal (block + 108, 8, entry->uid >> 21 ? 0 : entry->uid);
   put_octal (block + 116, 8, entry->gid >> 21 ? 0 : entry->gid);
   put_octal (block + 124, 12, size >> 33 ? 0 : size);

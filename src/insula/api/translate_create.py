@@ -70,7 +70,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
     place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac, version, links)
     isolation = parse_isolation(host.Isolation, default)
     security, privileged = _security(host)
-    rows, cols = parse_console_size(host.ConsoleSize)
+    rows, cols = parse_console_size(host.ConsoleSize) if version >= (1, 42) else (0, 0)
     spec = InstanceSpec(
         image=given.Image,
         isolation=isolation,
@@ -86,7 +86,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         annotations=host.Annotations if version >= (1, 43) else {},
         stop_signal=given.StopSignal,
         stop_timeout_s=given.StopTimeout,
-        health=parse_health(given.Healthcheck),
+        health=parse_health(given.Healthcheck, version),
         init=bool(host.Init),
         tty=given.Tty,
         console_rows=rows,

@@ -17,16 +17,6 @@ _RATES = ("BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "B
 
 # fields that nothing here honours, with the values that ask for nothing
 _NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    (
-        "CpuRealtimePeriod",
-        (0,),
-        "no real-time CPU time is set aside for instances; use CpuShares or NanoCpus",
-    ),
-    (
-        "CpuRealtimeRuntime",
-        (0,),
-        "no real-time CPU time is set aside for instances; use CpuShares or NanoCpus",
-    ),
     ("KernelMemoryTCP", (0,), "kernels since 5.4 do not limit kernel memory by itself"),
     ("CpuCount", (0,), "is for Windows; use NanoCpus (--cpus)"),
     ("CpuPercent", (0,), "is for Windows; use NanoCpus (--cpus)"),
@@ -56,6 +46,8 @@ def parse_limits(given: Resources, *, oom_score_adj: int = 0, shm_size: int = 0)
         cpu_shares=given.CpuShares,
         cpu_quota_us=max(given.CpuQuota, -1),
         cpu_period_us=given.CpuPeriod,
+        cpu_rt_runtime_us=given.CpuRealtimeRuntime,
+        cpu_rt_period_us=given.CpuRealtimePeriod,
         cpuset_cpus=given.CpusetCpus,
         cpuset_mems=given.CpusetMems,
         pids=max(given.PidsLimit or 0, 0),
@@ -93,7 +85,8 @@ def merge_limits(now: model.Limits, given: Resources) -> model.Limits:
         name: getattr(fresh, name)
         for name in (
             "memory_bytes", "memory_swap_bytes", "memory_reservation_bytes", "nano_cpus", "cpu_shares",
-            "cpu_quota_us", "cpu_period_us", "cpuset_cpus", "cpuset_mems", "blkio_weight",
+            "cpu_quota_us", "cpu_period_us", "cpu_rt_runtime_us", "cpu_rt_period_us", "cpuset_cpus",
+            "cpuset_mems", "blkio_weight",
         )
         if getattr(fresh, name)
     }  # fmt: skip

@@ -12,7 +12,7 @@ from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSetting
 from insula.api.wire.host_config import PortBinding as WireBinding
 from insula.api.wire.network import IPAMConfig, NetworkCreateRequest
 from insula.errors import InvalidRequest, NotFound, UnsupportedField
-from insula.model.network import AddressRange, NetworkRequest, NetworkSpec, PortBinding
+from insula.model.network import AddressRange, Network, NetworkRequest, NetworkSpec, PortBinding
 
 _BEYOND_ONE = (1, 44)  # network per create request
 _OWN_OPTIONS = "com.docker.network."
@@ -59,6 +59,8 @@ def parse_place(
         parse_endpoint(name, known.get(name, EndpointSettings()), f"NetworkingConfig.EndpointsConfig.{name}.")
         for name in order
     ]
+    if version < _BEYOND_ONE:  # endpoints had no MAC address of their own
+        wanted = [dataclasses.replace(each, mac_address="") for each in wanted]
     mac = parse_mac(container_mac)
     main = wanted[0]
     if mac and main.mac_address not in ("", mac):
@@ -144,7 +146,26 @@ def parse_network(given: NetworkCreateRequest) -> NetworkRequest:
         labels=given.Labels,
         ipv6=given.EnableIPv6,
         range6=range6,
+        unique=given.CheckDuplicate,
     )
+
+
+def warn_network(request: NetworkRequest, made: Network, others: Iterable[Network]) -> str:
+    """What is not as it was asked for.  `others`: those that existed before."""
+    same = [other for other in others if other.name == made.name]
+    found = [f"Network with name {other.name} (id : {other.id}) already exists" for other in same]  # moby's
+    if made.range6 is not None and not made.ipv6:
+        found.append("The IPv6 configuration has no effect: EnableIPv6 is not set")
+    range6, got6 = request.range6 or AddressRange(), made.range6 or AddressRange()
+    for asked, got in (
+        (request.subnet, made.subnet),
+        (request.ip_range, made.ip_range),
+        (range6.subnet, got6.subnet),
+        (range6.ip_range, got6.ip_range),
+    ):
+        if asked and ipaddress.ip_interface(asked).ip != ipaddress.ip_network(got).network_address:
+            found.append(f"{asked} is an address in {got}, which is used")
+    return "\n".join(found)
 
 
 def _is_ipv6(config: IPAMConfig) -> bool:

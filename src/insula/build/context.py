@@ -13,15 +13,16 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from insula.build.remote import fetch, is_address, is_git
-from insula.dockerfile.patterns import Ignored, parse_ignore
 from insula.dockerfile.reader import MAX_BYTES
 from insula.errors import CorruptData, InvalidRequest
 from insula.system import tree
+from insula.system.child import run_child
 from insula.system.decompress import detect
 from insula.system.openat import open_beneath, open_in_root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PIECE = 1 << 18
+_MODULE = "insula.build.ignore_child"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ async def receive_context(
     os.mkdir(directory, 0o755)
     if not remote:
         await _unpack(pieces, directory)
-        return Context(directory, _take_dockerfile(directory, dockerfile))
+        return Context(directory, await _take_dockerfile(directory, dockerfile))
     if remote == "client-session":
         raise InvalidRequest(
             "remote: client-session needs BuildKit, which this engine does not have", hint="DOCKER_BUILDKIT=0"
@@ -60,7 +61,7 @@ async def receive_context(
         await _unpack(_pieces(fetched), directory)
     finally:
         os.unlink(fetched)
-    return Context(directory, _take_dockerfile(directory, dockerfile))
+    return Context(directory, await _take_dockerfile(directory, dockerfile))
 
 
 async def _unpack(pieces: AsyncIterator[bytes], directory: str) -> None:
@@ -87,7 +88,7 @@ async def _pieces(path: str) -> AsyncIterator[bytes]:
             yield piece
 
 
-def _take_dockerfile(directory: str, name: str) -> bytes:
+async def _take_dockerfile(directory: str, name: str) -> bytes:
     """What the context has as `name`; it and .dockerignore are taken out of the context if that ignores them
     (the client sends both in any case)."""
     wanted = name.strip() or "Dockerfile"
@@ -101,12 +102,11 @@ def _take_dockerfile(directory: str, name: str) -> bytes:
                 break
         else:
             raise InvalidRequest(f"Cannot locate specified Dockerfile: {wanted}")
-        ignore = _read(root, ".dockerignore")
-        if ignore is not None:
-            ignored = Ignored(parse_ignore(ignore.decode(errors="replace")))
-            for one in (".dockerignore", wanted):
-                if ignored.matches(os.path.normpath(one).lstrip("/")):
-                    _remove(root, one)
+        if _read(root, ".dockerignore"):
+            # patterns may be made to take for ever: that is a child's time, which ends with the build
+            request = {"root_fd": root, "names": [".dockerignore", wanted]}
+            for one in (await run_child(_MODULE, request, pass_fds=(root,)))["ignored"]:
+                _remove(root, one)
         return text
     finally:
         os.close(root)

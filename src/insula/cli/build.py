@@ -61,6 +61,10 @@ _ADDRESSES = ("http://", "https://")
 @click.option("--ulimit", multiple=True, metavar="NAME=SOFT[:HARD]", help="Resource limit of RUNs.")
 @click.option("--security-opt", multiple=True, metavar="OPTION", help="As of run.")
 @click.option("--cgroup-parent", metavar="PATH", help="Parent cgroup of RUNs.")
+@click.option(
+    "--compress", is_flag=True, hidden=True
+)  # over a local socket compression costs and saves nothing
+@click.option("--disable-content-trust", is_flag=True, hidden=True)
 @click.argument("context", metavar="PATH|URL|-")
 @click.pass_context
 def build(ctx: click.Context, /, context: str, **given: Any) -> int:

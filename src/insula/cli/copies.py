@@ -174,3 +174,46 @@ def import_snapshot(ctx: click.Context, source: str | None, name: str) -> None:
             .json()
         )
     print(made["Name"], made["Snapshot"])
+
+
+@click.group(cls=Group)
+def checkpoint() -> None:
+    """Docker's word for snapshots of virtual machines.  `start --checkpoint NAME` goes on from one."""
+
+
+_DIRECTORY = click.option("--checkpoint-dir", hidden=True)  # refused by the daemon, with the reason
+
+
+@checkpoint.command(name="create")
+@click.option("--leave-running", is_flag=True, help="The instance goes on; else it ends at that instant.")
+@_DIRECTORY
+@click.argument("instance")
+@click.argument("name")
+@click.pass_context
+def create_checkpoint(
+    ctx: click.Context, instance: str, name: str, leave_running: bool, checkpoint_dir: str | None
+) -> None:
+    """Take a checkpoint of an INSTANCE that runs."""
+    body = {"CheckpointID": name, "CheckpointDir": checkpoint_dir or "", "Exit": not leave_running}
+    pass_client(ctx).request("POST", f"/containers/{instance}/checkpoints", body=body).close()
+    print(name)
+
+
+@checkpoint.command(name="ls")
+@_DIRECTORY
+@click.argument("instance")
+@click.pass_context
+def list_checkpoints(ctx: click.Context, instance: str, checkpoint_dir: str | None) -> None:
+    """List the checkpoints of an INSTANCE."""
+    found = pass_client(ctx).get(f"/containers/{instance}/checkpoints", dir=checkpoint_dir)
+    print_rows(found or [], {"Name": "CHECKPOINT NAME"})
+
+
+@checkpoint.command(name="rm")
+@_DIRECTORY
+@click.argument("instance")
+@click.argument("name")
+@click.pass_context
+def remove_checkpoint(ctx: click.Context, instance: str, name: str, checkpoint_dir: str | None) -> None:
+    """Remove a checkpoint of an INSTANCE."""
+    pass_client(ctx).delete(f"/containers/{instance}/checkpoints/{name}", dir=checkpoint_dir)

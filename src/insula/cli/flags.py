@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 _TRUE = ("true", "1", "t")
@@ -25,7 +27,7 @@ def spelled_out(command: click.Command | None, words: list[str]) -> list[str]:
         if word == "--" or (not word.startswith("-") and not interspersed):
             return [*result, word, *rest]
         if option is not None and option.is_flag and equals and value.lower() in (*_TRUE, *_FALSE):
-            result += [name] if value.lower() in _TRUE else []
+            result += [name] if value.lower() in _TRUE else option.secondary_opts[:1]
             continue
         result.append(word)
         last = option if option is not None else _last_short(options, word)
@@ -46,7 +48,12 @@ def _last_short(options: dict[str, click.Option], word: str) -> click.Option | N
 
 
 class Group(click.Group):
-    """Commands under a noun; their switches in docker's spelling."""
+    """Commands under a noun; their switches in docker's spelling.  `aliases` are docker's other names."""
+
+    aliases: Mapping[str, str] = {"list": "ls", "remove": "rm"}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or super().get_command(ctx, self.aliases.get(cmd_name, ""))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

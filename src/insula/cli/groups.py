@@ -8,6 +8,7 @@ from insula.cli import copy, images, lifecycle, run, show
 from insula.cli import system as engine
 from insula.cli.build import build
 from insula.cli.connect import pass_client
+from insula.cli.disk_use import df
 from insula.cli.flags import Group
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import show_progress
@@ -15,6 +16,7 @@ from insula.cli.prune import ask, prune
 from insula.cli.show import filters_of
 from insula.cli.table import print_rows
 from insula.cli.values import parse_pairs
+from insula.errors import InvalidRequest
 
 _FILTER = click.option(
     "-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match."
@@ -37,7 +39,7 @@ for _command in (
 ):
     container.add_command(_command)
 container.add_command(show.ps, "ls")
-container.add_command(show.ps, "list")
+container.aliases = {**Group.aliases, "ps": "ls"}
 
 
 @click.group(cls=Group)
@@ -70,10 +72,12 @@ builder.add_command(build)
 
 
 @builder.command(name="prune")
+@click.option("-a", "--all", is_flag=True, hidden=True)  # caches have no other kind
+@click.option("--keep-storage", metavar="BYTES", hidden=True)
 @YES
 @click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
 @click.pass_context
-def prune_builds(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
+def prune_builds(ctx: click.Context, /, force: bool, filters: tuple[str, ...], **_: object) -> None:
     """Remove the caches of RUN --mount=type=cache that no build uses."""
     ask("Remove all unused caches of builds?", force)
     prune(pass_client(ctx), "build", filters_of(filters))
@@ -179,7 +183,7 @@ def system() -> None:
     """The engine."""
 
 
-system.add_command(engine.df)
+system.add_command(df)
 system.add_command(engine.info)
 system.add_command(engine.events)
 
@@ -188,17 +192,25 @@ system.add_command(engine.events)
 @click.option("-a", "--all", "everything", is_flag=True, help="All unused images, not only untagged ones.")
 @YES
 @click.option("--volumes", is_flag=True, help="Anonymous volumes too.")
+@click.option(
+    "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="label=…, label!=… or until=… only."
+)
 @click.pass_context
-def prune_system(ctx: click.Context, everything: bool, force: bool, volumes: bool) -> None:
+def prune_system(
+    ctx: click.Context, everything: bool, force: bool, volumes: bool, filters: tuple[str, ...]
+) -> None:
     """Remove what nothing uses: stopped instances, networks, images, caches of builds, volumes if asked."""
+    wanted = filters_of(filters)
+    if volumes and "until" in wanted:
+        raise InvalidRequest('The "until" filter is not supported with "--volumes"')
     ask("Remove all stopped instances, unused networks, images and caches of builds?", force)
     client = pass_client(ctx)
-    prune(client, "containers", {})
-    prune(client, "networks", {})
+    prune(client, "containers", wanted)
+    prune(client, "networks", wanted)
     if volumes:
-        prune(client, "volumes", {})
-    prune(client, "images", {"dangling": ["false" if everything else "true"]})
-    prune(client, "build", {})
+        prune(client, "volumes", wanted)
+    prune(client, "images", {**wanted, "dangling": ["false" if everything else "true"]})
+    prune(client, "build", {key: value for key, value in wanted.items() if key == "until"})
 
 
 @click.group(cls=Group)

@@ -15,7 +15,7 @@ from insula.cli.connect import pass_client
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import auth_of, pull_image, show_progress, split_reference
 from insula.cli.show import filters_of
-from insula.cli.table import age_of, human_size, print_rows, utc_text
+from insula.cli.table import age_of, human_size, print_rows, rfc3339, utc_text
 from insula.errors import InvalidRequest
 
 _PIECE = 256 * 1024
@@ -111,13 +111,28 @@ def images(
 
 
 @click.command()
+@click.option("-a", "--all-tags", is_flag=True, help="Every tag of the repository.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("--platform", metavar="OS/ARCH", help="Platform to pull.")
+@click.option("--disable-content-trust", is_flag=True, hidden=True)
 @click.argument("name")
 @click.pass_context
-def pull(ctx: click.Context, name: str, quiet: bool, platform: str | None) -> None:
+def pull(
+    ctx: click.Context,
+    name: str,
+    all_tags: bool,
+    quiet: bool,
+    platform: str | None,
+    disable_content_trust: bool,
+) -> None:
     """Get an image from a registry."""
     client = pass_client(ctx)
+    if all_tags:
+        if "@" in name or split_reference(name)[0] != name:
+            raise InvalidRequest("tag can't be used with --all-tags/-a")
+        pull_image(client, name, platform=platform, quiet=quiet, all_tags=True)
+        print(name)
+        return
     if not quiet and "@" not in name and split_reference(name)[0] == name:
         print("Using default tag: latest", file=sys.stderr)
     pull_image(client, name, platform=platform, quiet=quiet)
@@ -125,15 +140,23 @@ def pull(ctx: click.Context, name: str, quiet: bool, platform: str | None) -> No
 
 
 @click.command()
+@click.option("-a", "--all-tags", is_flag=True, help="Every tag that the repository has here.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--disable-content-trust", is_flag=True, hidden=True)
 @click.argument("name")
 @click.pass_context
-def push(ctx: click.Context, name: str, quiet: bool) -> None:
+def push(ctx: click.Context, name: str, all_tags: bool, quiet: bool, disable_content_trust: bool) -> None:
     """Put an image into the registry that its name says."""
     repository, tag = split_reference(name)
+    if all_tags:
+        if repository != name:
+            raise InvalidRequest("tag can't be used with --all-tags/-a")
+        tag = ""
+    elif not quiet and repository == name:
+        print("Using default tag: latest", file=sys.stderr)
     headers = {"X-Registry-Auth": "e30=", **auth_of(name)}
     answer = pass_client(ctx).request(
-        "POST", f"/images/{repository}/push", query={"tag": tag}, headers=headers
+        "POST", f"/images/{repository}/push", query={"tag": tag or None}, headers=headers
     )
     show_progress(answer.lines(), quiet=quiet)
 
@@ -168,10 +191,15 @@ def rmi(ctx: click.Context, image: tuple[str, ...], force: bool, no_prune: bool)
 @click.command()
 @click.option("--no-trunc", is_flag=True, help="Do not shorten.")
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
+@click.option(
+    "-H", "--human/--no-human", default=True, help="Sizes and times as people read them (default: yes)."
+)
 @click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
 @click.argument("image")
 @click.pass_context
-def history(ctx: click.Context, image: str, no_trunc: bool, quiet: bool, template: str | None) -> None:
+def history(
+    ctx: click.Context, image: str, no_trunc: bool, quiet: bool, human: bool, template: str | None
+) -> None:
     """How an image was made, newest step first."""
     rows = []
     for step in pass_client(ctx).get(f"/images/{image}/history"):
@@ -182,9 +210,10 @@ def history(ctx: click.Context, image: str, no_trunc: bool, quiet: bool, templat
         rows.append(
             {
                 "ID": ident,
-                "CreatedSince": age_of(step["Created"]) if step["Created"] else "N/A",
+                "CreatedSince": (age_of if human else rfc3339)(step["Created"]) if step["Created"] else "N/A",
+                "CreatedAt": rfc3339(step["Created"]) if step["Created"] else "N/A",
                 "CreatedBy": created_by,
-                "Size": human_size(step["Size"]),
+                "Size": human_size(step["Size"]) if human else str(step["Size"]),
                 "Comment": step.get("Comment", ""),
             }
         )
@@ -290,7 +319,7 @@ def import_(
 @click.option("-a", "--author", metavar="TEXT", help="Author of the image.")
 @click.option("-m", "--message", metavar="TEXT", help="Comment of the image.")
 @click.option("-c", "--change", multiple=True, metavar="INSTRUCTION", help="Dockerfile instruction to apply.")
-@click.option("-p", "--pause", type=bool, default=True, metavar="BOOL", help="Freeze it meanwhile.")
+@click.option("-p", "--pause/--no-pause", default=True, help="Freeze it meanwhile (default: yes).")
 @click.argument("instance")
 @click.argument("name", required=False)
 @click.pass_context
@@ -315,6 +344,38 @@ def commit(
         "changes": "\n".join(change) or None,
     }
     print(pass_client(ctx).request("POST", "/commit", query=query, body={}).json()["Id"])
+
+
+@click.command()
+@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@click.option("--limit", type=int, metavar="N", help="How many, at most.")
+@click.option("--no-trunc", is_flag=True, help="Do not shorten.")
+@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@click.argument("term")
+@click.pass_context
+def search(
+    ctx: click.Context,
+    term: str,
+    filters: tuple[str, ...],
+    limit: int | None,
+    no_trunc: bool,
+    template: str | None,
+) -> None:
+    """Search a registry, with a daemon that can: insula's own says that registries have no search."""
+    found = pass_client(ctx).get(
+        "/images/search", term=term, limit=limit, filters=filters_of(filters) if filters else None
+    )
+    rows = [
+        {
+            "Name": one["name"],
+            "Description": one["description"] if no_trunc else one["description"][:45],
+            "StarCount": one["star_count"],
+            "IsOfficial": "[OK]" if one.get("is_official") else "",
+        }
+        for one in found
+    ]
+    columns = {"Name": "NAME", "Description": "DESCRIPTION", "StarCount": "STARS", "IsOfficial": "OFFICIAL"}
+    print_rows(rows, columns, template=template)
 
 
 @click.command()

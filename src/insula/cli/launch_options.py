@@ -103,16 +103,25 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--health-start-period",), {"metavar": "SPAN", "help": "Failures do not count until then."}),
     (("--health-start-interval",), {"metavar": "SPAN", "help": "Time between two checks until then: 5s."}),
     (("--no-healthcheck",), {"is_flag": True, "help": "No health check of the image's."}),
+    (("--memory-swappiness",), {"type": int, "metavar": "N", "help": "How readily its pages are swapped, 0 to 100."}),
+    (("--blkio-weight",), {"type": int, "metavar": "N", "help": "Block I/O weight: 10 to 1000."}),
+    (("--blkio-weight-device",), {"multiple": True, "metavar": "DEVICE:N", "help": "The same, for one device."}),
+    (("--device-read-bps",), {"multiple": True, "metavar": "DEVICE:RATE", "help": "Bytes read per second, at most."}),
+    (("--device-read-iops",), {"multiple": True, "metavar": "DEVICE:RATE", "help": "Reads per second, at most."}),
+    (("--device-write-bps",), {"multiple": True, "metavar": "DEVICE:RATE", "help": "Bytes written per second, at most."}),
+    (("--device-write-iops",), {"multiple": True, "metavar": "DEVICE:RATE", "help": "Writes per second, at most."}),
+    (("--device-cgroup-rule",), {"multiple": True, "metavar": "RULE", "help": "Devices it may use: c 42:* rmw."}),
+    (("--storage-opt",), {"multiple": True, "metavar": "KEY=VALUE", "help": "size=10G: the disk of a VM."}),
     (("--disable-content-trust",), {"is_flag": True, "hidden": True}),
     # the daemon refuses these by name; here so that it, and not the parser, says why
-    (("--memory-swappiness",), {"type": int, "hidden": True}),
     (("--kernel-memory",), {"hidden": True}),
-    (("--blkio-weight",), {"type": int, "hidden": True}),
     (("--cpu-rt-period",), {"type": int, "hidden": True}),
     (("--cpu-rt-runtime",), {"type": int, "hidden": True}),
+    (("--cpu-count",), {"type": int, "hidden": True}),
+    (("--cpu-percent",), {"type": int, "hidden": True}),
+    (("--io-maxbandwidth",), {"hidden": True}),
+    (("--io-maxiops",), {"type": int, "hidden": True}),
     (("--gpus",), {"hidden": True}),
-    (("--device-cgroup-rule",), {"multiple": True, "hidden": True}),
-    (("--storage-opt",), {"multiple": True, "hidden": True}),
 ]  # fmt: skip
 
 
@@ -286,13 +295,37 @@ def _rarely_asked(o: dict[str, Any]) -> dict[str, Any]:
         if o["kernel_memory"]
         else 0,
         "BlkioWeight": o["blkio_weight"],
+        "BlkioWeightDevice": [
+            values.parse_throttle(word, "--blkio-weight-device", key="Weight")
+            for word in o["blkio_weight_device"]
+        ],
+        **_throttles(o),
         "CpuRealtimePeriod": o["cpu_rt_period"],
         "CpuRealtimeRuntime": o["cpu_rt_runtime"],
+        "CpuCount": o["cpu_count"],
+        "CpuPercent": o["cpu_percent"],
+        "IOMaximumIOps": o["io_maxiops"],
+        "IOMaximumBandwidth": values.parse_bytes(o["io_maxbandwidth"], "--io-maxbandwidth")
+        if o["io_maxbandwidth"]
+        else 0,
         "DeviceRequests": [{"Count": -1, "Capabilities": [["gpu"]]}] if o["gpus"] else [],
         "DeviceCgroupRules": list(o["device_cgroup_rule"]),
         "StorageOpt": values.parse_pairs(o["storage_opt"], "--storage-opt"),
     }
     return {key: value for key, value in found.items() if value not in (None, "", 0, [], {})}
+
+
+def _throttles(o: dict[str, Any]) -> dict[str, Any]:
+    fields = {
+        "BlkioDeviceReadBps": ("device_read_bps", True),
+        "BlkioDeviceWriteBps": ("device_write_bps", True),
+        "BlkioDeviceReadIOps": ("device_read_iops", False),
+        "BlkioDeviceWriteIOps": ("device_write_iops", False),
+    }
+    return {
+        field: [values.parse_throttle(word, f"--{name.replace('_', '-')}", sizes=sizes) for word in o[name]]
+        for field, (name, sizes) in fields.items()
+    }
 
 
 def _swap(word: str | None) -> int:

@@ -136,6 +136,11 @@ def rename(ctx: click.Context, instance: str, name: str) -> None:
 @click.option("--cpu-period", type=int, metavar="US", help="CFS period in microseconds.")
 @click.option("--cpu-quota", type=int, metavar="US", help="CFS quota in microseconds.")
 @click.option("--cpuset-cpus", metavar="LIST", help="CPUs it may run on.")
+@click.option("--cpuset-mems", metavar="LIST", help="Memory nodes it may use.")
+@click.option("--blkio-weight", type=int, metavar="N", help="Block I/O weight: 10 to 1000.")
+@click.option("--cpu-rt-period", type=int, hidden=True)
+@click.option("--cpu-rt-runtime", type=int, hidden=True)
+@click.option("--kernel-memory", hidden=True)
 @click.option("--pids-limit", type=int, metavar="N", help="How many processes; -1 is unlimited.")
 @click.option("--restart", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped.")
 @_INSTANCES
@@ -143,7 +148,12 @@ def rename(ctx: click.Context, instance: str, name: str) -> None:
 def update(ctx: click.Context, /, instance: tuple[str, ...], **options: object) -> int:
     """Change limits and restart policy of instances."""
     body: dict[str, object] = {}
-    sizes = {"memory": "Memory", "memory_swap": "MemorySwap", "memory_reservation": "MemoryReservation"}
+    sizes = {
+        "memory": "Memory",
+        "memory_swap": "MemorySwap",
+        "memory_reservation": "MemoryReservation",
+        "kernel_memory": "KernelMemory",
+    }
     for name, key in sizes.items():
         if options[name] is not None:
             text = str(options[name])
@@ -155,6 +165,10 @@ def update(ctx: click.Context, /, instance: tuple[str, ...], **options: object) 
         "cpu_period": "CpuPeriod",
         "cpu_quota": "CpuQuota",
         "cpuset_cpus": "CpusetCpus",
+        "cpuset_mems": "CpusetMems",
+        "blkio_weight": "BlkioWeight",
+        "cpu_rt_period": "CpuRealtimePeriod",
+        "cpu_rt_runtime": "CpuRealtimeRuntime",
         "pids_limit": "PidsLimit",
     }
     body.update({key: options[name] for name, key in plain.items() if options[name] is not None})

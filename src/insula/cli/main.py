@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "save": ("insula.cli.images:save", "Images"),
     "load": ("insula.cli.images:load", "Images"),
     "import": ("insula.cli.images:import_", "Images"),
+    "search": ("insula.cli.images:search", "Images"),
     "bootstrap": ("insula.cli.images:bootstrap", "Images"),
     "login": ("insula.cli.registry:login", "Images"),
     "logout": ("insula.cli.registry:logout", "Images"),
@@ -69,8 +70,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("insula.compare.command:compare", "Engine"),
     "guest": ("insula.cli.groups:guest", "Engine"),
     "snapshot": ("insula.cli.copies:snapshot", "Groups"),
+    "checkpoint": ("insula.cli.copies:checkpoint", "Groups"),
     "template": ("insula.cli.vm_templates:template", "Engine"),
     "daemon": ("insula.daemon:command", "Engine"),
+}
+
+
+# docker's commands that are not here, and what to do instead
+ELSEWHERE = {
+    "context": "insula has no contexts: name the daemon with --host or INSULA_HOST",
+    "buildx": "`insula build` builds",
+    "compose": "docker-compose works with DOCKER_HOST=unix:///run/insula/insula.sock",
+    "manifest": "what a registry has is not edited here; `insula image inspect` shows what was pulled",
+    "trust": "signatures of images are not supported",
+    "plugin": "there are no plugins",
+    **dict.fromkeys(("swarm", "node", "service", "stack", "secret", "config"), "there is no swarm"),
 }
 
 
@@ -105,6 +119,10 @@ class Lazy(click.Group):
             name, command, rest = super().resolve_command(ctx, args)
             return name, command, spelled_out(command, rest)
         except click.UsageError as error:
+            if args[0] in ELSEWHERE:
+                raise click.UsageError(
+                    f"there is no command {args[0]!r}: {ELSEWHERE[args[0]]}.", ctx
+                ) from error
             import difflib
 
             close = difflib.get_close_matches(args[0], COMMANDS, n=3)

@@ -43,6 +43,10 @@ def list_networks(
             "Name": n["Name"],
             "Driver": n["Driver"],
             "Scope": n["Scope"],
+            "IPv6": str(n.get("EnableIPv6", False)).lower(),
+            "Internal": str(n.get("Internal", False)).lower(),
+            "Labels": ",".join(f"{k}={v}" for k, v in sorted((n.get("Labels") or {}).items())),
+            "CreatedAt": n.get("Created", ""),
         }
         for n in pass_client(ctx).get("/networks", filters=filters_of(filters) or None)
     ]
@@ -56,9 +60,10 @@ def list_networks(
 
 @network.command(name="inspect")
 @click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
+@click.option("-v", "--verbose", is_flag=True, hidden=True)  # of swarm's networks only
 @click.argument("name", nargs=-1, required=True)
 @click.pass_context
-def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | None) -> int:
+def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | None, verbose: bool) -> int:
     """Everything about networks, as JSON."""
     return show.inspect_all(pass_client(ctx), name, template, kind="network")
 
@@ -66,6 +71,13 @@ def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | N
 @network.command(name="create")
 @click.option("-d", "--driver", default="bridge", metavar="NAME", help="Driver.  [default: bridge]")
 @click.option("--ipv6", is_flag=True, help="IPv6, too.")
+@click.option("--ipv4", type=bool, hidden=True)
+@click.option("--ipam-driver", default="default", metavar="NAME", help="Who hands out addresses: default.")
+@click.option("--ipam-opt", multiple=True, hidden=True)
+@click.option("--scope", hidden=True)
+@click.option("--ingress", is_flag=True, hidden=True)
+@click.option("--config-only", is_flag=True, hidden=True)
+@click.option("--config-from", hidden=True)
 @click.option(
     "--subnet",
     multiple=True,
@@ -85,16 +97,25 @@ def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | N
 @click.pass_context
 def create_network(ctx: click.Context, /, name: str, **o: Any) -> None:
     """Make a network: instances on it find each other by name."""
-    body = {
+    body: dict[str, Any] = {
         "Name": name,
         "Driver": o["driver"],
         "Internal": o["internal"],
         "Attachable": o["attachable"],
         "EnableIPv6": o["ipv6"],
-        "IPAM": {"Config": finalize_ipam(o["subnet"], o["gateway"], o["ip_range"], o["aux_address"])},
+        "IPAM": {
+            "Driver": o["ipam_driver"],
+            "Config": finalize_ipam(o["subnet"], o["gateway"], o["ip_range"], o["aux_address"]),
+            "Options": parse_pairs(o["ipam_opt"], "--ipam-opt"),
+        },
         "Options": parse_pairs(o["opt"], "--opt"),
         "Labels": parse_pairs(o["label"], "--label"),
     }
+    # the daemon refuses these by name; it, and not the parser, says why
+    refused = {"EnableIPv4": o["ipv4"], "Scope": o["scope"], "Ingress": o["ingress"] or None}
+    refused["ConfigOnly"] = o["config_only"] or None
+    refused["ConfigFrom"] = {"Network": o["config_from"]} if o["config_from"] else None
+    body |= {key: value for key, value in refused.items() if value is not None}
     made = pass_client(ctx).post("/networks/create", body)
     if made.get("Warning"):
         print(f"WARNING: {made['Warning']}", file=sys.stderr)

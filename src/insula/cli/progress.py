@@ -112,8 +112,10 @@ def split_reference(image: str) -> tuple[str, str]:
     return (name, tag) if colon and "/" not in tag else (image, "latest")
 
 
-def pull_image(client: Client, image: str, *, platform: str | None, quiet: bool) -> None:
+def pull_image(
+    client: Client, image: str, *, platform: str | None, quiet: bool, all_tags: bool = False
+) -> None:
     name, tag = split_reference(image)
-    query = {"fromImage": name, "tag": tag, "platform": platform}
+    query = {"fromImage": name, "tag": None if all_tags else tag, "platform": platform}
     answer = client.request("POST", "/images/create", query=query, headers=auth_of(image), raw=b"")
     show_progress(answer.lines(), quiet=quiet)

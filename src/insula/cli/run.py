@@ -78,7 +78,9 @@ def create(ctx: click.Context, /, image: str, command: tuple[str, ...], **option
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("-d", "--detach", is_flag=True, help="Run in the background and print the id.")
 @_DETACH
-@click.option("--sig-proxy", default=True, type=bool, metavar="BOOL", help="Pass signals on to it.")
+@click.option(
+    "--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on to it (default: yes, without -t)."
+)
 @launch_options
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -188,19 +190,32 @@ def _signals_passed_on(client: Client, instance: str, *, enabled: bool) -> Itera
 )
 @click.option("-i", "--interactive", is_flag=True, help="Attach stdin.")
 @_DETACH
+@click.option("--checkpoint", metavar="NAME", help="Go on from this checkpoint: a snapshot of a VM.")
+@click.option("--checkpoint-dir", hidden=True)
 @click.argument("instance", nargs=-1, required=True)
 @click.pass_context
 def start(
-    ctx: click.Context, instance: tuple[str, ...], attach_output: bool, interactive: bool, detach_keys: str
+    ctx: click.Context,
+    instance: tuple[str, ...],
+    attach_output: bool,
+    interactive: bool,
+    detach_keys: str,
+    checkpoint: str | None,
+    checkpoint_dir: str | None,
 ) -> int:
     """Start instances that were created or have ended."""
     client = pass_client(ctx)
+    options = {"checkpoint": checkpoint, "checkpoint-dir": checkpoint_dir}
+
+    def begin(ref: str) -> None:
+        client.request("POST", f"/containers/{ref}/start", query=options, ok=(304,)).close()
+
+    if checkpoint and len(instance) != 1:
+        raise InvalidRequest("start: only one instance can go on from a checkpoint at a time")
     if not (attach_output or interactive):
         from insula.cli.lifecycle import for_each
 
-        return for_each(
-            instance, lambda ref: client.request("POST", f"/containers/{ref}/start", ok=(304,)).close()
-        )
+        return for_each(instance, begin)
     if len(instance) != 1:
         raise InvalidRequest("start: only one instance can be attached to at a time")
     [ref] = instance
@@ -209,7 +224,7 @@ def start(
     connection = client.hijack(f"/containers/{ref}/attach", query=query)
     connection.multiplexed = not tty
     waiting = client.request("POST", f"/containers/{ref}/wait", query={"condition": "next-exit"})
-    client.request("POST", f"/containers/{ref}/start", ok=(304,)).close()
+    begin(ref)
     with _signals_passed_on(client, ref, enabled=not tty):
         ended = _converse(client, f"/containers/{ref}", connection, interactive, tty, detach_keys)
     return int(waiting.json()["StatusCode"]) if ended else 0
@@ -217,7 +232,9 @@ def start(
 
 @click.command()
 @click.option("--no-stdin", is_flag=True, help="Do not attach stdin.")
-@click.option("--sig-proxy", default=True, type=bool, metavar="BOOL", help="Pass signals on to it.")
+@click.option(
+    "--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on to it (default: yes, without -t)."
+)
 @_DETACH
 @click.argument("instance")
 @click.pass_context

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -73,7 +74,7 @@ def ps(
         size=size or None,
         filters=filters_of(filters) if filters else None,
     )
-    rows = [_row(entry, no_trunc) for entry in listed]
+    rows = [row_of(entry, no_trunc) for entry in listed]
     if quiet:
         for row in rows:
             print(row["ID"])
@@ -93,7 +94,8 @@ def ps(
     print_rows(rows, columns, template=template)
 
 
-def _row(entry: dict[str, Any], no_trunc: bool) -> dict[str, Any]:
+def row_of(entry: dict[str, Any], no_trunc: bool) -> dict[str, Any]:
+    """One entry of /containers/json as `ps` shows it."""
     command = entry["Command"]
     if not no_trunc and len(command) > 20:
         command = command[:19] + "…"
@@ -145,15 +147,24 @@ def inspect_all(
         value = _look_up(client, ref, kind, size)
         found += [] if value is None else [value]
         missing += [ref] if value is None else []
-    if template and template != "json":
-        for value in found:
-            print(render(template, value))
-    else:
-        print(json.dumps(found, indent=None if template else 4, ensure_ascii=False))
+    print_found(found, template)
     sys.stdout.flush()
     for ref in missing:
         print(f"insula: No such {kind or 'object'}: {ref}", file=sys.stderr)
     return 1 if missing else 0
+
+
+def print_found(found: Sequence[Any], template: str | None) -> None:
+    """As one JSON array; with a template, or `json`, each on a line."""
+    if not template:
+        print(json.dumps(list(found), indent=4, ensure_ascii=False))
+        return
+    for value in found:
+        print(
+            json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            if template == "json"
+            else render(template, value)
+        )
 
 
 def _look_up(client: Client, ref: str, kind: str | None, size: bool) -> Any:

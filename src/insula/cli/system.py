@@ -1,4 +1,4 @@
-"""version, info, events and disk use: the engine itself."""
+"""version, info and events: the engine itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from insula import __version__
 from insula.cli.connect import pass_client
 from insula.cli.show import filters_of, moment
-from insula.cli.table import human_binary, human_size, print_rows
+from insula.cli.table import human_binary
 from insula.client import API_VERSION
 from insula.errors import DaemonUnreachable
 from insula.model.go_template import render
@@ -120,50 +120,3 @@ def events(
         attributes = ", ".join(f"{k}={v}" for k, v in sorted(event["Actor"]["Attributes"].items()))
         stamp = f"{when}.{event['timeNano'] % 1_000_000_000:09d}{zone[:3]}:{zone[3:]}"
         print(f"{stamp} {event['Type']} {event['Action']} {event['Actor']['ID']} ({attributes})", flush=True)
-
-
-@click.command()
-@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
-@click.pass_context
-def df(ctx: click.Context, template: str | None) -> None:
-    """Disk space that images, instances and volumes take."""
-    found = pass_client(ctx).get("/system/df")
-    parts = (
-        ("Images", found.get("Images") or [], "Size", "Containers"),
-        ("Containers", found.get("Containers") or [], "SizeRw", "State"),
-        ("Local Volumes", found.get("Volumes") or [], "UsageData", "UsageData"),
-    )
-    rows = []
-    for title, items, size_key, active_key in parts:
-        sizes = [_number(item.get(size_key)) for item in items]
-        active = [_active(item.get(active_key)) for item in items]
-        idle = sum(size for size, used in zip(sizes, active, strict=True) if not used)
-        rows.append(
-            {
-                "Type": title,
-                "TotalCount": len(items),
-                "Active": sum(active),
-                "Size": human_size(sum(sizes)),
-                "Reclaimable": human_size(idle),
-            }
-        )
-    columns = {
-        "Type": "TYPE",
-        "TotalCount": "TOTAL",
-        "Active": "ACTIVE",
-        "Size": "SIZE",
-        "Reclaimable": "RECLAIMABLE",
-    }
-    print_rows(rows, columns, template=template)
-
-
-def _number(value: Any) -> int:
-    if isinstance(value, dict):
-        value = value.get("Size")
-    return max(0, int(value or 0))
-
-
-def _active(value: Any) -> bool:
-    if isinstance(value, dict):
-        return int(value.get("RefCount") or 0) > 0
-    return value == "running" if isinstance(value, str) else int(value or 0) > 0

@@ -62,6 +62,12 @@ def utc_text(created: float) -> str:
     return datetime.datetime.fromtimestamp(created, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
 
 
+def rfc3339(created: float) -> str:
+    """`2026-01-31T12:00:00Z`, as docker shows the time of a layer: with the local offset if there is one."""
+    local = datetime.datetime.fromtimestamp(created, datetime.UTC).astimezone()
+    return local.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def parse_time(text: str) -> float:
     """RFC 3339 with nanoseconds to seconds since 1970; 0.0 for none."""
     if not text or text.startswith("0001-"):

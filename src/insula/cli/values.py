@@ -141,6 +141,18 @@ def parse_ulimit(word: str) -> dict[str, Any]:
         raise InvalidRequest(f"--ulimit: {word!r} is not name=soft[:hard]") from None
 
 
+def parse_throttle(word: str, flag: str, *, sizes: bool = False, key: str = "Rate") -> dict[str, Any]:
+    """`/dev/x:N`; with `sizes` N may be `10mb`.  Raises InvalidRequest naming the flag."""
+    path, colon, rate = word.rpartition(":")
+    if not colon or not path.startswith("/dev/"):
+        raise InvalidRequest(f"{flag}: {word!r} is not DEVICE:NUMBER", hint="for example /dev/sda:100")
+    if sizes:
+        return {"Path": path, key: parse_bytes(rate, flag)}
+    if not rate.isdigit():
+        raise InvalidRequest(f"{flag}: {word!r}: {rate!r} is not a number")
+    return {"Path": path, key: int(rate)}
+
+
 def parse_device(word: str) -> dict[str, str]:
     """`/dev/x[:/dev/y][:rwm]`."""
     host, *rest = word.split(":")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from insula.cli.groups import YES
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import show_progress
 from insula.cli.prune import ask
+from insula.cli.show import print_found
 from insula.cli.table import age_of, human_size, parse_time, print_rows
 
 _PATH = "/insula/v1/templates"
@@ -65,11 +65,12 @@ def list_templates(ctx: click.Context, quiet: bool, form: str | None) -> None:
 
 
 @template.command(name="inspect")
+@click.option("-f", "--format", "form", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
 @click.argument("key", nargs=-1, required=True)
 @click.pass_context
-def inspect_template(ctx: click.Context, key: tuple[str, ...]) -> None:
+def inspect_template(ctx: click.Context, key: tuple[str, ...], form: str | None) -> None:
     """Show all that is known of templates, as JSON.  The beginning of a KEY is enough."""
-    print(json.dumps([_get(ctx, f"/{one}") for one in key], indent=4))
+    print_found([_get(ctx, f"/{one}") for one in key], form)
 
 
 @template.command(name="rm")

@@ -158,6 +158,11 @@ def check_limits(limits: Limits) -> None:
         )
     if 0 < limits.cpu_quota_us < 1000:
         raise InvalidRequest("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    runtime, period = limits.cpu_rt_runtime_us, limits.cpu_rt_period_us
+    if runtime < 0 or period < 0:
+        raise InvalidRequest("cpu real-time runtime and period can not be negative")
+    if runtime and period and runtime > period:
+        raise InvalidRequest("cpu real-time runtime cannot be higher than cpu real-time period")
     if not -1000 <= limits.oom_score_adj <= 1000:
         raise InvalidRequest(
             f"Invalid value {limits.oom_score_adj}, range for oom score adj is [-1000, 1000]"

@@ -42,11 +42,11 @@ class Connections:
             network = kit.networks.find(wanted.name)
             _check_connectable(spec, network)
             check_on_default(wanted, network.name)
-            if self._find(spec, network.name) is not None:
+            if self._find(spec, network) is not None:
                 raise Forbidden(
                     f"endpoint with name {entry.record.name} already exists in network {network.name}"
                 )
-            wanted = dataclasses.replace(wanted, name=network.name)
+            wanted = dataclasses.replace(wanted, name=kit.networks.reference(network))
             changed = dataclasses.replace(spec, networks=(*wanted_networks(spec), wanted))
             if not entry.alive or entry.plan is None:
                 self._instances.put(entry, spec=changed)
@@ -81,7 +81,7 @@ class Connections:
                 network = None
             if network is not None:
                 _check_connectable(spec, network)
-            wanted = self._find(spec, network.name if network else network_ref)
+            wanted = self._find(spec, network or network_ref)
             if wanted is None:
                 raise Failure(
                     f"container {entry.id} is not connected to the network "
@@ -116,7 +116,7 @@ class Connections:
             if plan is not None:
                 self._instances.put_plan(entry, plan)
             try:
-                wanted = self._find(spec, kit.networks.find(network_id).name)
+                wanted = self._find(spec, kit.networks.find(network_id))
             except NoSuchNetwork:
                 wanted = None
             if wanted is not None:
@@ -126,14 +126,16 @@ class Connections:
         files = self._preparation.etc_files(entry, endpoints)
         return dataclasses.replace(plan, endpoints=endpoints, etc_files=files)
 
-    def _find(self, spec: InstanceSpec, name: str) -> NetworkSpec | None:
-        """What it wants of a network that may be named by its id there."""
+    def _find(self, spec: InstanceSpec, network: Network | str) -> NetworkSpec | None:
+        """What it wants of a network, or of what is called so if there is no such network."""
         for wanted in wanted_networks(spec):
             try:
-                known = self._kit.networks.find(wanted.name).name
+                known: Network | str = self._kit.networks.find(wanted.name)
             except NoSuchNetwork:
                 known = wanted.name
-            if name in (known, wanted.name):
+            except InvalidRequest:  # another network has the name, too, since then
+                known = network if isinstance(network, Network) and network.name == wanted.name else ""
+            if known == network:
                 return wanted
         return None
 

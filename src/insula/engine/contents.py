@@ -7,8 +7,9 @@ VM's disk), a stopped instance is held for the duration, so that it cannot start
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from insula.engine.legality import Action, check
 from insula.engine.mounting import Mounting
 from insula.engine.operations import exclusive
 from insula.engine.types import Archive, CommitSpec, InstanceSizes
-from insula.errors import Failure, InsulaError
+from insula.errors import Failure, InsulaError, NoSuchPath
 from insula.images.changes import apply_changes
 from insula.isolation.backend import Files
 from insula.model.files import Change, PathStat
@@ -43,14 +44,16 @@ class Contents:
     async def stat(self, ref: str, path: str) -> PathStat:
         async with AsyncExitStack() as stack:
             files = await self._open(ref, stack)
-            return await files.stat(absolute(path))
+            with _as_asked(ref, path):
+                return await files.stat(absolute(path))
 
     async def get(self, ref: str, path: str) -> Archive:
         stack = AsyncExitStack()
         try:
             files = await self._open(ref, stack)
-            stat = await files.stat(absolute(path))
-            archive = Archive(stat, await _Pieces.open(files.get(absolute(path)), stack))
+            with _as_asked(ref, path):
+                stat = await files.stat(absolute(path))
+                archive = Archive(stat, await _Pieces.open(files.get(absolute(path)), stack))
         except BaseException:
             await stack.aclose()
             raise
@@ -62,7 +65,10 @@ class Contents:
     ) -> None:
         async with AsyncExitStack() as stack:
             files = await self._open(ref, stack)
-            await files.put(absolute(path), archive, no_overwrite_dir=no_overwrite_dir, copy_owner=copy_owner)
+            with _as_asked(ref, path):
+                await files.put(
+                    absolute(path), archive, no_overwrite_dir=no_overwrite_dir, copy_owner=copy_owner
+                )
         self._instances.event(self._instances.find(ref), "extract-to-dir")
 
     async def changes(self, ref: str) -> tuple[Change, ...]:
@@ -211,6 +217,15 @@ class _Pieces:
         if close is not None:
             await close()
         await self._stack.aclose()
+
+
+@contextlib.contextmanager
+def _as_asked(ref: str, path: str) -> Iterator[None]:
+    """What is not there is named in the words of who asked, as Docker does."""
+    try:
+        yield
+    except NoSuchPath as error:
+        raise NoSuchPath(path, ref) from error
 
 
 def absolute(path: str) -> str:

@@ -160,7 +160,8 @@ class Creation:
         for asked in spec.networks:
             wanted = asked
             with contextlib.suppress(NoSuchNetwork):
-                wanted = dataclasses.replace(asked, name=self._kit.networks.find(asked.name).name)
+                known = self._kit.networks.find(asked.name)
+                wanted = dataclasses.replace(asked, name=self._kit.networks.reference(known))
             if wanted.name not in found or found[wanted.name] == NetworkSpec(name=wanted.name):
                 found[wanted.name] = wanted
         return dataclasses.replace(spec, networks=tuple(found.values()))

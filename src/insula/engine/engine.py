@@ -477,6 +477,10 @@ class Engine:
     async def prune_instances(self, filters: PruneFilters) -> PruneReport:
         return await self._inventory.prune_instances(filters, self._removal)
 
+    async def shared_sizes(self) -> dict[str, int]:
+        """Bytes by image id: of an image's layers, those that others have too."""
+        return await self._inventory.shared_sizes()
+
     async def disk_usage(self) -> DiskUsage:
         return await self._inventory.disk_usage(self.describe)
 

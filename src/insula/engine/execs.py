@@ -60,6 +60,7 @@ class ExecEntry:
             spec=self.spec,
             running=self.running is not None and self.exit_code is None,
             exit_code=self.exit_code,
+            failed=self.running is None and self.exit_code is not None,
             pid=self.running.pid if self.running is not None else 0,
             user=self.spec.user or self.owner.config.user,
         )

@@ -57,7 +57,8 @@ class AddressRange:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRequest:
     """`network create`.  `subnet`, `gateway`, `ip_range` "": chosen; `aux_addresses`: kept out, by name.
-    `range6`: what was said about IPv6, which only has an effect with `ipv6`."""
+    `range6`: what was said about IPv6, which only has an effect with `ipv6`.  `unique`: refused where another
+    network has the name."""
 
     name: str
     driver: str = "bridge"
@@ -71,6 +72,7 @@ class NetworkRequest:
     labels: dict[str, str] = field(default_factory=dict)
     ipv6: bool = False
     range6: AddressRange | None = None
+    unique: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

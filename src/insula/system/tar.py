@@ -370,7 +370,7 @@ def header(member: Member) -> bytes:
         pax[b"mtime"] = (b"-" if member.mtime_ns < 0 else b"") + (b"%d.%09d" % (whole, rest)).rstrip(b"0")
     fields = [
         name.ljust(100, b"\0"),
-        _octal(member.mode & 0o7777, 8),
+        _octal(member.mode & 0o177777, 8),
         number(b"uid", member.uid, 8),
         number(b"gid", member.gid, 8),
         number(b"size", member.size, 12),

@@ -89,7 +89,8 @@ class _Packer:
         member = tar.Member(
             name=name,
             kind=kind,
-            mode=stat.S_IMODE(found.st_mode),
+            # with the kind of file in it, as moby writes archives; in a layer that would be one more digest
+            mode=stat.S_IMODE(found.st_mode) if self._layer else found.st_mode,
             uid=found.st_uid,
             gid=found.st_gid,
             mtime_ns=found.st_mtime_ns // 1_000_000_000 * 1_000_000_000,  # whole seconds, as Docker's

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
 import hashlib
 import io
@@ -59,6 +61,16 @@ async def received(
     return {**found, "": context.dockerfile}
 
 
+def _runs(module: str) -> bool:
+    """Whether a child of ours runs it."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            ours = f"PPid:\t{os.getpid()}\n" in status.read_text()
+            if ours and module in (status.parent / "cmdline").read_text():
+                return True
+    return False
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     made = tmp_path / "place"
@@ -100,6 +112,20 @@ async def test_what_ignores_itself_is_not_in_the_context(place: Path) -> None:
     )
     # what else is ignored, the client leaves out, or wants
     assert {"": b"FROM a", "other": b"1"} == await received(place, data)
+
+
+async def test_a_pattern_that_takes_for_ever_keeps_nobody_waiting(place: Path) -> None:
+    hostile = b"**/a" * 30 + b"b\n"
+    name = "a/" * 30 + "Dockerfile"
+    data = tar_of(**{name.replace("/", "__"): b"FROM a", ".dockerignore": hostile})
+    received_one = asyncio.create_task(received(place, data, name))
+    async with asyncio.timeout(60):
+        while not _runs("ignore_child"):  # noqa: ASYNC110  (the loop goes on beside it: that is the test)
+            await asyncio.sleep(0.01)
+    received_one.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await received_one
+    assert not _runs("ignore_child")
 
 
 @pytest.mark.parametrize(

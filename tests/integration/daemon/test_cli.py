@@ -68,7 +68,7 @@ def test_every_command_has_help(daemon: Daemon, command: str) -> None:
         (("port", "cli-box", "81"), 1, "No public port '81' published for cli-box"),
         (("cp", "a", "b"), 1, "must specify at least one container source"),
         (("cp", "x:/a", "y:/b"), 1, "copying between containers is not supported"),
-        (("cp", "cli-box:/no-such", "."), 1, "Could not find the file /no-such"),
+        (("cp", "cli-box:/no-such", "."), 1, "Could not find the file /no-such in container cli-box"),
         (("save", "-o", "/no-such/x", IMAGE), 1, "/no-such"),
         (("load", "-i", "/no-such"), 1, "/no-such"),
         (("pull", "nohost.invalid/x"), 1, "lookup nohost.invalid"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,3 +151,21 @@ def test_ulimit_device_and_restart_words() -> None:
     assert {"Name": "on-failure", "MaximumRetryCount": 3} == values.parse_restart("on-failure:3")
     with pytest.raises(InvalidRequest, match="--restart"):
         values.parse_restart("on-failure:x")
+
+
+@pytest.mark.parametrize(
+    ("word", "options", "expected"),
+    [
+        ("/dev/sda:100", {}, {"Path": "/dev/sda", "Rate": 100}),
+        ("/dev/sda:1mb", {"sizes": True}, {"Path": "/dev/sda", "Rate": 1 << 20}),
+        ("/dev/sda:500", {"key": "Weight"}, {"Path": "/dev/sda", "Weight": 500}),
+    ],
+)
+def test_a_rate_of_a_device(word: str, options: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert expected == values.parse_throttle(word, "--device-read-bps", **options)
+
+
+@pytest.mark.parametrize("word", ["", "/dev/sda", "sda:1", "/dev/sda:", "/dev/sda:1x"])
+def test_a_wrong_rate_names_the_flag(word: str) -> None:
+    with pytest.raises(InvalidRequest, match="--device-read-iops"):
+        values.parse_throttle(word, "--device-read-iops")

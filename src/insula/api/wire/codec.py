@@ -13,6 +13,9 @@ from insula.errors import InvalidRequest
 
 T = TypeVar("T")
 
+ABSENT = msgspec.UNSET
+"""Of a field: an answer of this version does not have it."""
+
 _encoder = msgspec.json.Encoder()
 
 # objects whose keys mean something even when the value is null

@@ -59,6 +59,12 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
     ):
         if wanted and controller not in layout.controllers:
             raise UnsupportedField(field, f"this host has no {controller} cgroup controller")
+    if (limits.cpu_rt_runtime_us or limits.cpu_rt_period_us) and not _have_real_time(layout):
+        raise UnsupportedField(
+            f"HostConfig.CpuRealtime{'Runtime' if limits.cpu_rt_runtime_us else 'Period'}",
+            "Your kernel does not support CPU real-time scheduler",  # moby's words
+            hint="it needs CONFIG_RT_GROUP_SCHED and cgroup version 1; use --cpu-shares or --cpus",
+        )
     if limits.oom_kill_disable and layout.version == 2:
         raise UnsupportedField("HostConfig.OomKillDisable", "cgroup version 2 has no such switch")
     weight = "weight" if any(t.what == "weight" for t in limits.throttles) else ""
@@ -72,6 +78,11 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
         if ulimit.name not in _RLIMITS:
             raise InvalidRequest(f"invalid ulimit type: {ulimit.name}")
         _check_ulimit(ulimit.name, ulimit.hard)
+
+
+def _have_real_time(layout: Layout) -> bool:
+    group = layout.path("cpu", "") if layout.version == 1 else None
+    return group is not None and os.path.exists(f"{group}/cpu.rt_runtime_us")
 
 
 def swappiness_warning(limits: Limits, layout: Layout) -> tuple[str, ...]:

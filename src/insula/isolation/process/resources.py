@@ -54,6 +54,10 @@ def make_resources(
         cpu["period"] = period
     if quota:
         cpu["quota"] = quota
+    if limits.cpu_rt_period_us:
+        cpu["realtimePeriod"] = limits.cpu_rt_period_us
+    if limits.cpu_rt_runtime_us:
+        cpu["realtimeRuntime"] = limits.cpu_rt_runtime_us
     if limits.cpuset_cpus:
         cpu["cpus"] = limits.cpuset_cpus
     if limits.cpuset_mems:
@@ -127,6 +131,10 @@ def _writes_v1(limits: Limits, swap_accounting: bool) -> list[tuple[str, str, st
         writes.append(("cpu", "cpu.cfs_period_us", str(period)))
     if quota or limits.cpu_quota_us < 0:
         writes.append(("cpu", "cpu.cfs_quota_us", str(quota or -1)))
+    if limits.cpu_rt_period_us:
+        writes.append(("cpu", "cpu.rt_period_us", str(limits.cpu_rt_period_us)))
+    if limits.cpu_rt_runtime_us:
+        writes.append(("cpu", "cpu.rt_runtime_us", str(limits.cpu_rt_runtime_us)))
     return writes + _writes_both(limits)
 
 

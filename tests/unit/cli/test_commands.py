@@ -1,0 +1,91 @@
+"""The command line's own grammar: switches, other names, and what is said of commands that are not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from insula.cli.flags import spelled_out
+from insula.cli.main import ELSEWHERE, cli
+
+
+@click.command()
+@click.option("-p", "--pause/--no-pause", default=True)
+@click.option("-q", "--quiet", is_flag=True)
+@click.option("-u", "--user")
+def switches(**_: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--pause=false x", "--no-pause x"),
+        ("-p=false x", "--no-pause x"),
+        ("--pause=true x", "--pause x"),
+        ("--quiet=false x", "x"),
+        ("--quiet=1 x", "--quiet x"),
+        ("-u --quiet=false x", "-u --quiet=false x"),
+        ("-- --quiet=false", "-- --quiet=false"),
+    ],
+)
+def test_switches_are_spelled_as_dockers(words: str, expected: str) -> None:
+    assert expected.split() == spelled_out(switches, words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        ("container ps", "container ls"),
+        ("container list", "container ls"),
+        ("container remove", "container rm"),
+        ("image list", "image ls"),
+        ("image remove", "image rm"),
+        ("volume list", "volume ls"),
+        ("network remove", "network rm"),
+    ],
+)
+def test_dockers_other_names(words: str, same: str) -> None:
+    def help_of(text: str) -> list[str]:
+        result = CliRunner().invoke(cli, [*text.split(), "--help"])
+        assert result.exit_code == 0, result.output
+        return result.output.splitlines()[1:]
+
+    assert help_of(same) == help_of(words)
+
+
+@pytest.mark.parametrize("command", sorted(ELSEWHERE))
+def test_a_command_of_dockers_that_is_not_here_says_what_to_do(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, "ls"])
+    assert result.exit_code == 2
+    assert ELSEWHERE[command] in result.output
+
+
+# docker's flags that have no meaning here: swarm's, BuildKit's, of registries with several platforms
+WITHOUT = {
+    **dict.fromkeys(("run", "create"), "--use-api-socket"),
+    **dict.fromkeys(("push", "save", "load", "rmi", "history"), "--platform"),
+    "images": "--tree",
+    "network connect": "--gw-priority",
+    "volume ls": "--cluster",
+    "volume create": "--availability --group --limit-bytes --required-bytes --scope --secret --sharing "
+    "--topology-preferred --topology-required --type",
+}
+# of docker 28, one line for each command
+FLAGS = (Path(__file__).parent / "docker_flags.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("line", FLAGS, ids=[line.partition(":")[0] for line in FLAGS])
+def test_every_flag_of_dockers_is_taken(line: str) -> None:
+    name, _, flags = line.partition(":")
+    command: click.Command | None = cli
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word)
+    assert command is not None
+    ours = {flag for p in command.params for flag in (*p.opts, *p.secondary_opts)}
+    assert set(WITHOUT.get(name, "").split()) == set(flags.split()) - ours
