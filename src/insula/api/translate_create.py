@@ -7,6 +7,7 @@ no meaning on Linux: `ContainerIDFile` and `ArgsEscaped` are the client's own.
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         env=tuple(given.Env or ()),
         user=given.User,
         groups=tuple(host.GroupAdd or ()),
-        working_dir=given.WorkingDir,
+        working_dir=_clean(given.WorkingDir),
         hostname=given.Hostname,
         domainname=given.Domainname,
         labels=given.Labels or {},
@@ -190,6 +191,11 @@ def _words(given: str | list[str] | None) -> tuple[str, ...] | None:
     if given is None or given == []:
         return None
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _clean(path: str) -> str:
+    """As Go's filepath.Clean, which dockerd applies: `/tmp/` is `/tmp`."""
+    return "/" + posixpath.normpath(path).lstrip("/") if path.startswith("/") else path
 
 
 def _listed(given: str | list[str] | None) -> tuple[str, ...]:

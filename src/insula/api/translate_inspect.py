@@ -151,7 +151,7 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         MemoryReservation=limits.memory_reservation_bytes,
         MemorySwap=limits.memory_swap_bytes or 2 * limits.memory_bytes,
         OomKillDisable=limits.oom_kill_disable,
-        PidsLimit=limits.pids or None,
+        PidsLimit=max(limits.pids, 0) if limits.pids else None,
         Ulimits=[host.Ulimit(Name=u.name, Hard=u.hard, Soft=u.soft) for u in limits.ulimits],
         Binds=[_bind_text(m) for m in spec.mounts if _is_bind(m)] or None,
         LogConfig=host.LogConfig(Type=spec.log.driver, Config=spec.log.options),

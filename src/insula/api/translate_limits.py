@@ -44,7 +44,7 @@ def parse_limits(given: Resources, *, oom_score_adj: int = 0, shm_size: int = 0)
         memory_reservation_bytes=given.MemoryReservation,
         nano_cpus=given.NanoCpus,
         cpu_shares=given.CpuShares,
-        cpu_quota_us=max(given.CpuQuota, 0),
+        cpu_quota_us=max(given.CpuQuota, -1),
         cpu_period_us=given.CpuPeriod,
         cpu_rt_runtime_us=given.CpuRealtimeRuntime,
         cpu_rt_period_us=given.CpuRealtimePeriod,
@@ -91,12 +91,12 @@ def merge_limits(now: model.Limits, given: Resources) -> model.Limits:
         if getattr(fresh, name)
     }  # fmt: skip
     if given.PidsLimit is not None:
-        changes["pids"] = fresh.pids
-    if changes.get("nano_cpus") and (now.cpu_quota_us or now.cpu_period_us):
+        changes["pids"] = fresh.pids or -1  # an end to the limit, where 0 would leave it
+    if changes.get("nano_cpus") and (now.cpu_quota_us > 0 or now.cpu_period_us):
         raise InvalidRequest(
             "Conflicting options: Nano CPUs cannot be updated as CPU Period/Quota has already been set"
         )
-    if (changes.get("cpu_quota_us") or changes.get("cpu_period_us")) and now.nano_cpus:
+    if (changes.get("cpu_quota_us", 0) > 0 or changes.get("cpu_period_us")) and now.nano_cpus:
         raise InvalidRequest(
             "Conflicting options: CPU Period/Quota cannot be updated as NanoCPUs has already been set"
         )

@@ -54,7 +54,7 @@ def parse_place(
     known = {"bridge" if name == "default" else name: e for name, e in endpoints.items()}
     if len(known) > 1 and version < _BEYOND_ONE:
         raise InvalidRequest(
-            f"Container cannot be connected to network endpoints: {', '.join(sorted(known))}"
+            "Container cannot be created with multiple network endpoints: " + ", ".join(sorted(known))
         )
     if mode in ("host", "none") or mode.startswith("container:"):
         if others := [name for name in known if name != mode]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from insula.engine.health import check_health
 from insula.engine.links import check_link_mode
 from insula.engine.log_options import check_log
+from insula.engine.sharing import check_modes
 from insula.engine.signals import parse_signal
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.instance import InstanceSpec, RestartPolicy
@@ -31,6 +32,7 @@ def check_spec(spec: InstanceSpec) -> None:
     check_limits(spec.limits)
     check_restart(spec.restart, auto_remove=spec.auto_remove)
     check_log(spec.log)
+    check_modes(spec)
     if spec.health is not None:
         check_health(spec.health)
     if spec.stop_signal:
@@ -44,6 +46,8 @@ def check_spec(spec: InstanceSpec) -> None:
     for entry in spec.env:
         if not entry or entry.startswith("=") or "\0" in entry:
             raise InvalidRequest(f"invalid environment variable: {entry}")
+    if "" in spec.annotations:
+        raise InvalidRequest("invalid Annotations: the empty string is not permitted as an annotation key")
     _check_storage(spec)
     _check_network(spec)
 

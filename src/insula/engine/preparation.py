@@ -27,6 +27,7 @@ from insula.engine.planner import (
     names_on,
     wanted_networks,
 )
+from insula.engine.sharing import with_donors
 from insula.errors import Conflict, Failure, InvalidRequest
 from insula.isolation.plan import LaunchPlan, Security
 from insula.model.instance import InstanceSpec
@@ -108,6 +109,7 @@ class Preparation:
             host_keys=draft.host_keys if not entry.record.started_ns else (),
             link_env=link_env,
         )
+        plan = with_donors(plan, entry, self._find)
         return dataclasses.replace(plan, host_network=True) if host and host.host_network else plan
 
     def _with_sysctls(

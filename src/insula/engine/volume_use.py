@@ -15,7 +15,8 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from insula.engine.instances import Entry
-from insula.errors import InsulaError, InvalidRequest
+from insula.engine.operations import uncut
+from insula.errors import InsulaError, InvalidRequest, NoSuchInstance
 from insula.model.ids import make_id
 from insula.model.mounts import Mount, MountKind, MountSpec
 from insula.model.volume import Volume
@@ -94,7 +95,7 @@ class VolumeUse:
         try:
             yield volume
         finally:
-            await self._kit.volumes.drop(name, holder)
+            await uncut(self._kit.volumes.drop(name, holder))
 
     async def lend(self, entry: Entry, mounts: tuple[Mount, ...], stack: AsyncExitStack) -> tuple[Mount, ...]:
         """`mounts` of an instance without a workload, with the places where its volumes are until `stack` is
@@ -141,12 +142,16 @@ def volume_mounts(entry: Entry) -> Iterator[MountSpec]:
 def inherited_mounts(volumes_from: Iterable[str], instances: Instances) -> tuple[MountSpec, ...]:
     """The mounts of other instances (`--volumes-from`), a later one's in the place of an earlier one's.
 
-    Raises NoSuchInstance, InvalidRequest.
+    Raises InvalidRequest.
     """
     found: dict[str, MountSpec] = {}
     for text in volumes_from:
         ref, read_only = parse_volumes_from(text)
-        for mount in instances.find(ref).record.mounts:
+        try:
+            other = instances.find(ref)
+        except NoSuchInstance as error:
+            raise InvalidRequest(error.message) from None  # moby's status: the request is what is wrong
+        for mount in other.record.mounts:
             if mount.kind is MountKind.TMPFS:  # what is in memory belongs to one
                 continue
             found[mount.target] = dataclasses.replace(

@@ -237,7 +237,7 @@ def test_networking() -> None:
     }
     several = parse(host={"NetworkMode": "b"}, **both)
     assert several.spec.networks == (NetworkSpec(name="b"), NetworkSpec(name="a", ipv4_address="10.0.0.9"))
-    with pytest.raises(InvalidRequest, match="cannot be connected to network endpoints: a, b"):
+    with pytest.raises(InvalidRequest, match="cannot be created with multiple network endpoints: a, b"):
         parse(host={"NetworkMode": "b"}, version=(1, 43), **both)
     with pytest.raises(InvalidRequest, match="conflicting options: NetworkMode none"):
         parse(host={"NetworkMode": "none"}, **both)
@@ -373,7 +373,8 @@ def test_update_leaves_what_it_does_not_name() -> None:
     now = Limits(memory_bytes=2**26, pids=10, nano_cpus=10**9)
     changed = merge_limits(now, UpdateConfig(Memory=2**27))
     assert (changed.memory_bytes, changed.pids, changed.nano_cpus) == (2**27, 10, 10**9)
-    assert merge_limits(now, UpdateConfig(PidsLimit=-1)).pids == 0
+    assert merge_limits(now, UpdateConfig(PidsLimit=0)).pids == -1  # said, where 0 is not
+    assert merge_limits(now, UpdateConfig(PidsLimit=-2)).pids == -1
     with pytest.raises(InvalidRequest, match="Conflicting"):
         merge_limits(now, UpdateConfig(CpuQuota=5000))
     with pytest.raises(InvalidRequest, match="memoryswap"):

@@ -88,8 +88,6 @@ async def create(call: Call) -> web.StreamResponse:
             "fromSrc: only an archive in the request's body (-) can be imported, not an address",
             hint="curl ADDRESS | docker import - NAME",
         )
-    if platform:
-        raise InvalidRequest("platform: an imported image is of this host's platform")
     ref = repository_tag(call.text("repo"), tag)
     changes = tuple(line for text in call.texts("changes") for line in text.splitlines() if line.strip())
 
@@ -98,8 +96,9 @@ async def create(call: Call) -> web.StreamResponse:
     async def import_(tell: Teller) -> None:
         message = call.text("message") or "Imported from -"
         with archive_of_client():
+            # its progress is not told: clients take the first line for the id, and the status for the end
             image = await images.import_(
-                call.pieces(), ref=ref, message=message, changes=changes, progress=tell
+                call.pieces(), ref=ref, message=message, changes=changes, platform=platform
             )
         tell(image.id)
 

@@ -83,6 +83,7 @@ async def disconnect(call: Call) -> web.StreamResponse:
 
 ROUTES = (
     Route("GET", "/networks", list_),
+    Route("GET", "/networks/", list_),  # moby has this one, too
     Route("POST", "/networks/create", create, completes=True),
     Route("POST", "/networks/prune", prune, completes=True),
     Route("GET", "/networks/{id}", inspect),

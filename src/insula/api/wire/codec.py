@@ -29,7 +29,9 @@ def read_json(raw: bytes) -> Any:
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"invalid JSON: {error}") from None
+        from insula.api.wire.syntax import find_mistake
+
+        raise InvalidRequest(find_mistake(raw) or f"invalid JSON: {error}") from None
 
 
 def decode(raw: bytes, kind: type[T]) -> T:

@@ -24,13 +24,6 @@ def check_plan(plan: LaunchPlan, facts: HostFacts, layout: Layout) -> tuple[str,
     """Warnings.  Raises UnsupportedField, InvalidRequest or Unavailable."""
     if plan.directory is None:
         raise InvalidRequest("a container needs a directory as its root, not a disk")
-    for field, mode, allowed in (
-        ("HostConfig.PidMode", plan.pid_mode, ("", "private", "host")),
-        ("HostConfig.IpcMode", plan.ipc_mode, ("", "none", "private", "shareable", "host")),
-        ("HostConfig.UTSMode", plan.uts_mode, ("", "private", "host")),
-    ):
-        if mode not in allowed:
-            raise UnsupportedField(field, f"{mode!r} is not supported", hint=f"use {', '.join(allowed[1:])}")
     _check_limits(plan, layout)
     _check_security(plan, facts)
     for mount in plan.mounts:
@@ -144,7 +137,7 @@ def _check_security(plan: LaunchPlan, facts: HostFacts) -> None:
         check_sysctl(
             name,
             own_network=not plan.host_network,
-            own_ipc=plan.ipc_mode != "host",
+            own_ipc=plan.ipc_mode != "host" and not plan.ipc_mode.startswith("container:"),
             own_uts=plan.uts_mode != "host",
         )
     if security.seccomp:

@@ -18,7 +18,7 @@ def cpu_quota(limits: Limits) -> tuple[int, int]:
     """(quota, period) in microseconds; (0, 0) for no limit."""
     if limits.nano_cpus > 0:
         return limits.nano_cpus * _PERIOD_US // 10**9, _PERIOD_US
-    if limits.cpu_quota_us > 0 or limits.cpu_period_us > 0:
+    if limits.cpu_quota_us or limits.cpu_period_us > 0:
         return max(limits.cpu_quota_us, 0), limits.cpu_period_us or _PERIOD_US
     return 0, 0
 
@@ -129,8 +129,8 @@ def _writes_v1(limits: Limits, swap_accounting: bool) -> list[tuple[str, str, st
     quota, period = cpu_quota(limits)
     if period:
         writes.append(("cpu", "cpu.cfs_period_us", str(period)))
-    if quota:
-        writes.append(("cpu", "cpu.cfs_quota_us", str(quota)))
+    if quota or limits.cpu_quota_us < 0:
+        writes.append(("cpu", "cpu.cfs_quota_us", str(quota or -1)))
     if limits.cpu_rt_period_us:
         writes.append(("cpu", "cpu.rt_period_us", str(limits.cpu_rt_period_us)))
     if limits.cpu_rt_runtime_us:

@@ -383,7 +383,7 @@ class VmBackend:
             vcpus=vm.plan.machine.vcpus,
             memory_mib=vm.plan.machine.memory_mib,
             guest_pids=guest_pids,
-            pids_limit=vm.limits.pids,
+            pids_limit=max(vm.limits.pids, 0),
             endpoints=vm.endpoints(),
         )
 
