@@ -280,6 +280,42 @@ async def test_detach_keys_let_go_and_leave_the_workload_running(house: House) -
     assert house.engine.find(ident).state == "running"
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_a_client_that_has_said_everything_still_gets_its_answer(house: House, pieces: int) -> None:
+    """As `printf … | socat - UNIX-CONNECT:…`, the end in the same packet or once the request has begun."""
+    request = b"POST /containers/none/wait HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    async with dial(house) as wire:
+        wire.writer.write(request)
+        if pieces == 2:
+            await wire.writer.drain()
+            await asyncio.sleep(0)
+        wire.writer.write_eof()
+        answer = await wire.reader.read()  # to its end: the daemon closes, though it was not asked to
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"No such container: none" in answer
+
+
+async def test_a_client_that_is_silent_and_then_goes_leaves_no_handler(house: House) -> None:
+    made = await create(house, "sleep", "infinity")
+    await act(house, f"/containers/{made}/start")
+    before = len(asyncio.all_tasks())
+    async with dial(house) as wire:
+        wire.writer.write(f"POST /containers/{made}/wait HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        wire.writer.write_eof()
+        assert (await wire.head())[0] == 200
+        assert len(asyncio.all_tasks()) > before
+    async with asyncio.timeout(20):
+        while len(asyncio.all_tasks()) > before:  # noqa: ASYNC110  (nothing tells)
+            await asyncio.sleep(0.01)
+
+
+async def test_half_a_request_is_none(house: House) -> None:
+    async with dial(house) as wire:
+        wire.writer.write(b"POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        wire.writer.write_eof()
+        assert b"200" not in (await wire.reader.read())[:15]
+
+
 async def test_a_client_that_vanishes_leaves_no_handler(house: House) -> None:
     ident = await create(house, "cat", OpenStdin=True)
     await act(house, f"/containers/{ident}/start")

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
+import socket
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 _PAGE = re.compile(rb"POST (?:/v[0-9.]+)?/(?:containers/[^/ ]+/attach|exec/[^/ ]+/start)[? ]")
@@ -21,18 +23,20 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", re.IGNO
 _MOST_HEAD = 32 * 1024
 _MOST_BODY = 4 * 1024 * 1024
 _MOST_HELD = 256 * 1024
+_LOOK_S = 0.5
 
 
 class Doorway(RequestHandler):
     """aiohttp's handler of one connection, with the look ahead described above."""
 
-    __slots__ = ("_held", "_holding", "_opening")
+    __slots__ = ("_body", "_held", "_holding", "_opening")
 
     def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
         self._opening = b""
         self._holding = False
         self._held = bytearray()
+        self._body: StreamReader | None = None  # of the latest request
 
     def data_received(self, data: bytes) -> None:
         if self._holding:
@@ -44,17 +48,50 @@ class Doorway(RequestHandler):
             data = self._opening + data
             self._opening = b""
         elif self._messages or self._current_request is not None or not data.startswith(b"POST "):
-            super().data_received(data)
+            self._parse(data)
             return
         end = _end_of_hijacking_request(data)
         if end is None:
             self._opening = data
         elif end <= 0:
-            super().data_received(data)
+            self._parse(data)
         else:
             self._holding = True
             self._held += data[end:]
-            super().data_received(data[:end])
+            self._parse(data[:end])
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages:
+            self._body = self._messages[-1][1]
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether to go on: a client may have said everything and still listen (`socat`, `nc -N`, `docker
+        system dial-stdio`), which aiohttp would take for gone."""
+        idle = self._waiter is not None and not self._waiter.done()
+        if self._holding or idle or self._body is None or not self._body.is_eof() or self._is_gone():
+            return False
+        self.close()  # once this is answered
+        self._look_again()
+        return True
+
+    def _is_gone(self) -> bool:
+        """Only a unix socket tells whether its other end is closed or just silent from now on."""
+        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if sock is None or sock.family != socket.AF_UNIX or sock.fileno() < 0:
+            return True
+        poll = select.poll()
+        poll.register(sock.fileno(), 0)
+        return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+
+    def _look_again(self) -> None:
+        """Nothing more is read, so nobody would tell when the client goes."""
+        if self.transport is None:
+            return
+        if self._is_gone():
+            self.transport.close()
+            return
+        self._loop.call_later(_LOOK_S, self._look_again)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

@@ -100,16 +100,20 @@ def _matches_view(view: InstanceView, filters: Filters) -> bool:
             for n in filters.get("network")
         ):
             return False
-    published = {f"{p.container_port}/{p.protocol}" for p in view.ports}
+    if "publish" not in filters and "expose" not in filters:
+        return True
+    # by the port of the host, and by that of the instance; either is enough (moby)
+    published = {f"{p.host_port}/{p.protocol}" for p in view.ports}
     exposed = {p if "/" in p else f"{p}/tcp" for p in view.config.exposed_ports}
-    return _ports_match("publish", published, filters) and _ports_match(
-        "expose", published | exposed, filters
-    )
+    inside = {f"{p.container_port}/{p.protocol}" for p in view.ports}
+    found = [
+        _ports_match("publish", published, filters),
+        _ports_match("expose", inside | exposed, filters),
+    ]
+    return any(found)
 
 
 def _ports_match(name: str, ports: set[str], filters: Filters) -> bool:
-    if name not in filters:
-        return True
     for text in filters.get(name):
         span, _, protocol = text.partition("/")
         low, _, high = span.partition("-")

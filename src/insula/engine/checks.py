@@ -19,6 +19,7 @@ from insula.model.isolation import root_kind
 from insula.model.limits import Limits
 from insula.model.network import NetworkSpec
 from insula.model.root import RootKind
+from insula.system import cpusets
 
 RESTART_POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9_.-]{1,63}")
@@ -137,6 +138,23 @@ def check_restart(policy: RestartPolicy, *, auto_remove: bool = False) -> None:
         raise InvalidRequest("can't create 'AutoRemove' container with restart policy")
 
 
+def check_cpusets(limits: Limits) -> None:
+    """Of this host's CPUs and memory nodes, in dockerd's words."""
+    for text, kind, name, available in (
+        (limits.cpuset_cpus, "cpus", "CPUs", cpusets.available_cpus),
+        (limits.cpuset_mems, "mems", "memory nodes", cpusets.available_nodes),
+    ):
+        if not text:
+            continue
+        wanted = cpusets.parse(text)
+        if wanted is None:
+            raise InvalidRequest(f"Invalid value {text} for cpuset {kind}")
+        if not wanted <= (there := available()):
+            raise InvalidRequest(
+                f"Requested {name} are not available - requested {text}, available: {cpusets.show(there)}"
+            )
+
+
 def check_limits(limits: Limits) -> None:
     memory, swap = limits.memory_bytes, limits.memory_swap_bytes
     if 0 < memory < _LEAST_MEMORY:
@@ -147,6 +165,9 @@ def check_limits(limits: Limits) -> None:
         raise InvalidRequest("Minimum memoryswap limit should be larger than memory limit, see usage")
     if memory > 0 and limits.memory_reservation_bytes > memory:
         raise InvalidRequest("Minimum memory limit can not be less than memory reservation limit, see usage")
+    if 0 < limits.memory_reservation_bytes < _LEAST_MEMORY:
+        raise InvalidRequest("Minimum memory reservation allowed is 6MB")
+    check_cpusets(limits)
     if limits.nano_cpus > 0 and (limits.cpu_quota_us > 0 or limits.cpu_period_us > 0):
         which = "Quota" if limits.cpu_quota_us > 0 else "Period"
         raise InvalidRequest(f"Conflicting options: Nano CPUs and CPU {which} cannot both be set.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import posixpath
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -20,12 +21,13 @@ from insula.engine.legality import Action, check
 from insula.engine.mounting import Mounting
 from insula.engine.operations import exclusive
 from insula.engine.types import Archive, CommitSpec, InstanceSizes
-from insula.errors import Failure, InsulaError, NoSuchPath
+from insula.errors import Failure, Forbidden, InsulaError, NoSuchPath
 from insula.images.changes import apply_changes
 from insula.isolation.backend import Files
 from insula.model.files import Change, PathStat
 from insula.model.image import Image, ImageConfig
 from insula.model.instance import State
+from insula.model.mounts import MountKind
 from insula.volumes.volumes import tree_size
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Contents:
     ) -> None:
         async with AsyncExitStack() as stack:
             files = await self._open(ref, stack)
+            check_writable(self._instances.find(ref), path)
             with _as_asked(ref, path):
                 await files.put(
                     absolute(path), archive, no_overwrite_dir=no_overwrite_dir, copy_owner=copy_owner
@@ -217,6 +220,20 @@ class _Pieces:
         if close is not None:
             await close()
         await self._stack.aclose()
+
+
+def check_writable(entry: Entry, path: str) -> None:
+    """Whether `docker cp` may write there: by the path as it is written, as in dockerd.  Raises Forbidden."""
+    plan = entry.plan
+    assert plan is not None
+    normal = posixpath.normpath(absolute(path))
+    mounts = [m for m in plan.mounts if entry.alive or m.kind is not MountKind.TMPFS]
+    holding = [m for m in mounts if f"{normal}/".startswith(f"{m.target.rstrip('/')}/")]
+    if holding:
+        if max(holding, key=lambda m: len(m.target)).read_only:
+            raise Forbidden("mounted volume is marked read-only")
+    elif plan.security.read_only_root:
+        raise Forbidden("container rootfs is marked read-only")
 
 
 @contextlib.contextmanager

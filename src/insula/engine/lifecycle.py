@@ -98,8 +98,6 @@ class Lifecycle:
                 undo.push(lambda kind, error, trace: self._note_failure(entry, before, error))
                 await self._launch(entry, undo, by_policy=by_policy, continuation=continuation)
             await self._preparation.links.follow(entry, self._preparation)
-        except NoSuchInstance:
-            raise
         except BaseException:
             if entry.record.spec.auto_remove and not entry.removed:
                 self._spawn(self._auto_remove(entry), f"remove {entry.id}")

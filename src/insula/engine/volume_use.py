@@ -142,16 +142,16 @@ def volume_mounts(entry: Entry) -> Iterator[MountSpec]:
 def inherited_mounts(volumes_from: Iterable[str], instances: Instances) -> tuple[MountSpec, ...]:
     """The mounts of other instances (`--volumes-from`), a later one's in the place of an earlier one's.
 
-    Raises InvalidRequest.
+    Raises InvalidRequest, also for an instance that does not exist: at 404 docker pulls the image anew.
     """
     found: dict[str, MountSpec] = {}
     for text in volumes_from:
         ref, read_only = parse_volumes_from(text)
         try:
-            other = instances.find(ref)
+            source = instances.find(ref).record
         except NoSuchInstance as error:
-            raise InvalidRequest(error.message) from None  # moby's status: the request is what is wrong
-        for mount in other.record.mounts:
+            raise InvalidRequest(error.message) from None
+        for mount in source.mounts:
             if mount.kind is MountKind.TMPFS:  # what is in memory belongs to one
                 continue
             found[mount.target] = dataclasses.replace(

@@ -33,7 +33,7 @@ class _Place:
 class MountedFiles:
     """`inner` serves the instance's root.  `owner`: the instance's user, for `copy_owner`."""
 
-    def __init__(self, inner: Files, plan: LaunchPlan, owner: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, inner: Files, plan: LaunchPlan, owner: Callable[[], tuple[int, int] | None]) -> None:
         self._inner = inner
         self._plan = plan
         self._owner = owner
@@ -103,11 +103,13 @@ class MountedFiles:
             raise NoSuchPath(path, self._plan.id) from error
 
 
-def numeric_owner(user: str) -> tuple[int, int]:
-    """Of `uid`, `uid:gid` or nobody in particular (root), where there is no /etc/passwd to look into.
+def numeric_owner(user: str) -> tuple[int, int] | None:
+    """Of `uid` or `uid:gid`, where there is no /etc/passwd to look into; None of nobody in particular.
 
     Raises UnsupportedField for a name.
     """
+    if not user:
+        return None
     uid, _, gid = user.partition(":")
     if not (uid or "0").isdecimal() or not (gid or "0").isdecimal():
         raise UnsupportedField(

@@ -74,14 +74,14 @@ DEFAULT: frozenset[str] = frozenset(
 )
 
 
-def normalise(names: Sequence[str]) -> tuple[str, ...]:
+def normalise(names: Sequence[str], field: str = "CapAdd") -> tuple[str, ...]:
     """`net_admin`, `NET_ADMIN` and `CAP_NET_ADMIN` are the same; `ALL` stays.  Raises InvalidRequest."""
     found = []
     for name in names:
         upper = name.upper()
         full = upper if upper == "ALL" or upper.startswith("CAP_") else f"CAP_{upper}"
         if full != "ALL" and full not in ALL:
-            raise InvalidRequest(f'invalid capability: "{name}"')
+            raise InvalidRequest(f'invalid {field}: unknown capability: "{full}"')
         found.append(full)
     return tuple(found)
 
@@ -94,7 +94,7 @@ def finalize_capabilities(
     Privileged: everything.  `--cap-drop ALL`: only what is added.  `--cap-add ALL`: everything but what
     is dropped.  Otherwise the default, less the dropped, plus the added (an added one wins).
     """
-    added, dropped = normalise(add), normalise(drop)
+    added, dropped = normalise(add), normalise(drop, "CapDrop")
     if privileged:
         return tuple(sorted(ALL))
     if "ALL" in added:

@@ -219,7 +219,8 @@ class Volumes:
 
 
 def tree_size(path: str) -> int:
-    """Bytes of disk that a tree takes, hard links once; what vanishes meanwhile not counted.  Synchronous."""
+    """Bytes in the files of a tree, hard links once, as Docker counts; what vanishes meanwhile not counted.
+    Synchronous."""
     seen: set[tuple[int, int]] = set()
     total = 0
     stack = [path]
@@ -235,9 +236,10 @@ def tree_size(path: str) -> int:
                         if (info.st_dev, info.st_ino) in seen:
                             continue
                         seen.add((info.st_dev, info.st_ino))
-                    total += info.st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         stack.append(entry.path)
+                    else:
+                        total += info.st_size
         except (FileNotFoundError, NotADirectoryError):
             continue
     return total

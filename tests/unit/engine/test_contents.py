@@ -3,11 +3,13 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from insula.engine.contents import check_writable
 from insula.engine.engine import Engine
-from insula.errors import Conflict, InvalidRequest, NoSuchPath
+from insula.errors import Conflict, Forbidden, InvalidRequest, NoSuchPath
 from insula.model.instance import RestartPolicy, State
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
@@ -51,6 +53,43 @@ async def test_copies_before_during_and_after_a_run(
     assert world.roots.mounted == set()
     await engine.start_instance(made.id)
     await engine.remove(made.id, force=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/tmp", "container rootfs is marked read-only"),
+        ("etc/", "container rootfs is marked read-only"),
+        ("/ro", "mounted volume is marked read-only"),
+        ("/rw/../ro/below/.", "mounted volume is marked read-only"),
+        ("/rw", ""),
+        ("/ro/rw/x", ""),
+        ("/scratch", "container rootfs is marked read-only"),
+    ],
+)
+async def test_nothing_is_copied_to_where_nothing_may_be_written(
+    engine: Engine, tmp_path: Path, path: str, why: str
+) -> None:
+    def bind(target: str, read_only: bool) -> MountSpec:
+        return MountSpec(kind=MountKind.BIND, source=str(tmp_path), target=target, read_only=read_only)
+
+    mounts = (
+        *(bind("/ro", True), bind("/rw", False), bind("/ro/rw", False)),
+        MountSpec(kind=MountKind.TMPFS, target="/scratch"),
+    )
+    made = await engine.create(spec("true", mounts=mounts, read_only_root=True), None)
+    entry = engine._instances.find(made.id)
+    if why:
+        with pytest.raises(Forbidden, match=why):
+            check_writable(entry, path)
+    else:
+        check_writable(entry, path)
+
+
+async def test_what_is_missing_is_named_as_it_was_asked_for(engine: Engine) -> None:
+    await engine.create(spec("true"), "named")
+    with pytest.raises(NoSuchPath, match=r"^Could not find the file none/here in container named"):
+        await engine.stat_path("named", "none/here")
 
 
 async def test_a_copy_that_is_let_go_gives_everything_back(world: World, engine: Engine) -> None:

@@ -249,6 +249,15 @@ async def test_auto_remove_after_a_failed_start(engine: Engine) -> None:
     assert (await gone).code == 127
 
 
+async def test_auto_remove_after_a_start_for_which_another_is_missing(engine: Engine) -> None:
+    made = await engine.create(spec("true", auto_remove=True, network_mode="container:gone"), None)
+    removed = engine.wait(made.id, WaitCondition.REMOVED)
+    with pytest.raises(NoSuchInstance):
+        await engine.start_instance(made.id)
+    async with asyncio.timeout(20):
+        await removed  # `docker run --rm` waits for it
+
+
 async def test_restart_keeps_an_auto_removed_instance(engine: Engine) -> None:
     made = await engine.create(spec("sleep", "infinity", auto_remove=True), None)
     await engine.start_instance(made.id)

@@ -100,6 +100,7 @@ def test_no_signals(text: str) -> None:
         Limits(memory_swap_bytes=GIB),
         Limits(memory_bytes=GIB, memory_swap_bytes=GIB - 1),
         Limits(memory_bytes=GIB, memory_reservation_bytes=2 * GIB),
+        Limits(memory_reservation_bytes=1024),
         Limits(nano_cpus=10**9, cpu_quota_us=5000),
         Limits(cpu_period_us=10),
         Limits(cpu_quota_us=10),

@@ -39,7 +39,7 @@ def test_privileged_has_everything_whatever_is_dropped() -> None:
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match='invalid capability: "FLY"'):
+    with pytest.raises(InvalidRequest, match='invalid CapAdd: unknown capability: "CAP_FLY"'):
         finalize_capabilities(["FLY"])
 
 

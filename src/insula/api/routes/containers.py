@@ -113,7 +113,10 @@ async def restart(call: Call) -> web.StreamResponse:
 
 
 async def kill(call: Call) -> web.StreamResponse:
-    await call.engine.kill(call.names["id"], call.text("signal") or "KILL")
+    try:
+        await call.engine.kill(call.names["id"], call.text("signal") or "KILL")
+    except NoSuchInstance as error:
+        raise NotFound(f"Cannot kill container: {call.names['id']}: {error}") from error
     return empty()
 
 
@@ -149,6 +152,7 @@ async def update(call: Call) -> web.StreamResponse:
 
 async def remove(call: Call) -> web.StreamResponse:
     if call.flag("link"):
+        call.engine.find(call.names["id"])
         raise Conflict("Conflict, cannot remove the default link name of the container")
     await call.engine.remove(call.names["id"], force=call.flag("force"), volumes=call.flag("v"))
     return empty()

@@ -53,7 +53,10 @@ class DirectoryFiles:
     def layer(self) -> AsyncIterator[bytes]:
         return tree.layer(self._directory.upper)
 
-    def owner(self) -> tuple[int, int]:
+    def owner(self) -> tuple[int, int] | None:
+        """Of the instance's user; None when it has none, and owners stay as they are."""
+        if not self._plan.process.user:
+            return None
         root = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             identity = prepare.identify(root, self._plan.process)

@@ -87,7 +87,8 @@ def find_block_devices(plan: LaunchPlan) -> tuple[tuple[int, int], ...]:
         try:
             status = os.stat(throttle.path)
         except OSError as error:
-            raise InvalidRequest(f"cannot limit block I/O on {throttle.path}: {error.strerror}") from error
+            # in Go's words: docker's exit code is 127 for them
+            raise InvalidRequest(f"stat {throttle.path}: {(error.strerror or '').lower()}") from error
         if not stat.S_ISBLK(status.st_mode):
             raise InvalidRequest(f"cannot limit block I/O on {throttle.path}: it is no block device")
         found.append((os.major(status.st_rdev), os.minor(status.st_rdev)))
@@ -109,7 +110,7 @@ def _nodes(device: Device) -> Iterator[DeviceNode]:
     try:
         found = os.stat(device.host_path)
     except OSError as error:
-        raise InvalidRequest(f"{wrong}: {error.strerror}") from error
+        raise InvalidRequest(f"{wrong}: {(error.strerror or '').lower()}") from error
     if not (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)):
         raise InvalidRequest(f"{wrong}: not a device node")
     yield _node(found, device.path, device.rules)

@@ -32,7 +32,9 @@ def _namespaces(plan: LaunchPlan) -> None:
         )
     modes = (("PidMode", plan.pid_mode), ("IpcMode", plan.ipc_mode), ("UTSMode", plan.uts_mode))
     for field, mode in modes:
-        if mode == "host" or mode.startswith("container:"):
+        if mode not in ("", "private") and (field, mode) != ("IpcMode", "shareable"):
+            if mode != "host" and not mode.startswith("container:"):
+                raise UnsupportedField(f"HostConfig.{field}", f"a virtual machine has no such mode: {mode!r}")
             raise UnsupportedField(
                 f"HostConfig.{field}",
                 f"a virtual machine has a kernel of its own and cannot share namespaces ({mode})",
