@@ -203,17 +203,15 @@ def _listed(given: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _security(host: wire.HostConfig) -> tuple[tuple[str, ...], bool]:
-    """MaskedPaths and ReadonlyPaths both empty: the docker client's way to say `systempaths=unconfined`."""
-    options = tuple(o.replace(":", "=", 1) if "=" not in o else o for o in host.SecurityOpt or ())
+    """As they are written: inspect repeats them, and clients compare (ansible)."""
+    options = tuple(host.SecurityOpt or ())
     for option in options:
-        name, _, value = option.partition("=")
+        name, _, value = (option if "=" in option else option.replace(":", "=", 1)).partition("=")
         if name == "seccomp" and value.startswith("{"):
             try:
                 json.loads(value)
             except (ValueError, RecursionError) as error:
                 raise InvalidRequest(f"Decoding seccomp profile failed: {error}") from None
-    if host.MaskedPaths == [] and host.ReadonlyPaths == []:
-        options += ("systempaths=unconfined",)
     for name, paths in (("MaskedPaths", host.MaskedPaths), ("ReadonlyPaths", host.ReadonlyPaths)):
         for path in paths or ():
             if not path.startswith("/") or "\0" in path:

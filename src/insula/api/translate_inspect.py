@@ -209,6 +209,8 @@ def _is_bind(mount: MountSpec) -> bool:
 
 
 def _bind_text(mount: MountSpec) -> str:
+    if mount.text:
+        return mount.text
     options = [o for o in ("ro" if mount.read_only else "", mount.propagation) if o]
     options += ["nocopy"] if mount.no_copy else []
     return ":".join([mount.source, mount.target] + ([",".join(options)] if options else []))

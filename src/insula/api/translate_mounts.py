@@ -99,6 +99,7 @@ def parse_bind(text: str) -> MountSpec:
         propagation=propagation,
         no_copy=no_copy,
         legacy=True,
+        text=text,
     )
 
 

@@ -359,9 +359,19 @@ def test_masked_and_read_only_paths_of_one_s_own() -> None:
 
 
 def test_unconfined_system_paths() -> None:
-    assert parse(host={"MaskedPaths": [], "ReadonlyPaths": []}).spec.security_opt == (
-        "systempaths=unconfined",
-    )
+    decided = decide_security(parse(host={"MaskedPaths": [], "ReadonlyPaths": []}).spec, "")
+    assert ((), ()) == (decided.masked_paths, decided.readonly_paths)
+
+
+def test_what_clients_compare_is_as_they_wrote_it() -> None:
+    host = {
+        "SecurityOpt": ["no-new-privileges:true"],
+        "Binds": ["data:/data:rw", "/a/:/b:ro,rslave", "cc:/c"],
+    }
+    spec = parse(host=host).spec
+    assert ("no-new-privileges:true",) == spec.security_opt
+    assert decide_security(spec, "").no_new_privileges
+    assert host["Binds"] == [mount.text for mount in spec.mounts]
 
 
 def test_the_old_place_of_the_mac_address_warns() -> None:
