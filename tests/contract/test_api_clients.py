@@ -89,7 +89,8 @@ async def test_ps_tells_state_ports_and_filters(house: House) -> None:
     assert await names("exited=4") == ["job"]
     assert await names("label=tier=front") == ["web"]
     assert await names("name=^/web$") == ["web"]
-    assert await names("publish=80") == ["web"]
+    assert await names("publish=8080") == await names("expose=80") == ["web"]
+    assert await names("publish=80") == []
     assert await names("ancestor=busybox", "since=web") == ["job"]
     assert (
         (await house.docker("ps", "-f", "nothing=1"))
