@@ -15,9 +15,25 @@ from pathlib import Path
 
 import pytest
 
+import stack
 from insula.errors import Unavailable
 from insula.isolation.vm.guest import make_guest
 from rig import Daemon
+
+CACHE = Path(os.environ.get("INSULA_TEST_CACHE", "/var/cache/insula-tests"))
+_WITHOUT_CLIENTS = {"unit", "style"}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Whatever calls `docker` finds one, also where none is installed."""
+    here = Path(__file__).parent
+    kinds = {item.path.relative_to(here).parts[0] for item in session.items}
+    if kinds <= _WITHOUT_CLIENTS or os.geteuid() != 0:
+        return
+    client = stack.find_docker_client(CACHE)
+    if client is None:
+        raise pytest.UsageError("there is no docker client here, and no archive has one: install docker")
+    os.environ["PATH"] += f"{os.pathsep}{os.path.dirname(client)}"
 
 
 def link_guest(data_root: Path, guest_cache: Path) -> None:
@@ -39,7 +55,7 @@ def netns() -> Iterator[str]:
 def guest_cache() -> Path:
     """Kernel and initramfs are fetched once per machine, not once per test run, and here: the daemons of the
     tests have no way out of their network namespace."""
-    root = Path(os.environ.get("INSULA_TEST_CACHE", "/var/cache/insula-tests"))
+    root = CACHE
     (root / "templates").mkdir(parents=True, exist_ok=True)
     with open(root / "lock", "wb") as lock:  # several workers may come here at once
         fcntl.flock(lock, fcntl.LOCK_EX)

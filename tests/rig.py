@@ -164,7 +164,13 @@ class Daemon:
         ]
         with open(self.directory / "daemon.log", "ab") as log:
             self.child = subprocess.Popen(
-                argv, stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT
+                # a careful administrator's umask, which must not become that of images and volumes
+                argv,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=ENVIRONMENT,
+                umask=0o077,
             )
         limit = time.monotonic() + START_LIMIT_S
         while not self.client.reachable():

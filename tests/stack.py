@@ -1,4 +1,5 @@
-"""What the tests of other people's clients need from Debian's archive: servers in an image, and compose 2.
+"""What the tests of other people's clients need from Debian's archive: servers in an image, the stock docker
+client and compose 2.
 
 Made once per machine, in the tests' cache.  Whoever cannot be had is None: there may be no archive here.
 """
@@ -61,8 +62,17 @@ def find_compose_2(cache: Path) -> str | None:
     for directory in ("/usr/libexec/docker/cli-plugins", "/usr/lib/docker/cli-plugins"):
         if os.access(path := f"{directory}/docker-compose", os.X_OK):
             return path
-    made = _once(cache / "compose-2", _fetch_compose_2)
+    made = _once(cache / "compose-2", lambda path: _fetch("docker-compose", path))
     return None if made is None else f"{made}/usr/libexec/docker/cli-plugins/docker-compose"
+
+
+def find_docker_client(cache: Path) -> str | None:
+    """The host's `docker`, or the one of Debian 13, out of its package: Debian 12 has it in one with the
+    daemon only, which would be there to start with the next boot."""
+    if (path := shutil.which("docker")) is not None:
+        return path
+    made = _once(cache / "docker-client", lambda path: _fetch("docker-cli", path))
+    return None if made is None else f"{made}/usr/bin/docker"
 
 
 def stack_tar(cache: Path) -> Path | None:
@@ -103,7 +113,8 @@ def _make_stack(path: Path) -> None:
     subprocess.run(argv, input=_sources(_SUITE), text=True, check=True)
 
 
-def _fetch_compose_2(path: Path) -> None:
+def _fetch(package: str, path: Path) -> None:
+    """Debian 13's, unpacked, not installed."""
     scratch = path / "apt"
     for name in ("lists/partial", "archives/partial"):
         (scratch / name).mkdir(parents=True)
@@ -119,8 +130,8 @@ def _fetch_compose_2(path: Path) -> None:
     }
     apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in options.items())]
     subprocess.run([*apt, "update"], check=True)
-    subprocess.run([*apt, "download", "docker-compose"], cwd=path, check=True)
-    [package] = path.glob("*.deb")
-    subprocess.run(["dpkg-deb", "-x", str(package), str(path)], check=True)
-    package.unlink()
+    subprocess.run([*apt, "download", package], cwd=path, check=True)
+    [archive] = path.glob("*.deb")
+    subprocess.run(["dpkg-deb", "-x", str(archive), str(path)], check=True)
+    archive.unlink()
     shutil.rmtree(scratch)

@@ -167,7 +167,7 @@ def _run_once(host: Host, command: str, scratch: Path, *, limit_s: float) -> Out
     console = scratch / "console"
     argv = [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,la57=off,erms=off",
+        "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,la57=off,erms=off,fsrm=off",
         "-smp", "2", "-m", "1280", "-kernel", host.kernel, "-initrd", host.initramfs,
         "-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all no_timer_check tsc=reliable "
         "mitigations=off cryptomgr.notests random.trust_cpu=on watchdog_thresh=60 softlockup_panic=1",

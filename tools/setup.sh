@@ -24,7 +24,7 @@ needs='
 /usr/bin/hyperfine                    hyperfine
 /usr/bin/htpasswd                     apache2-utils
 /usr/bin/nsenter                      util-linux
-/usr/bin/modinfo                      kmod
+/usr/sbin/modinfo                     kmod
 /usr/bin/ps                           procps
 /usr/bin/mount                        mount
 /usr/bin/setpriv                      util-linux
@@ -65,9 +65,19 @@ if [ -n "$missing" ]; then
     if [ ! -e /usr/sbin/policy-rc.d ]; then
         printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; made=1
     fi
-    status=0
-    { DEBIAN_FRONTEND=noninteractive apt-get -qq update &&
-      DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing; } > "$log" 2>&1 || status=$?
+    # a machine that has just booted may be looking for upgrades of its own; not every apt waits for another
+    # at its lists, as it does at dpkg (DPkg::Lock::Timeout, in seconds)
+    apt() { DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 apt-get -qq -o DPkg::Lock::Timeout=600 "$@"; }
+    status=0 tries=0
+    until apt update > "$log" 2>&1; do
+        status=$?
+        tries=$((tries + 1))
+        grep -q 'Could not get lock' "$log" && [ "$tries" -le 120 ] || break
+        [ "$tries" != 1 ] || echo "setup: waiting for another apt-get to finish"
+        status=0
+        sleep 5
+    done
+    [ "$status" != 0 ] || apt install -y --no-install-recommends $missing >> "$log" 2>&1 || status=$?
     [ -z "$made" ] || rm -f /usr/sbin/policy-rc.d
     if [ "$status" != 0 ]; then
         tail -n 20 "$log" >&2

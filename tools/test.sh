@@ -15,8 +15,8 @@ trap 'rm -f "$before"' EXIT
 
 status=0
 make -s check || status=1
-"$bin/python" -m pytest -q tests/unit tests/contract || status=1
-# two workers, a file each: most of these wait for something other than a CPU; the longest goes first
+"$bin/python" -m pytest -q -n 2 --dist loadfile tests/unit tests/contract || status=1
+# two workers, a file each: most wait for something other than a CPU; the longest goes first
 "$bin/python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
     tests/integration/isolation/test_cgroup2.py tests/integration tests/security || status=1
 "$bin/python" tools/leftovers.py --compare "$before" || status=1

@@ -44,7 +44,7 @@ put_in_place (struct configuration *configuration, const struct fields *fields, 
   size_t at = 0, nics = 0;
 
   if (field_number (fields, "read_only", 0, 1, 0, &read_only, fault) < 0
-      || field_number (fields, "shm_kib", 1, 1LL << 40, 65536, &shm_kib, fault) < 0
+      || field_number (fields, "shm_kib", 1, 1LL << 40, DEV_SHM_KIB, &shm_kib, fault) < 0
       || field_number (fields, "rescan", 0, 1, 0, &rescan, fault) < 0
       || field_number (fields, "rehearsal", 0, 1, 0, &rehearsal, fault) < 0)
     return -1;

@@ -92,20 +92,50 @@ load_program (void)
   return (int) syscall (SYS_bpf, BPF_PROG_LOAD, &load_, sizeof load_);
 }
 
-int
-device_rules_apply (struct fault *fault)
-{
-  static int loaded = -1; /* stays: to check and compile it anew in each clone takes longer than all else here */
-  union bpf_attr attach;
+static int loaded = -1; /* stays: to check and compile it anew in each clone takes longer than all else here */
+static bool attached;
 
-  if (loaded < 0 && (loaded = load_program ()) < 0)
-    return fail (fault, FAULT_FAILED, errno, "load the rules for devices");
+static int
+change (int command, const char *what, struct fault *fault)
+{
+  union bpf_attr attach;
   cleanup_close int group = open (CGROUP_WORKLOAD, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
   memset (&attach, 0, sizeof attach);
   attach.target_fd = (uint32_t) group;
   attach.attach_bpf_fd = (uint32_t) loaded;
   attach.attach_type = BPF_CGROUP_DEVICE;
-  if (group < 0 || syscall (SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof attach) < 0)
-    return fail (fault, FAULT_FAILED, errno, "attach the rules for devices");
+  if (group < 0 || syscall (SYS_bpf, command, &attach, sizeof attach) < 0)
+    return fail (fault, FAULT_FAILED, errno, "%s the rules for devices", what);
   return 0;
+}
+
+int
+device_rules_apply (struct fault *fault)
+{
+  if (attached)
+    return 0;
+  if (loaded < 0 && (loaded = load_program ()) < 0)
+    return fail (fault, FAULT_FAILED, errno, "load the rules for devices");
+  if (change (BPF_PROG_ATTACH, "attach", fault) < 0)
+    return -1;
+  attached = true;
+  return 0;
+}
+
+int
+device_rules_lift (struct fault *fault)
+{
+  if (!attached)
+    return 0;
+  if (change (BPF_PROG_DETACH, "detach", fault) < 0)
+    return -1;
+  attached = false;
+  return 0;
+}
+
+void
+device_rules_forget (void)
+{
+  attached = false;
 }

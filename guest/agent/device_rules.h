@@ -14,5 +14,9 @@ enum
  * How many instructions.  Pure. */
 size_t device_rules_program (struct bpf_insn program[DEVICE_RULES_MAX]);
 
-/* For the workload's cgroup, until it is made anew. */
+/* For the workload's cgroup, until it is made anew; idempotent. */
 int device_rules_apply (struct fault *fault);
+/* Away again, for a workload that may open everything; idempotent. */
+int device_rules_lift (struct fault *fault);
+/* The cgroup was made anew. */
+void device_rules_forget (void);

@@ -3,10 +3,12 @@
 #include "paths.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/netlink.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -18,6 +20,12 @@ enum
   VIRTIO_DEVICES_MAX = 64,
   DISKS_MAX = 4,
 };
+
+/* Where a disk was found.  Their names stay: they are bound in order, also when they are renewed. */
+static struct
+{
+  char serial[24], path[64];
+} found_disks[DISKS_MAX];
 
 static void
 load_module (const char *path)
@@ -100,6 +108,16 @@ devices_remove_interface (const char *name, struct fault *fault)
   return 0;
 }
 
+static int
+forget_contents (const char *path, struct fault *fault)
+{
+  cleanup_close int fd = open (path, O_RDONLY | O_CLOEXEC);
+
+  if (fd < 0 || ioctl (fd, BLKFLSBUF, 0) < 0)
+    return fail (fault, FAULT_FAILED, errno, "forget what was read of %.64s", path);
+  return 0;
+}
+
 int
 devices_renew (struct fault *fault)
 {
@@ -117,6 +135,10 @@ devices_renew (struct fault *fault)
       if (access (path, F_OK) == 0 && write_text (VIRTIO "drivers_probe", name, 0) < 0)
         return fail (fault, FAULT_FAILED, errno, "bind %s again", name);
     }
+  /* the kernel has looked for partitions */
+  for (size_t i = 0; i < COUNT (found_disks) && *found_disks[i].serial; i++)
+    if (forget_contents (found_disks[i].path, fault) < 0)
+      return -1;
   return 0;
 }
 
@@ -140,12 +162,6 @@ devices_drain (int watch)
   while (recv (watch, event, sizeof event, 0) >= 0 || errno == ENOBUFS || errno == EINTR)
     ;
 }
-
-/* Where a disk was found.  Their names stay: they are bound in order, also when they are renewed. */
-static struct
-{
-  char serial[24], path[64];
-} found_disks[DISKS_MAX];
 
 static bool
 recall_disk (const char *serial, char path[64])
@@ -235,8 +251,18 @@ devices_make_dev (long long shm_kib, struct fault *fault)
   static const char *const links[][2] = { { "/proc/self/fd", "fd" },     { "/proc/self/fd/0", "stdin" },
                                           { "/proc/self/fd/1", "stdout" }, { "/proc/self/fd/2", "stderr" },
                                           { "/proc/kcore", "core" },     { "pts/ptmx", "ptmx" } };
+  static long long made_kib;
+  unsigned long shm_flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
   char options[64];
 
+  snprintf (options, sizeof options, "mode=1777,size=%lldk", shm_kib);
+  if (access (DIR_DEV "/null", F_OK) == 0)
+    {
+      if (shm_kib != made_kib && mount (NULL, DIR_DEV "/shm", NULL, MS_REMOUNT | shm_flags, options) < 0)
+        return fail (fault, FAULT_FAILED, errno, "resize /dev/shm");
+      made_kib = shm_kib;
+      return 0;
+    }
   if (mount ("tmpfs", DIR_DEV, "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k") < 0)
     return fail (fault, FAULT_FAILED, errno, "mount the workload's /dev");
   for (size_t i = 0; i < COUNT (nodes); i++)
@@ -253,9 +279,9 @@ devices_make_dev (long long shm_kib, struct fault *fault)
     return fail (fault, FAULT_FAILED, errno, "make the workload's /dev");
   if (mount ("devpts", DIR_DEV "/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5") < 0)
     return fail (fault, FAULT_FAILED, errno, "mount devpts");
-  snprintf (options, sizeof options, "mode=1777,size=%lldk", shm_kib);
-  if (mount ("shm", DIR_DEV "/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
+  if (mount ("shm", DIR_DEV "/shm", "tmpfs", shm_flags, options) < 0)
     return fail (fault, FAULT_FAILED, errno, "mount /dev/shm");
+  made_kib = shm_kib;
   return 0;
 }
 

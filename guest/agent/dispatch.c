@@ -7,6 +7,7 @@
 
 #include <signal.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 #include <sys/utsname.h>
 
 /* The number of a request, found without judging the rest; -1 for none. */
@@ -140,19 +141,18 @@ on_synchronised (void)
 {
   cleanup_answer struct answer answer = { 0 };
   struct utsname uts;
-  char text[256] = "", boot_id[64] = "";
-  long long mem_kib = 0;
+  struct sysinfo memory = { 0 };
+  char boot_id[64] = "";
 
   uname (&uts);
-  if (read_text ("/proc/meminfo", text, sizeof text) > 0 && strncmp (text, "MemTotal:", 9) == 0)
-    mem_kib = strtoll (text + 9, NULL, 10);
+  sysinfo (&memory);
   if (*machine.identity.boot_id)
     memcpy (boot_id, machine.identity.boot_id, sizeof machine.identity.boot_id);
   answer_add (&answer, "version", "1");
   answer_add (&answer, "state", "%s", machine_state_name ());
   answer_add (&answer, "boot_id", "%s", boot_id);
   answer_add (&answer, "kernel", "%s", uts.release);
-  answer_add (&answer, "mem_kib", "%lld", mem_kib);
+  answer_add (&answer, "mem_kib", "%llu", (unsigned long long) memory.totalram * memory.mem_unit / 1024);
   channel_send (MSG_HELLO, 0, answer.data, answer.len);
 }
 

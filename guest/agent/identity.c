@@ -62,10 +62,10 @@ renew_boot_id (struct identity *identity, struct fault *fault)
   b[8] = (uint8_t) ((b[8] & 0x3f) | 0x80);
   snprintf (text, sizeof text, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x\n", b[0], b[1],
             b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
-  /* in place: a running workload has this very file mounted */
-  if (write_text (FILE_BOOT_ID, text, O_CREAT | O_TRUNC) < 0)
+  /* in place: a running workload has this very file mounted; both files always have the same length */
+  bool is_new = access (FILE_BOOT_ID, F_OK) < 0;
+  if (write_text (FILE_BOOT_ID, text, O_CREAT) < 0 || (is_new && chmod (FILE_BOOT_ID, 0444) < 0))
     return fail (fault, FAULT_FAILED, errno, "keep the boot id");
-  chmod (FILE_BOOT_ID, 0444);
   text[strcspn (text, "\n")] = 0;
   memcpy (identity->boot_id, text, sizeof text);
   return 0;
@@ -76,10 +76,12 @@ set_machine_id (const char *id, struct fault *fault)
 {
   char line[40];
 
+  if (!*id)
+    return unlink (FILE_MACHINE_ID) < 0 && errno != ENOENT ? fail (fault, FAULT_FAILED, errno, "drop the machine id") : 0;
   if (strlen (id) != 32 || strspn (id, "0123456789abcdef") != 32)
     return fail (fault, FAULT_INVALID, 0, "machine_id \"%.40s\" is not 32 hex digits", id);
   snprintf (line, sizeof line, "%s\n", id);
-  if (write_text (FILE_MACHINE_ID, line, O_CREAT | O_TRUNC) < 0)
+  if (write_text (FILE_MACHINE_ID, line, O_CREAT) < 0)
     return fail (fault, FAULT_FAILED, errno, "keep the machine id");
   return 0;
 }
@@ -106,7 +108,7 @@ identity_take (struct identity *identity, const uint8_t *data, size_t len, struc
     return fail (fault, FAULT_INVALID, errno, "host name \"%.100s\"", hostname);
   if (domainname && setdomainname (domainname, strlen (domainname)) < 0)
     return fail (fault, FAULT_INVALID, errno, "domain name \"%.100s\"", domainname);
-  if (machine_id && *machine_id && set_machine_id (machine_id, fault) < 0)
+  if (set_machine_id (machine_id ? machine_id : "", fault) < 0)
     return -1;
   if (strcmp (generation, identity->generation) != 0 && renew_boot_id (identity, fault) < 0)
     return -1;

@@ -6,6 +6,7 @@
 #include "run.h"
 
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -46,20 +47,10 @@ take_stdio (const struct launch *launch, struct fault *fault)
 }
 
 static int
-join_cgroup (struct fault *fault)
-{
-  if (write_text (CGROUP_WORKLOAD "/cgroup.procs", "0", 0) < 0)
-    return fail (fault, FAULT_FAILED, errno, "join the workload's cgroup");
-  return 0;
-}
-
-static int
 prepare_main (const struct launch *launch, struct fault *fault)
 {
   reset_signals ();
   prctl (PR_SET_DUMPABLE, 0, 0, 0, 0);
-  if (join_cgroup (fault) < 0)
-    return -1;
   if (unshare (CLONE_NEWCGROUP) < 0)
     return fail (fault, FAULT_FAILED, errno, "new cgroup namespace");
   if (take_stdio (launch, fault) < 0)
@@ -96,6 +87,29 @@ raw_clone (unsigned long flags)
   return (pid_t) syscall (SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
 }
 
+/* Born in the workload's cgroup: to move there later waits for every CPU. */
+static pid_t
+clone_main (struct fault *fault)
+{
+  cleanup_close int group = open (CGROUP_WORKLOAD, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  /* no IPC namespace: nothing of ours is in the kernel's first one */
+  struct clone_args args = { .flags = CLONE_INTO_CGROUP | CLONE_NEWNS | CLONE_NEWPID,
+                             .exit_signal = SIGCHLD,
+                             .cgroup = (uint64_t) group };
+  pid_t pid = group < 0 ? -1 : (pid_t) syscall (SYS_clone3, &args, sizeof args);
+
+  return pid < 0 ? fail (fault, FAULT_FAILED, errno, "start the main process") : pid;
+}
+
+/* An exec moves there: whoever is born there is counted against the workload's pids.max, which may be used up. */
+static int
+join_cgroup (struct fault *fault)
+{
+  if (write_text (CGROUP_WORKLOAD "/cgroup.procs", "0", 0) < 0)
+    return fail (fault, FAULT_FAILED, errno, "join the workload's cgroup");
+  return 0;
+}
+
 static int
 open_reports (int ends[2], struct fault *fault)
 {
@@ -114,10 +128,9 @@ launch_main (const struct launch *launch, int *reports, struct fault *fault)
     return -1;
   cleanup_close int ours = ends[0];
   cleanup_close int theirs = ends[1];
-  /* not of IPC: nothing of ours is in the kernel's first one */
-  pid_t pid = raw_clone (CLONE_NEWNS | CLONE_NEWPID);
+  pid_t pid = clone_main (fault);
   if (pid < 0)
-    return fail (fault, FAULT_FAILED, errno, "start the main process");
+    return -1;
   if (pid == 0)
     child_main (launch, theirs);
   *reports = steal_fd (&ours);

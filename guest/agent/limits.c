@@ -20,6 +20,7 @@ enum
 };
 
 static long long most_memory, most_tasks;
+static bool looked;
 
 int
 limits_set (const char *text, struct fault *fault)
@@ -77,21 +78,31 @@ lower (const char *name, long long most, struct fault *fault)
  * and reads them again, for minutes.  A cgroup that is full kills at once.  It is the same with tasks: a fork bomb
  * must not take those with which the agent runs an exec. */
 int
-limits_keep_reserve (struct fault *fault)
+limits_look (struct fault *fault)
 {
   char text[8192];
   struct sysinfo now;
   long long tasks;
 
+  looked = false;
   if (read_text ("/proc/meminfo", text, sizeof text) < 0)
     return fail (fault, FAULT_FAILED, errno, "read /proc/meminfo");
   most_memory = limits_memory (text);
-  if (lower ("memory.max", most_memory, fault) < 0)
-    return -1;
   if (read_text ("/proc/sys/kernel/threads-max", text, sizeof text) < 0 || sysinfo (&now) < 0)
     return fail (fault, FAULT_FAILED, errno, "read how many tasks there may be");
   tasks = strtoll (text, NULL, 10) - now.procs - TASKS;
   most_tasks = tasks > TASKS_LEAST ? tasks : TASKS_LEAST;
+  looked = true;
+  return 0;
+}
+
+int
+limits_keep_reserve (struct fault *fault)
+{
+  if (!looked && limits_look (fault) < 0)
+    return -1;
+  if (lower ("memory.max", most_memory, fault) < 0)
+    return -1;
   return lower ("pids.max", most_tasks, fault);
 }
 

@@ -6,6 +6,9 @@
 /* One that the host has set: `pids.max=100`, a file of the workload's cgroup. */
 int limits_set (const char *text, struct fault *fault);
 
+/* See how much there is to have; limits_keep_reserve does it, unless it was done before. */
+int limits_look (struct fault *fault);
+
 /* After limits_set: lower what would leave the kernel and the agent nothing. */
 int limits_keep_reserve (struct fault *fault);
 

@@ -8,6 +8,7 @@
 #include "paths.h"
 #include "ports.h"
 #include "power.h"
+#include "root.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -73,6 +74,7 @@ static void
 move_root (void)
 {
   static const char *const dirs[] = { "proc", "sys", "dev", "image", "upper", "root", "workload-dev", "files", "shares" };
+  struct fault fault;
 
   mkdir ("/new", 0755);
   must (mount ("agent", "/new", "tmpfs", 0, "mode=755,size=16m"), "mount the agent's root");
@@ -90,6 +92,8 @@ move_root (void)
   must (chdir ("/"), "enter the new root");
   /* the workload can write to these, and must not fill our own */
   must (mount ("files", DIR_FILES, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=16m"), "mount the files");
+  if (root_make_scaffold (&fault) < 0)
+    say ("%s", fault.text);
   must (write_text ("/proc/sys/vm/overcommit_memory", "1", 0), "overcommit memory");
 }
 

@@ -319,6 +319,18 @@ mounts_add_machine_id (struct fault *fault)
   return mount_at (fd, FILE_MACHINE_ID, "/etc/machine-id", NULL, MS_BIND, NULL, fault);
 }
 
+/* The next IDENTITY writes over them. */
+static bool
+is_identity (const char *name)
+{
+  static const char *const kept[] = { FILE_BOOT_ID, FILE_MACHINE_ID };
+
+  for (size_t i = 0; i < COUNT (kept); i++)
+    if (strcmp (name, kept[i] + strlen (DIR_FILES "/")) == 0)
+      return true;
+  return false;
+}
+
 void
 mounts_forget_files (void)
 {
@@ -326,7 +338,7 @@ mounts_forget_files (void)
   cleanup_dir DIR *dir = opendir (DIR_FILES);
 
   while (dir && (entry = readdir (dir)))
-    if (entry->d_name[0] != '.' && unlinkat (dirfd (dir), entry->d_name, 0) < 0)
+    if (entry->d_name[0] != '.' && !is_identity (entry->d_name) && unlinkat (dirfd (dir), entry->d_name, 0) < 0)
       say ("remove %s: %s", entry->d_name, strerror (errno));
   files_count = 0;
 }

@@ -16,6 +16,9 @@
 enum
 {
   NICS_MAX = 32,
+  INDEX_MAX = 64,   /* of interfaces that are there before the workload is */
+  RUNNING_MS = 2000, /* the kernel's news of a carrier takes up to one second */
+  RUNNING_PAUSE_US = 5000,
   PLUG_IN_MS = 5000 /* of a guest that is emulated, and whose CPUs the workload uses */
 };
 
@@ -160,29 +163,26 @@ is_taken (unsigned index)
   return false;
 }
 
-/* The Ethernet interface with this MAC, else the free one with the lowest index; 0 for none. */
+/* The Ethernet interface with this MAC, else the free one with the lowest index; 0 for none.  By index, since
+ * if_nameindex is a dump of everything about them: an emulated CPU would translate all of that for it. */
 static unsigned
 choose_interface (int control, const uint8_t mac[6], bool any_mac, char name[IFNAMSIZ])
 {
-  struct if_nameindex *list = if_nameindex ();
   unsigned found = 0;
   bool exact = false;
 
-  for (struct if_nameindex *one = list; one && one->if_index && !exact; one++)
+  for (unsigned index = 1; index <= INDEX_MAX && !exact; index++)
     {
-      struct ifreq ifr = { 0 };
-      snprintf (ifr.ifr_name, IFNAMSIZ, "%s", one->if_name);
-      if (is_taken (one->if_index) || ioctl (control, SIOCGIFHWADDR, &ifr) < 0
+      struct ifreq ifr = { .ifr_ifindex = (int) index };
+      if (is_taken (index) || ioctl (control, SIOCGIFNAME, &ifr) < 0 || ioctl (control, SIOCGIFHWADDR, &ifr) < 0
           || ifr.ifr_hwaddr.sa_family != ARPHRD_ETHER)
         continue;
       exact = !any_mac && memcmp (ifr.ifr_hwaddr.sa_data, mac, 6) == 0;
-      if (!exact && found && one->if_index > found)
+      if (!exact && found)
         continue;
-      found = one->if_index;
-      snprintf (name, IFNAMSIZ, "%s", one->if_name);
+      found = index;
+      snprintf (name, IFNAMSIZ, "%s", ifr.ifr_name);
     }
-  if (list)
-    if_freenameindex (list);
   return found;
 }
 
@@ -239,6 +239,9 @@ change_link (int control, const char *now, const char *name, const uint8_t *mac,
     }
   if (strcmp (now, name) != 0)
     {
+      ifr.ifr_flags = 0; /* the name of one that is up cannot change */
+      if (ioctl (control, SIOCSIFFLAGS, &ifr) < 0)
+        return fail (fault, FAULT_FAILED, errno, "set %s down", now);
       snprintf (ifr.ifr_newname, IFNAMSIZ, "%s", name);
       if (ioctl (control, SIOCSIFNAME, &ifr) < 0)
         return fail (fault, FAULT_FAILED, errno, "rename %s to %s", now, name);
@@ -309,6 +312,34 @@ network_default (void)
 {
   if (write_text ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1", 0) < 0 && errno != ENOENT)
     say ("IPv6: %s", strerror (errno));
+}
+
+static void
+await_running (int control, struct ifreq *ifr)
+{
+  int64_t until = now_ms () + RUNNING_MS;
+
+  while (ioctl (control, SIOCGIFFLAGS, ifr) == 0 && !(ifr->ifr_flags & IFF_RUNNING) && now_ms () < until)
+    usleep (RUNNING_PAUSE_US);
+}
+
+void
+network_up_early (void)
+{
+  cleanup_close int control = socket (AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+  for (unsigned index = 1; index <= INDEX_MAX; index++)
+    {
+      struct ifreq ifr = { .ifr_ifindex = (int) index };
+      if (ioctl (control, SIOCGIFNAME, &ifr) < 0 || ioctl (control, SIOCGIFHWADDR, &ifr) < 0
+          || ifr.ifr_hwaddr.sa_family != ARPHRD_ETHER)
+        continue;
+      ifr.ifr_flags = IFF_UP;
+      if (ioctl (control, SIOCSIFFLAGS, &ifr) < 0)
+        say ("%s: %s", ifr.ifr_name, strerror (errno)); /* the set-up will try again, and tell */
+      else
+        await_running (control, &ifr);
+    }
 }
 
 void

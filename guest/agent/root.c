@@ -14,6 +14,23 @@ enum
   DISK_WAIT_MS = 10000
 };
 
+int
+root_make_scaffold (struct fault *fault)
+{
+  static const char *const dirs[] = { DIR_SCAFFOLD, DIR_SCAFFOLD "/proc", DIR_SCAFFOLD "/sys", DIR_SCAFFOLD "/dev",
+                                      DIR_SCAFFOLD "/etc" };
+  static const char *const files[]
+      = { DIR_SCAFFOLD "/etc/hosts", DIR_SCAFFOLD "/etc/hostname", DIR_SCAFFOLD "/etc/resolv.conf" };
+
+  for (size_t i = 0; i < COUNT (dirs); i++)
+    if (mkdir (dirs[i], 0755) < 0)
+      return fail (fault, FAULT_FAILED, errno, "make %s", dirs[i]);
+  for (size_t i = 0; i < COUNT (files); i++)
+    if (write_text (files[i], "", O_CREAT) < 0)
+      return fail (fault, FAULT_FAILED, errno, "make %s", files[i]);
+  return 0;
+}
+
 static int
 mount_disk (const char *serial, const char *target, const char *type, unsigned long flags, const char *data,
             struct fault *fault)
@@ -22,11 +39,6 @@ mount_disk (const char *serial, const char *target, const char *type, unsigned l
 
   if (devices_find_disk (serial, path, DISK_WAIT_MS, fault) < 0)
     return -1;
-  /* in a clone the disk is another one than when the kernel first looked at it */
-  cleanup_close int fd = open (path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || ioctl (fd, BLKFLSBUF, 0) < 0)
-    return fail (fault, FAULT_FAILED, errno, "open disk \"%.40s\"", serial);
-  close_fd (&fd);
   if (mount (path, target, type, flags, data) < 0)
     return fail (fault, FAULT_FAILED, errno, "mount disk \"%.40s\" (%s)", serial, type);
   return 0;
@@ -36,14 +48,15 @@ mount_disk (const char *serial, const char *target, const char *type, unsigned l
 static int
 make_upper (struct fault *fault)
 {
-  struct stat st;
+  struct stat st, made;
 
   if (mkdir (DIR_UPPER "/work", 0700) < 0 && errno != EEXIST)
     return fail (fault, FAULT_FAILED, errno, "make the overlay's work directory");
   if (mkdir (DIR_UPPER "/upper", 0755) < 0)
     return errno == EEXIST ? 0 : fail (fault, FAULT_FAILED, errno, "make the upper layer");
-  if (stat (DIR_IMAGE, &st) < 0 || chmod (DIR_UPPER "/upper", st.st_mode & 07777) < 0
-      || chown (DIR_UPPER "/upper", st.st_uid, st.st_gid) < 0)
+  if (stat (DIR_IMAGE, &st) < 0 || stat (DIR_UPPER "/upper", &made) < 0
+      || ((st.st_mode ^ made.st_mode) & 07777 && chmod (DIR_UPPER "/upper", st.st_mode & 07777) < 0)
+      || ((st.st_uid || st.st_gid) && chown (DIR_UPPER "/upper", st.st_uid, st.st_gid) < 0))
     return fail (fault, FAULT_FAILED, errno, "set up the upper layer");
   return 0;
 }
@@ -55,16 +68,17 @@ root_mount (const char *image_serial, const char *upper_serial, struct fault *fa
     return fail (fault, FAULT_INVALID, 0, "image_serial is missing");
   if (mount_disk (image_serial, DIR_IMAGE, "erofs", MS_RDONLY, NULL, fault) < 0)
     return -1;
-  /* its file is full of holes: to write zeros over them in the background costs the host disk space, and each clone
-   * time for a thread that has begun in its template */
-  if (upper_serial && mount_disk (upper_serial, DIR_UPPER, "ext4", MS_NOATIME, "noinit_itable", fault) < 0)
+  /* its file is full of holes: to write zeros over them in the background costs the host disk space; and a thread
+   * that does so, or reads bitmaps ahead, costs each clone time */
+  if (upper_serial
+      && mount_disk (upper_serial, DIR_UPPER, "ext4", MS_NOATIME, "noinit_itable,no_prefetch_block_bitmaps", fault) < 0)
     return -1;
   if (!upper_serial && mount ("tmpfs", DIR_UPPER, "tmpfs", 0, NULL) < 0)
     return fail (fault, FAULT_FAILED, errno, "mount a tmpfs as the upper layer");
   if (make_upper (fault) < 0)
     return -1;
   if (mount ("overlay", DIR_ROOT, "overlay", MS_NOATIME,
-             "lowerdir=" DIR_IMAGE ",upperdir=" DIR_UPPER "/upper,workdir=" DIR_UPPER
+             "lowerdir=" DIR_IMAGE ":" DIR_SCAFFOLD ",upperdir=" DIR_UPPER "/upper,workdir=" DIR_UPPER
              "/work,redirect_dir=off,index=off,metacopy=off")
       < 0)
     return fail (fault, FAULT_FAILED, errno, "mount the overlay");

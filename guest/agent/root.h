@@ -3,6 +3,8 @@
 
 #include "util.h"
 
+/* What lies below every image: empty mount points, so that none has to be made on its upper disk.  Once. */
+int root_make_scaffold (struct fault *fault);
 /* A NULL upper serial: what is written stays in memory. */
 int root_mount (const char *image_serial, const char *upper_serial, struct fault *fault);
 /* Everything below DIR_ROOT too; idempotent. */

@@ -7,6 +7,7 @@
 #include "logfile.h"
 #include "loop.h"
 #include "mounts.h"
+#include "network.h"
 #include "paths.h"
 #include "ports.h"
 #include "power.h"
@@ -31,7 +32,6 @@ enum
 
 struct machine machine;
 static struct process process;
-static long long oom_kills_before;
 
 const char *
 machine_state_name (void)
@@ -74,19 +74,16 @@ workload_prepare (const uint8_t *data, size_t len, struct fault *fault)
   return 0;
 }
 
-static long long
-count_oom_kills (void)
+/* In the workload's cgroup or below it, whoever was short of memory. */
+static bool
+had_oom_kill (void)
 {
-  char text[16384];
-  long long kills = 0;
+  static const char key[] = "\noom_kill ";
+  char text[1024];
+  const char *line;
 
-  if (read_text ("/proc/vmstat", text, sizeof text) > 0)
-    {
-      const char *line = strstr (text, "\noom_kill ");
-      if (line)
-        kills = strtoll (line + strlen ("\noom_kill "), NULL, 10);
-    }
-  return kills;
+  return read_text (CGROUP_WORKLOAD "/memory.events", text, sizeof text) > 0 && (line = strstr (text, key))
+         && strtoll (line + strlen (key), NULL, 10) > 0;
 }
 
 static void
@@ -137,7 +134,8 @@ workload_start (long long seq, struct fault *fault)
   /* a kernel without them is no reason to refuse: what is open to the workload is still only its own machine */
   if (!process.privileged && device_rules_apply (&rules) < 0)
     say ("%s", rules.text);
-  oom_kills_before = count_oom_kills ();
+  if (process.privileged && device_rules_lift (fault) < 0)
+    return -1;
   job->faulted = job->exited = job->mute = false;
   job->begun_ms = 0;
   job->seq = seq;
@@ -201,7 +199,7 @@ static void
 tell_end (struct job *job)
 {
   cleanup_answer struct answer answer = { 0 };
-  bool oom = count_oom_kills () > oom_kills_before;
+  bool oom = had_oom_kill ();
   long long time_ns = now_ns ();
 
   if (!machine.configuration.rehearsal)
@@ -250,6 +248,18 @@ workload_settle (struct job *job)
     power_request ();
 }
 
+/* What every workload needs: the clones of this guest have it behind them.  What fails here is tried again, and then
+ * told. */
+static void
+prepare_early (void)
+{
+  struct fault fault;
+
+  if (device_rules_apply (&fault) < 0 || devices_make_dev (DEV_SHM_KIB, &fault) < 0 || limits_look (&fault) < 0)
+    say ("%s", fault.text);
+  network_up_early ();
+}
+
 int
 workload_reset (struct fault *fault)
 {
@@ -261,11 +271,13 @@ workload_reset (struct fault *fault)
   mounts_forget_files ();
   if (limits_renew (fault) < 0 || devices_renew (fault) < 0)
     return -1;
+  device_rules_forget ();
   if (job)
     job_free (job);
   process_close (&process);
   free (machine.filter);
   machine = (struct machine){ 0 };
+  prepare_early ();
   return 0;
 }
 

@@ -207,6 +207,7 @@ def command(config: str | None, **overrides: Any) -> None:
     if os.geteuid() != 0:
         raise Unavailable("the daemon needs root", hint="sudo insula daemon, or systemctl start insula")
     log.debug("settings: %s", dataclasses.asdict(settings))
+    os.umask(0o022)  # as dockerd: root's own may be 077, and what runs as another user has to read its files
     raise_descriptor_limit()
     sys.setswitchinterval(0.0005)  # threads do short work beside the loop: do not let them hold it for 5 ms
     make_directories(settings)

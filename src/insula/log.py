@@ -31,5 +31,6 @@ def start_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("asyncio", "qemu.qmp"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    # what the library calls an error is raised to us too, and often is none: a monitor that is given up
+    for noisy, least in (("asyncio", logging.WARNING), ("qemu.qmp", logging.CRITICAL)):
+        logging.getLogger(noisy).setLevel(max(least, root.level))

@@ -12,7 +12,6 @@ import random
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -20,7 +19,10 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase
 
-_HERE = Path(__file__).parent / "swagger"
+from contract.schema import published
+from insula.api.versions import NEWEST, text_of
+
+_BASE = f"/v{text_of(NEWEST)}"
 _ANSWER_S = 20.0
 # 501 and 503 are documented answers (docs/compatibility.md): a page or an ability that is not there
 _REFUSALS = (501, 503)
@@ -32,10 +34,9 @@ Fail = Callable[[str], None]
 
 def make_schema() -> Any:
     """The swagger's requests and definitions as a document that schemathesis reads."""
-    document = json.loads((_HERE / "docker-v1.45.json").read_text())
-    asked = json.loads((_HERE / "docker-v1.45-requests.json").read_text())
+    document = published()
     paths: dict[str, dict[str, Any]] = {}
-    for path, page in asked.items():
+    for path, page in document["requests"].items():
         for method, operation in page.items():
             consumes = operation.get("consumes", [])
             # schemathesis makes no archives: anything will do for those
@@ -44,8 +45,8 @@ def make_schema() -> Any:
             paths.setdefault(path, {})[method] = made
     whole = {
         "swagger": "2.0",
-        "info": {"title": "Engine", "version": "1.45"},
-        "basePath": "/v1.45",
+        "info": {"title": "Engine", "version": text_of(NEWEST)},
+        "basePath": _BASE,
         "consumes": ["application/json"],
         "produces": ["application/json"],
         "definitions": document["definitions"],
@@ -99,7 +100,7 @@ def finalize(case: Any, known: Mapping[str, str], dice: random.Random) -> reques
         case.body = {**case.body, "Image": known["/images/"]}
     if case.path == "/auth" and isinstance(case.body, dict):
         case.body = {**case.body, "serveraddress": _NOWHERE}
-    kwargs = case.as_transport_kwargs(base_url="http://localhost/v1.45")
+    kwargs = case.as_transport_kwargs(base_url=f"http://localhost{_BASE}")
     kwargs.pop("cookies", None)
     kwargs.pop("timeout", None)
     return requests.Request(**kwargs).prepare()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from api_wire import ask
 from fake_house import House, start_house
 
 pytestmark = pytest.mark.timeout(60)
@@ -55,6 +56,10 @@ async def test_exec_of_a_missing_program_exits_with_127(house: House) -> None:
     done = await house.docker("exec", "web", "nope")
     assert done.code == 127
     assert done.out.startswith(b"OCI runtime exec failed")
+    made = json.loads((await ask(house, "POST", "/containers/web/exec", {"Cmd": ["nope"]}))[2])["Id"]
+    await ask(house, "POST", f"/exec/{made}/start", {})
+    for version, code in (("v1.43", 126), ("v1.44", 127)):  # as Docker's before 25, and from 25 on
+        assert code == json.loads((await ask(house, "GET", f"/{version}/exec/{made}/json"))[2])["ExitCode"]
 
 
 async def test_exec_passes_input_output_and_the_exit_code(house: House) -> None:
@@ -84,7 +89,8 @@ async def test_ps_tells_state_ports_and_filters(house: House) -> None:
     assert await names("exited=4") == ["job"]
     assert await names("label=tier=front") == ["web"]
     assert await names("name=^/web$") == ["web"]
-    assert await names("publish=80") == ["web"]
+    assert await names("publish=8080") == await names("expose=80") == ["web"]
+    assert await names("publish=80") == []
     assert await names("ancestor=busybox", "since=web") == ["job"]
     assert (
         (await house.docker("ps", "-f", "nothing=1"))
@@ -95,8 +101,8 @@ async def test_ps_tells_state_ports_and_filters(house: House) -> None:
 
 async def test_inspect_has_the_shape_that_templates_expect(house: House) -> None:
     await house.ok(
-        "create", "--name", "web", "--isolation", "vm", "-m", "64m", "--cap-add", "NET_ADMIN", "-e", "A=b",
-        "-v", "/srv:/data:ro", "--tmpfs", "/run:size=1m", "--restart", "on-failure:3",
+        "create", "--name", "web", "--isolation", "vm", "-m", "64m", "--cap-add", "CAP_NET_ADMIN",
+        "-e", "A=b", "-v", "/srv:/data:ro", "--tmpfs", "/run:size=1m", "--restart", "on-failure:3",
         "busybox", "sleep", "1",
     )  # fmt: skip
     document = json.loads(await house.ok("inspect", "web"))[0]
@@ -174,7 +180,6 @@ async def test_events_tell_a_life(house: House) -> None:
 async def test_what_is_not_supported_is_refused_by_name(house: House) -> None:
     for words, name in (
         (("--storage-opt", "size=1G"), "StorageOpt"),
-        (("--cpu-rt-runtime", "100"), "CpuRealtimeRuntime"),
         (("--gpus", "all"), "DeviceRequests"),
     ):
         done = await house.docker("create", *words, "busybox")

@@ -15,6 +15,7 @@ from api_wire import ask
 from fake_house import House, start_house
 
 OPTION = "com.docker.network.driver.mtu"
+SYSCTLS = "com.docker.network.endpoint.sysctls"
 
 
 @pytest.fixture
@@ -67,6 +68,39 @@ async def test_a_network_is_made_joined_left_and_shown(house: House) -> None:
     assert (204, None) == await send(house, "DELETE", "/networks/lan")
 
 
+async def test_two_networks_of_one_name_for_who_asks_for_them(house: House) -> None:
+    async def make(**fields: Any) -> tuple[int, Any]:
+        return await send(house, "POST", "/networks/create", {"Name": "lan", **fields})
+
+    first = (await make())[1]["Id"]
+    assert 409 == (await make())[0]
+    assert 409 == (await make(CheckDuplicate=None))[0]
+    status, said = await make(CheckDuplicate=False)
+    assert (201, f"Network with name lan (id : {first}) already exists") == (status, said["Warning"])
+    status, why = await send(house, "GET", "/networks/lan")
+    assert (400, "network lan is ambiguous (2 matches found on name)") == (status, why["message"])
+    await house.ok("create", "--name", "web", "--network", said["Id"], "busybox", "sleep", "infinity")
+    join = {"Container": "web"}
+    assert 403 == (await send(house, "POST", f"/networks/{said['Id']}/connect", join))[0]
+    await house.ok("start", "web")
+    _, shown = await send(house, "GET", "/containers/web/json")
+    assert said["Id"] == shown["NetworkSettings"]["Networks"]["lan"]["NetworkID"]
+    assert 200 == (await send(house, "POST", f"/networks/{said['Id']}/disconnect", join))[0]
+    assert 204 == (await send(house, "DELETE", f"/networks/{first}"))[0]
+    assert 200 == (await send(house, "GET", "/networks/lan"))[0]
+
+
+async def test_subnets_with_host_bits_are_told_as_they_are_used(house: House) -> None:
+    configs = [{"Subnet": "10.3.0.7/24"}, {"Subnet": "2001:389::1/64", "Gateway": "2001:389::ffff"}]
+    asked = {"Name": "lan", "EnableIPv6": True, "IPAM": {"Config": configs}}
+    status, said = await send(house, "POST", "/networks/create", asked)
+    assert 201 == status
+    assert [
+        "10.3.0.7/24 is an address in 10.3.0.0/24, which is used",
+        "2001:389::1/64 is an address in 2001:389::/64, which is used",
+    ] == said["Warning"].splitlines()
+
+
 @pytest.mark.parametrize(
     ("target", "body", "status", "words"),
     [
@@ -105,6 +139,12 @@ async def test_a_network_is_made_joined_left_and_shown(house: House) -> None:
             {"Container": "web", "EndpointConfig": {"DriverOpts": {"com.docker.network.endpoint.x": ""}}},
             400,
             "EndpointConfig.DriverOpts.com.docker.network.endpoint.x",
+        ),
+        (
+            "bridge/connect",
+            {"Container": "web", "EndpointConfig": {"DriverOpts": {SYSCTLS: "net.ipv4.conf.eth0.x=1"}}},
+            400,
+            "unrecognised network interface sysctl 'net.ipv4.conf.eth0.x=1'; represent",
         ),
         (
             "bridge/connect",

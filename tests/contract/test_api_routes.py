@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from api_wire import ask, create
-from contract.schema import swagger
+from contract.schema import VERSIONS, swagger
 from fake_house import start_house
 from insula.api.routes.table import ROUTES
 from insula.api.routing import Router
+from insula.api.versions import NEWEST, Version
 from integration.images.fake_registry import make_tar
 
 pytestmark = pytest.mark.timeout(60)
@@ -109,8 +110,9 @@ NAMES = {
 }
 
 
-def pages() -> set[str]:
-    return {f"{method.upper()} {path}" for path, methods in swagger()["paths"].items() for method in methods}
+def pages(version: Version = NEWEST) -> set[str]:
+    paths = swagger(version)["paths"].items()
+    return {f"{method.upper()} {path}" for path, methods in paths for method in methods}
 
 
 def absent_as(page: str) -> tuple[str, int] | None:
@@ -122,6 +124,7 @@ def test_every_page_is_visited_or_of_what_is_absent() -> None:
     visited = {page for page, *_ in VISITS}
     assert set() == {page for page in pages() - visited if absent_as(page) is None}
     assert set() == visited - pages()
+    assert set() == {page for version in VERSIONS for page in pages(version)} - pages()
     rows = [line for line in _COMPATIBILITY.read_text().splitlines() if line.startswith("|")]
     for word, status in ABSENT.values():
         assert any(word in row.split("|")[1] and str(status) in row for row in rows), word
@@ -149,7 +152,7 @@ async def test_pages_answer_as_documented(tmp_path: Path) -> None:
                 name = "none-such"
             target = path.replace("{id}", name).replace("{name}", name) + query
             kind = "Content-Type: application/x-tar\r\n" if body is _TAR else ""
-            status, _, answer = await ask(house, method, f"/v1.45{target}", body, kind)
+            status, _, answer = await ask(house, method, f"/v1.47{target}", body, kind)
             assert expected == status, (page, answer)
             if page == "POST /containers/{id}/exec":
                 names["/exec/"] = json.loads(answer)["Id"]

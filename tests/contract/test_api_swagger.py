@@ -50,7 +50,7 @@ class Visitor:
         self.seen: set[str] = set()
 
     async def ask(self, method: str, target: str, status: int, body: Any = b"") -> Any:
-        got, headers, answer = await ask(self._house, method, f"/v1.45{target}", body)
+        got, headers, answer = await ask(self._house, method, f"/v1.47{target}", body)
         assert status == got, (target, answer)
         found = find_schema(method, target, status)
         if found is not None and answer:
@@ -102,7 +102,7 @@ async def test_every_answer_is_as_the_swagger_says(house: House) -> None:
     await look("GET", f"/exec/{run}/json", 200)
     await look("POST", "/images/busybox/tag?repo=copy", 201)
     await look("DELETE", "/images/copy", 200)
-    waiting = asyncio.create_task(ask(house, "POST", f"/v1.45/containers/{made}/wait"))
+    waiting = asyncio.create_task(ask(house, "POST", f"/v1.47/containers/{made}/wait"))
     await look("POST", f"/containers/{made}/kill", 204)
     status, _, chunked = await waiting  # its headers come before its one chunk
     assert [] == complaints("POST", f"/containers/{made}/wait", status, chunked.split(b"\r\n")[1])
@@ -206,7 +206,7 @@ def check_stream(page: str, body: bytes) -> list[Any]:
     ("target", "status", "wrong"),
     [
         ("/containers/json", 200, [{"Id": 5}]),
-        ("/v1.45/containers/json", 200, {}),
+        ("/v1.47/containers/json", 200, {}),
         ("/containers/a/json", 404, {"error": "no message"}),
         ("/containers/a/json", 200, {"HostConfig": {"Isolation": "jail"}}),
         ("/containers/a/json", 200, {"State": {"Status": "odd"}}),

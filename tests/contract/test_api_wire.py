@@ -60,6 +60,34 @@ async def test_unknown_pages(house: House) -> None:
         assert headers["content-type"] == "application/json"
 
 
+async def test_paths_are_cleaned_by_a_redirection(house: House) -> None:
+    """As Go's router does; clients ask with the slash that names in answers begin with."""
+    for asked, clean in (
+        ("//info", "/info"),
+        ("/v1.41/containers//web/json?size=1", "/v1.41/containers/web/json?size=1"),
+        ("/containers/%2Fweb/json", "/containers/web/json"),
+        ("/containers/../info", "/info"),
+    ):
+        status, headers, _ = await ask(house, "GET", asked)
+        assert (301, clean) == (status, headers["location"])
+    assert 404 == (await ask(house, "GET", "/info/"))[0]
+    assert (200, b"") == (await ask(house, "OPTIONS", "/containers/json"))[::2]
+
+
+async def test_headers_and_queries_may_be_long(house: House) -> None:
+    """Credentials for many registries, names of many images; aiohttp stops at 8 KiB."""
+    long = "x" * 200_000
+    assert 200 == (await ask(house, "GET", f"/_ping?{long}", headers=f"X-Registry-Config: {long}\r\n"))[0]
+
+
+async def test_http_1_0_is_spoken(house: House) -> None:
+    async with dial(house) as wire:
+        wire.writer.write(b"GET /containers/json HTTP/1.0\r\n\r\n")
+        status, headers = await wire.head()
+        assert (200, False) == (status, "transfer-encoding" in headers)
+        assert [] == json.loads(await wire.reader.read())  # and the connection is closed
+
+
 async def test_already_as_asked_is_304_without_a_body(house: House) -> None:
     ident = await create(house, "sleep", "100")
     assert await act(house, f"/containers/{ident}/start") == 204

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import posixpath
 from collections.abc import Awaitable
 
 from aiohttp import web
@@ -69,6 +70,11 @@ class Application:
         version = check_version(word)
         found = self._router.find(request.method, path)
         if found is None:
+            if request.method == "OPTIONS":
+                return web.Response()
+            if (clean := _clean(request.rel_url.path)) != request.rel_url.path:
+                where = request.rel_url.with_path(clean, keep_query=True)
+                return web.Response(status=301, headers={"Location": str(where)})
             raise NotFound("page not found")
         route, names = found
         call = Call(self._engine, request, version, names)
@@ -104,6 +110,12 @@ def _has_begun(request: web.BaseRequest) -> bool:
     return request.writer.output_size > 0 or (
         transport is not None and transport.get_protocol() is not request.protocol
     )
+
+
+def _clean(path: str) -> str:
+    """Without empty parts and dots, as Go's router redirects: clients ask for `/containers//name/json`."""
+    clean = posixpath.normpath("/" + path.lstrip("/"))
+    return clean + "/" if path.endswith("/") and clean != "/" else clean
 
 
 def error_response(status: int, message: str) -> web.Response:

@@ -29,6 +29,9 @@ class Filters:
     def get(self, name: str) -> tuple[str, ...]:
         return self._values.get(name, ())
 
+    def adding(self, name: str, value: str) -> Filters:
+        return Filters({**self._values, name: (*self.get(name), value)})
+
     def accept(self, *known: str) -> Filters:
         """Raises InvalidRequest for a name that the page does not know."""
         for name in self._values:

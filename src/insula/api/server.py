@@ -21,6 +21,7 @@ from insula.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
+_MOST_HEADER = 1 << 20  # bytes, as Go's http.Server takes them
 _GRACE_S = 0.2  # for answers; operations under way are waited for by `Application.finish`
 
 
@@ -34,6 +35,9 @@ class Server:
             keepalive_timeout=75.0,
             tcp_keepalive=True,
             auto_decompress=False,  # archives go on as they came
+            # credentials for many registries come in a header, names of many images in a query
+            max_line_size=_MOST_HEADER,
+            max_field_size=_MOST_HEADER,
         )
         self._servers: list[asyncio.Server] = []
         self._listeners: list[socket.socket] = []

@@ -7,6 +7,7 @@ no meaning on Linux: `ContainerIDFile` and `ArgsEscaped` are the client's own.
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
     place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac, version, links)
     isolation = parse_isolation(host.Isolation, default)
     security, privileged = _security(host)
-    rows, cols = parse_console_size(host.ConsoleSize)
+    rows, cols = parse_console_size(host.ConsoleSize) if version >= (1, 42) else (0, 0)
     spec = InstanceSpec(
         image=given.Image,
         isolation=isolation,
@@ -78,14 +79,14 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         env=tuple(given.Env or ()),
         user=given.User,
         groups=tuple(host.GroupAdd or ()),
-        working_dir=given.WorkingDir,
+        working_dir=_clean(given.WorkingDir),
         hostname=given.Hostname,
         domainname=given.Domainname,
         labels=given.Labels or {},
         annotations=host.Annotations if version >= (1, 43) else {},
         stop_signal=given.StopSignal,
         stop_timeout_s=given.StopTimeout,
-        health=parse_health(given.Healthcheck),
+        health=parse_health(given.Healthcheck, version),
         init=bool(host.Init),
         tty=given.Tty,
         console_rows=rows,
@@ -192,22 +193,25 @@ def _words(given: str | list[str] | None) -> tuple[str, ...] | None:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
+def _clean(path: str) -> str:
+    """As Go's filepath.Clean, which dockerd applies: `/tmp/` is `/tmp`."""
+    return "/" + posixpath.normpath(path).lstrip("/") if path.startswith("/") else path
+
+
 def _listed(given: str | list[str] | None) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 def _security(host: wire.HostConfig) -> tuple[tuple[str, ...], bool]:
-    """MaskedPaths and ReadonlyPaths both empty: the docker client's way to say `systempaths=unconfined`."""
-    options = tuple(o.replace(":", "=", 1) if "=" not in o else o for o in host.SecurityOpt or ())
+    """As they are written: inspect repeats them, and clients compare (ansible)."""
+    options = tuple(host.SecurityOpt or ())
     for option in options:
-        name, _, value = option.partition("=")
+        name, _, value = (option if "=" in option else option.replace(":", "=", 1)).partition("=")
         if name == "seccomp" and value.startswith("{"):
             try:
                 json.loads(value)
             except (ValueError, RecursionError) as error:
                 raise InvalidRequest(f"Decoding seccomp profile failed: {error}") from None
-    if host.MaskedPaths == [] and host.ReadonlyPaths == []:
-        options += ("systempaths=unconfined",)
     for name, paths in (("MaskedPaths", host.MaskedPaths), ("ReadonlyPaths", host.ReadonlyPaths)):
         for path in paths or ():
             if not path.startswith("/") or "\0" in path:

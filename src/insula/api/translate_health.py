@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from insula.api.times import format_time
+from insula.api.versions import NEWEST, Version
 from insula.api.wire import container as wire
 from insula.api.wire.container_config import HealthConfig
 from insula.model.health import Health, HealthCheck, HealthStatus
 
 
-def parse_health(given: HealthConfig | None) -> HealthCheck | None:
+def parse_health(given: HealthConfig | None, version: Version = NEWEST) -> HealthCheck | None:
     if given is None:
         return None
     found = HealthCheck(
@@ -16,7 +17,7 @@ def parse_health(given: HealthConfig | None) -> HealthCheck | None:
         interval_ns=given.Interval,
         timeout_ns=given.Timeout,
         start_period_ns=given.StartPeriod,
-        start_interval_ns=given.StartInterval,
+        start_interval_ns=given.StartInterval if version >= (1, 44) else 0,
         retries=given.Retries,
     )
     return found if found != HealthCheck() else None

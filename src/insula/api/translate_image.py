@@ -10,6 +10,7 @@ from insula.api.filters import Filters
 from insula.api.times import ZERO, parse_time, unix_seconds
 from insula.api.translate_health import parse_health, render_check
 from insula.api.versions import NEWEST, Version
+from insula.api.wire.codec import ABSENT
 from insula.api.wire.container import GraphDriverData
 from insula.api.wire.container_config import ContainerConfig
 from insula.api.wire.image import (
@@ -27,17 +28,22 @@ from insula.model.image import Image, ImageConfig, Offer
 LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 
 
-def render_summary(image: Image, *, containers: int = -1, shared_size: int = -1) -> ImageSummary:
+def render_summary(
+    image: Image, version: Version = NEWEST, *, containers: int = -1, shared_size: int = -1
+) -> ImageSummary:
+    """Until API 1.42 one without a name is called `<none>`; `VirtualSize` is there until 1.43."""
+    nameless = version < (1, 43) and not (image.tags or image.digests)
     return ImageSummary(
         Id=image.id,
         ParentId=image.parent,
-        RepoTags=list(image.tags),
-        RepoDigests=list(image.digests),
+        RepoTags=["<none>:<none>"] if nameless else list(image.tags),
+        RepoDigests=["<none>@<none>"] if nameless else list(image.digests),
         Created=unix_seconds(image.created),
         Size=image.size_bytes,
         SharedSize=shared_size,
         Labels=image.config.labels or None,
         Containers=containers,
+        VirtualSize=image.size_bytes if version < (1, 44) else ABSENT,
     )
 
 
@@ -49,6 +55,9 @@ def render_inspect(image: Image, version: Version = NEWEST) -> ImageInspect:
     is not known, the image's own configuration says the same.
     """
     document = _render_inspect(image)
+    if version < (1, 44):
+        document.VirtualSize = image.size_bytes
+        document.Created = image.created or ZERO
     document.ContainerConfig = render_image_config(image.config)
     if image.container:
         document.Container = image.container
@@ -65,7 +74,7 @@ def _render_inspect(image: Image) -> ImageInspect:
         RepoDigests=list(image.digests),
         Parent=image.parent,
         Comment=image.comment,
-        Created=image.created or ZERO,
+        Created=image.created or ABSENT,
         DockerVersion="",
         Author=image.author,
         Config=render_image_config(image.config),

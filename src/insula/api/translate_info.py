@@ -11,7 +11,7 @@ from typing import Any
 import insula
 from insula import __version__
 from insula.api.times import format_time
-from insula.api.versions import NEWEST, OLDEST, text_of
+from insula.api.versions import NEWEST, OLDEST, Version, text_of
 from insula.config import Settings
 from insula.engine.types import EngineInfo
 from insula.isolation.backend import BackendInfo
@@ -81,7 +81,11 @@ def _build_time() -> str:
 
 
 def render_info(
-    info: EngineInfo, settings: Settings, facts: KernelFacts, activity: Activity
+    info: EngineInfo,
+    settings: Settings,
+    facts: KernelFacts,
+    activity: Activity,
+    version: Version = NEWEST,
 ) -> dict[str, Any]:
     backends = {b.isolation: b for b in info.backends}
     default = backends.get(info.default_isolation)
@@ -89,6 +93,7 @@ def render_info(
         isolation=Isolation.PROCESS, runtime="", version=""
     )
     init = os.path.basename(dict(process.details).get("init", ""))
+    has_status = version >= (1, 44)
     return {
         "ID": info.id,
         "Containers": info.running + info.paused + info.stopped,
@@ -142,10 +147,8 @@ def render_info(
         "ExperimentalBuild": True,
         "ServerVersion": __version__,
         "Runtimes": {
-            b.runtime or b.isolation.value: {
-                "path": dict(b.details).get("runtime path", b.runtime),
-                "status": {"isolation": b.isolation.value, "version": b.version},
-            }
+            b.runtime or b.isolation.value: {"path": dict(b.details).get("runtime path", b.runtime)}
+            | ({"status": {"isolation": b.isolation.value, "version": b.version}} if has_status else {})
             for b in info.backends
         },
         "DefaultRuntime": (default.runtime if default else "") or "runc",

@@ -7,7 +7,9 @@ from typing import TypeVar
 from insula.api.times import format_time
 from insula.api.translate_health import render_check, render_health
 from insula.api.translate_list import render_mounts, render_networks
+from insula.api.versions import NEWEST, Version
 from insula.api.wire import host_config as host
+from insula.api.wire.codec import ABSENT
 from insula.api.wire.container import (
     ContainerInspectResponse,
     ContainerState,
@@ -16,16 +18,17 @@ from insula.api.wire.container import (
 )
 from insula.api.wire.container_config import ContainerConfig, Object
 from insula.engine.types import InstanceView
+from insula.model.ids import short_id
 from insula.model.instance import Instance, InstanceSpec, State
 from insula.model.isolation import default_cgroup_namespace
 from insula.model.limits import Throttle
 from insula.model.mounts import MountKind, MountSpec
-from insula.model.network import PortBinding
+from insula.model.network import PREDEFINED, PortBinding
 from insula.security.paths import finalize_paths
 from insula.system.cgroups import version_in_use
 
 
-def render_inspect(view: InstanceView) -> ContainerInspectResponse:
+def render_inspect(view: InstanceView, version: Version = NEWEST) -> ContainerInspectResponse:
     instance, config = view.instance, view.config
     args = config.args
     return ContainerInspectResponse(
@@ -47,11 +50,11 @@ def render_inspect(view: InstanceView) -> ContainerInspectResponse:
         ProcessLabel="",
         AppArmorProfile="",
         ExecIDs=[e.id for e in view.execs if e.exit_code is None] or None,
-        HostConfig=render_host_config(view),
+        HostConfig=render_host_config(view, version),
         GraphDriver=_graph_driver(view),
         Mounts=render_mounts(view),
         Config=render_config(view),
-        NetworkSettings=_network_settings(view),
+        NetworkSettings=_network_settings(view, version),
         Insula={"Isolation": view.instance.spec.isolation.value, **view.origin},
     )
 
@@ -108,7 +111,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
     )
 
 
-def render_host_config(view: InstanceView) -> host.HostConfig:
+def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.HostConfig:
     spec = view.instance.spec
     limits = spec.limits
     masked, readonly = finalize_paths(
@@ -124,6 +127,9 @@ def render_host_config(view: InstanceView) -> host.HostConfig:
         CgroupParent=spec.cgroup_parent,
         CpuPeriod=limits.cpu_period_us,
         CpuQuota=limits.cpu_quota_us,
+        CpuRealtimePeriod=limits.cpu_rt_period_us,
+        CpuRealtimeRuntime=limits.cpu_rt_runtime_us,
+        KernelMemory=0 if version < (1, 42) else ABSENT,
         CpusetCpus=limits.cpuset_cpus,
         CpusetMems=limits.cpuset_mems,
         Devices=[
@@ -145,7 +151,7 @@ def render_host_config(view: InstanceView) -> host.HostConfig:
         MemoryReservation=limits.memory_reservation_bytes,
         MemorySwap=limits.memory_swap_bytes or 2 * limits.memory_bytes,
         OomKillDisable=limits.oom_kill_disable,
-        PidsLimit=limits.pids or None,
+        PidsLimit=max(limits.pids, 0) if limits.pids else None,
         Ulimits=[host.Ulimit(Name=u.name, Hard=u.hard, Soft=u.soft) for u in limits.ulimits],
         Binds=[_bind_text(m) for m in spec.mounts if _is_bind(m)] or None,
         LogConfig=host.LogConfig(Type=spec.log.driver, Config=spec.log.options),
@@ -203,6 +209,8 @@ def _is_bind(mount: MountSpec) -> bool:
 
 
 def _bind_text(mount: MountSpec) -> str:
+    if mount.text:
+        return mount.text
     options = [o for o in ("ro" if mount.read_only else "", mount.propagation) if o]
     options += ["nocopy"] if mount.no_copy else []
     return ":".join([mount.source, mount.target] + ([",".join(options)] if options else []))
@@ -294,8 +302,15 @@ def _graph_driver(view: InstanceView) -> GraphDriverData:
     return GraphDriverData(Name="overlay2", Data=data if view.upper_path else None)
 
 
-def _network_settings(view: InstanceView) -> NetworkSettings:
+def _network_settings(view: InstanceView, version: Version) -> NetworkSettings:
+    """Until API 1.44 the aliases on networks of one's own include the short id and the host name."""
     networks = render_networks(view)
+    if version < (1, 45):
+        more = (short_id(view.instance.id), view.config.hostname)
+        for name, endpoint in networks.items():
+            if name not in PREDEFINED:
+                known = dict.fromkeys((*(endpoint.Aliases or ()), *more))
+                endpoint.Aliases = [alias for alias in known if alias]
     settings = NetworkSettings(Networks=networks, Ports=_live_ports(view))
     plan = view.plan
     if plan is not None and view.endpoints:

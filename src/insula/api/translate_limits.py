@@ -17,16 +17,6 @@ _RATES = ("BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "B
 
 # fields that nothing here honours, with the values that ask for nothing
 _NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    (
-        "CpuRealtimePeriod",
-        (0,),
-        "no real-time CPU time is set aside for instances; use CpuShares or NanoCpus",
-    ),
-    (
-        "CpuRealtimeRuntime",
-        (0,),
-        "no real-time CPU time is set aside for instances; use CpuShares or NanoCpus",
-    ),
     ("KernelMemoryTCP", (0,), "kernels since 5.4 do not limit kernel memory by itself"),
     ("CpuCount", (0,), "is for Windows; use NanoCpus (--cpus)"),
     ("CpuPercent", (0,), "is for Windows; use NanoCpus (--cpus)"),
@@ -54,8 +44,10 @@ def parse_limits(given: Resources, *, oom_score_adj: int = 0, shm_size: int = 0)
         memory_reservation_bytes=given.MemoryReservation,
         nano_cpus=given.NanoCpus,
         cpu_shares=given.CpuShares,
-        cpu_quota_us=max(given.CpuQuota, 0),
+        cpu_quota_us=max(given.CpuQuota, -1),
         cpu_period_us=given.CpuPeriod,
+        cpu_rt_runtime_us=given.CpuRealtimeRuntime,
+        cpu_rt_period_us=given.CpuRealtimePeriod,
         cpuset_cpus=given.CpusetCpus,
         cpuset_mems=given.CpusetMems,
         pids=max(given.PidsLimit or 0, 0),
@@ -93,17 +85,18 @@ def merge_limits(now: model.Limits, given: Resources) -> model.Limits:
         name: getattr(fresh, name)
         for name in (
             "memory_bytes", "memory_swap_bytes", "memory_reservation_bytes", "nano_cpus", "cpu_shares",
-            "cpu_quota_us", "cpu_period_us", "cpuset_cpus", "cpuset_mems", "blkio_weight",
+            "cpu_quota_us", "cpu_period_us", "cpu_rt_runtime_us", "cpu_rt_period_us", "cpuset_cpus",
+            "cpuset_mems", "blkio_weight",
         )
         if getattr(fresh, name)
     }  # fmt: skip
     if given.PidsLimit is not None:
-        changes["pids"] = fresh.pids
-    if changes.get("nano_cpus") and (now.cpu_quota_us or now.cpu_period_us):
+        changes["pids"] = fresh.pids or -1  # an end to the limit, where 0 would leave it
+    if changes.get("nano_cpus") and (now.cpu_quota_us > 0 or now.cpu_period_us):
         raise InvalidRequest(
             "Conflicting options: Nano CPUs cannot be updated as CPU Period/Quota has already been set"
         )
-    if (changes.get("cpu_quota_us") or changes.get("cpu_period_us")) and now.nano_cpus:
+    if (changes.get("cpu_quota_us", 0) > 0 or changes.get("cpu_period_us")) and now.nano_cpus:
         raise InvalidRequest(
             "Conflicting options: CPU Period/Quota cannot be updated as NanoCPUs has already been set"
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from insula.api.times import SECOND_NS, human_duration
 from insula.api.translate_health import health_suffix
+from insula.api.versions import NEWEST, Version
+from insula.api.wire.codec import ABSENT
 from insula.api.wire.container import ContainerSummary, HostConfigSummary, MountPoint, Port
 from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSettings
 from insula.engine.planner import Attachment, attachment, names_on, wanted_networks
@@ -12,7 +14,7 @@ from insula.model.instance import Instance, State
 from insula.model.network import NetworkSpec
 
 
-def render_summary(view: InstanceView, now_ns: int) -> ContainerSummary:
+def render_summary(view: InstanceView, now_ns: int, version: Version = NEWEST) -> ContainerSummary:
     instance = view.instance
     spec = instance.spec
     return ContainerSummary(
@@ -27,7 +29,9 @@ def render_summary(view: InstanceView, now_ns: int) -> ContainerSummary:
         State=instance.state.value,
         Status=status_text(instance, now_ns),
         HostConfig=HostConfigSummary(
-            NetworkMode=spec.network_mode, Isolation=spec.isolation.value, Annotations=spec.annotations
+            NetworkMode=spec.network_mode,
+            Isolation=spec.isolation.value,
+            Annotations=spec.annotations if version >= (1, 46) else ABSENT,
         ),
         NetworkSettings={"Networks": render_networks(view)},
         Mounts=render_mounts(view),
@@ -75,7 +79,7 @@ def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
     spec, instance = view.instance.spec, view.instance
     if attachment(spec)[0] in (Attachment.HOST, Attachment.NONE):
         return {spec.network_mode: EndpointSettings()}
-    now = {e.network_name: e for e in view.endpoints}
+    now = {called: e for e in view.endpoints for called in (e.network_name, e.network_id)}
     found = {}
     for wanted in wanted_networks(spec):
         settings = EndpointSettings(
@@ -99,7 +103,7 @@ def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
             settings.IPv6Gateway = e.gateway6
             settings.GlobalIPv6Address = e.address6
             settings.GlobalIPv6PrefixLen = e.prefix_len6
-        found[wanted.name] = settings
+        found[e.network_name if e is not None else wanted.name] = settings
     return found
 
 

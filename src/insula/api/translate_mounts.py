@@ -99,6 +99,7 @@ def parse_bind(text: str) -> MountSpec:
         propagation=propagation,
         no_copy=no_copy,
         legacy=True,
+        text=text,
     )
 
 
@@ -113,7 +114,7 @@ def parse_mount(given: Mount, version: Version = NEWEST) -> MountSpec:
             raise UnsupportedField("HostConfig.Mounts.Type", f"mounts of type {given.Type} are not supported")
         raise InvalidRequest(f'invalid mount config for type "{given.Type}": mount type unknown')
     for name, kind in (("BindOptions", "bind"), ("VolumeOptions", "volume"), ("TmpfsOptions", "tmpfs")):
-        if getattr(given, name) is not None and given.Type != kind:
+        if getattr(given, name) is not None and given.Type != kind and version >= (1, 42):
             raise invalid(f"field {name} must not be specified")
     if not given.Target:
         raise invalid("field Target must not be empty")
@@ -138,7 +139,9 @@ def _bind(given: Mount, target: str, invalid: Callable[[str], InvalidRequest], v
         raise invalid(f"invalid propagation mode: {propagation}")
     above, below = options.ReadOnlyNonRecursive, options.ReadOnlyForceRecursive
     if version < (1, 44):
-        above = below = False
+        above = False
+        if below:
+            raise InvalidRequest("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer")
     if above and below:
         raise invalid("ReadOnlyNonRecursive and ReadOnlyForceRecursive are conflicting options")
     if below and not given.ReadOnly:
@@ -151,7 +154,7 @@ def _bind(given: Mount, target: str, invalid: Callable[[str], InvalidRequest], v
         source=posixpath.normpath(given.Source),
         read_only=given.ReadOnly,
         propagation=propagation,
-        create_source=options.CreateMountpoint,
+        create_source=options.CreateMountpoint and version >= (1, 42),
         non_recursive=options.NonRecursive,
         read_only_above=above,
         read_only_below=below,

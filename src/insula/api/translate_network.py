@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +13,19 @@ from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSetting
 from insula.api.wire.host_config import PortBinding as WireBinding
 from insula.api.wire.network import IPAMConfig, NetworkCreateRequest
 from insula.errors import InvalidRequest, NotFound, UnsupportedField
-from insula.model.network import AddressRange, NetworkRequest, NetworkSpec, PortBinding
+from insula.model.network import (
+    ANY_INTERFACE,
+    SYSCTLS_OPTION,
+    AddressRange,
+    Network,
+    NetworkRequest,
+    NetworkSpec,
+    PortBinding,
+)
 
 _BEYOND_ONE = (1, 44)  # network per create request
 _OWN_OPTIONS = "com.docker.network."
+_SYSCTL = re.compile(rf"net\.(ipv4|ipv6|mpls)\.[a-z0-9_]+\.{ANY_INTERFACE}\.[a-z0-9_]+")
 _MOST_NAME = 253  # of a name in DNS
 _MOST_LINK_LOCAL = 8
 
@@ -44,7 +54,7 @@ def parse_place(
     known = {"bridge" if name == "default" else name: e for name, e in endpoints.items()}
     if len(known) > 1 and version < _BEYOND_ONE:
         raise InvalidRequest(
-            f"Container cannot be connected to network endpoints: {', '.join(sorted(known))}"
+            "Container cannot be created with multiple network endpoints: " + ", ".join(sorted(known))
         )
     if mode in ("host", "none") or mode.startswith("container:"):
         if others := [name for name in known if name != mode]:
@@ -59,6 +69,8 @@ def parse_place(
         parse_endpoint(name, known.get(name, EndpointSettings()), f"NetworkingConfig.EndpointsConfig.{name}.")
         for name in order
     ]
+    if version < _BEYOND_ONE:  # endpoints had no MAC address of their own
+        wanted = [dataclasses.replace(each, mac_address="") for each in wanted]
     mac = parse_mac(container_mac)
     main = wanted[0]
     if mac and main.mac_address not in ("", mac):
@@ -83,7 +95,9 @@ def parse_place(
 def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> NetworkSpec:
     """`prefix` names the field in messages.  Raises InvalidRequest, UnsupportedField."""
     for option in settings.DriverOpts or ():
-        if option.startswith(_OWN_OPTIONS):  # those that Docker's driver acts on; it keeps all others, too
+        if (
+            option.startswith(_OWN_OPTIONS) and option != SYSCTLS_OPTION
+        ):  # those that Docker's driver acts on; it keeps all others, too
             raise UnsupportedField(
                 f"{prefix}DriverOpts.{option}", "the bridge driver has no such option here"
             )
@@ -91,7 +105,7 @@ def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> Net
     for alias in settings.Aliases or ():
         if not alias or len(alias) > _MOST_NAME or set(alias) & set(" \t\n/"):
             raise InvalidRequest(f"{prefix}Aliases: {alias[:64]!r} is no name")
-    return NetworkSpec(
+    wanted = NetworkSpec(
         name=network,
         mac_address=parse_mac(settings.MacAddress),
         aliases=tuple(dict.fromkeys(settings.Aliases or ())),
@@ -101,6 +115,14 @@ def parse_endpoint(network: str, settings: EndpointSettings, prefix: str) -> Net
         links=parse_links(settings.Links or ()),
         driver_opts=settings.DriverOpts or {},
     )
+    for name, value in wanted.sysctls():
+        if not _SYSCTL.fullmatch(name) or not value:
+            raise InvalidRequest(  # moby's words
+                f"{prefix}DriverOpts.{SYSCTLS_OPTION}: unrecognised network interface sysctl "
+                f"'{name[:128]}={value[:64]}'; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', 'X' "
+                "must be 'ipv4', 'ipv6' or 'mpls'"
+            )
+    return wanted
 
 
 def parse_network(given: NetworkCreateRequest) -> NetworkRequest:
@@ -144,7 +166,26 @@ def parse_network(given: NetworkCreateRequest) -> NetworkRequest:
         labels=given.Labels,
         ipv6=given.EnableIPv6,
         range6=range6,
+        unique=given.CheckDuplicate,
     )
+
+
+def warn_network(request: NetworkRequest, made: Network, others: Iterable[Network]) -> str:
+    """What is not as it was asked for.  `others`: those that existed before."""
+    same = [other for other in others if other.name == made.name]
+    found = [f"Network with name {other.name} (id : {other.id}) already exists" for other in same]  # moby's
+    if made.range6 is not None and not made.ipv6:
+        found.append("The IPv6 configuration has no effect: EnableIPv6 is not set")
+    range6, got6 = request.range6 or AddressRange(), made.range6 or AddressRange()
+    for asked, got in (
+        (request.subnet, made.subnet),
+        (request.ip_range, made.ip_range),
+        (range6.subnet, got6.subnet),
+        (range6.ip_range, got6.ip_range),
+    ):
+        if asked and ipaddress.ip_interface(asked).ip != ipaddress.ip_network(got).network_address:
+            found.append(f"{asked} is an address in {got}, which is used")
+    return "\n".join(found)
 
 
 def _is_ipv6(config: IPAMConfig) -> bool:

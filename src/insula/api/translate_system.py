@@ -11,6 +11,7 @@ from insula.api.times import SECOND_NS
 from insula.api.translate_image import render_summary
 from insula.api.translate_list import render_summary as render_container
 from insula.api.translate_volume import render_volume
+from insula.api.versions import NEWEST, Version
 from insula.api.wire.codec import to_builtins
 from insula.engine.types import DiskUsage
 from insula.events import Event
@@ -75,22 +76,22 @@ def _sizes(usage: DiskUsage, instance_id: str) -> dict[str, int]:
     return {"SizeRw": sizes.written_bytes, "SizeRootFs": sizes.total_bytes} if sizes else {}
 
 
-def render_disk_usage(usage: DiskUsage, kinds: tuple[str, ...]) -> dict[str, Any]:
+def render_disk_usage(usage: DiskUsage, kinds: tuple[str, ...], version: Version = NEWEST) -> dict[str, Any]:
     def wanted(kind: str) -> bool:
         return not kinds or kind in kinds
 
     now_ns = time.time_ns()
-    document: dict[str, Any] = {"BuilderSize": 0}
+    document: dict[str, Any] = {"BuilderSize": 0} if version < (1, 42) else {}
     if wanted("image"):
         users = Counter(view.instance.image_id for view in usage.instances)
         document["LayersSize"] = usage.layers_bytes
         document["Images"] = [
-            render_summary(i, containers=users[i.id], shared_size=usage.shared_bytes[i.id])
+            render_summary(i, version, containers=users[i.id], shared_size=usage.shared_bytes[i.id])
             for i in usage.images
         ]
     if wanted("container"):
         document["Containers"] = [
-            to_builtins(render_container(view, now_ns)) | _sizes(usage, view.instance.id)
+            to_builtins(render_container(view, now_ns, version)) | _sizes(usage, view.instance.id)
             for view in usage.instances
         ]
     if wanted("volume"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from insula.api.times import ZERO, format_time
+from insula.api.versions import NEWEST, Version
 from insula.engine.types import InstanceView
 from insula.model.network import (
     BRIDGE_OPTION,
@@ -30,7 +31,9 @@ def render_volume(volume: Volume) -> dict[str, Any]:
     }
 
 
-def render_network(network: Network, views: tuple[InstanceView, ...] | None = None) -> dict[str, Any]:
+def render_network(
+    network: Network, views: tuple[InstanceView, ...] | None = None, version: Version = NEWEST
+) -> dict[str, Any]:
     """`views`: the instances to look for in `Containers`; None leaves it empty (the list does)."""
     ipam = [_range(network)] if network.subnet else []
     if network.range6 is not None:
@@ -63,7 +66,7 @@ def render_network(network: Network, views: tuple[InstanceView, ...] | None = No
         "Created": network.created or ZERO,
         "Scope": "local",
         "Driver": network.driver,
-        "EnableIPv4": True,
+        **({"EnableIPv4": True} if version >= (1, 47) else {}),
         "EnableIPv6": network.ipv6,
         "IPAM": {"Driver": "default", "Options": None, "Config": ipam},
         "Internal": network.internal,

@@ -145,6 +145,8 @@ class Builder:
             extra = last if number == len(parsed.stages) - 1 else ()
             state = await self._stage(stage, extra)
             self._done.append(state)
+            if state.image is not None:  # of each stage, as in Docker; clients take the last
+                self._out.aux({"ID": state.image.id})
         if unused := self._arguments.unused():
             self._out.stream(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
         image = state.image
@@ -163,7 +165,7 @@ class Builder:
                 created=self._created(),
             )
             self._made.append(image)
-        self._out.aux({"ID": image.id})
+            self._out.aux({"ID": image.id})
         self._out.stream(f"Successfully built {short_id(image.id)}\n")
         for tag in self._options.tags:
             await self._images.tag(image.id, tag)

@@ -123,6 +123,7 @@ class FileSteps:
                 author=image.author,
                 message=f"merge {image.id} to {below.id if below is not None else 'nothing'}",
                 created=created,
+                merged=image.history[len(below.history) if below is not None else 0 :],
             )
         finally:
             await layer.aclose()

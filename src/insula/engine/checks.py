@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from insula.engine.health import check_health
 from insula.engine.links import check_link_mode
 from insula.engine.log_options import check_log
+from insula.engine.sharing import check_modes
 from insula.engine.signals import parse_signal
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.instance import InstanceSpec, RestartPolicy
@@ -32,6 +33,7 @@ def check_spec(spec: InstanceSpec) -> None:
     check_limits(spec.limits)
     check_restart(spec.restart, auto_remove=spec.auto_remove)
     check_log(spec.log)
+    check_modes(spec)
     if spec.health is not None:
         check_health(spec.health)
     if spec.stop_signal:
@@ -45,6 +47,8 @@ def check_spec(spec: InstanceSpec) -> None:
     for entry in spec.env:
         if not entry or entry.startswith("=") or "\0" in entry:
             raise InvalidRequest(f"invalid environment variable: {entry}")
+    if "" in spec.annotations:
+        raise InvalidRequest("invalid Annotations: the empty string is not permitted as an annotation key")
     _check_storage(spec)
     _check_network(spec)
 
@@ -175,6 +179,11 @@ def check_limits(limits: Limits) -> None:
         )
     if 0 < limits.cpu_quota_us < 1000:
         raise InvalidRequest("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    runtime, period = limits.cpu_rt_runtime_us, limits.cpu_rt_period_us
+    if runtime < 0 or period < 0:
+        raise InvalidRequest("cpu real-time runtime and period can not be negative")
+    if runtime and period and runtime > period:
+        raise InvalidRequest("cpu real-time runtime cannot be higher than cpu real-time period")
     if not -1000 <= limits.oom_score_adj <= 1000:
         raise InvalidRequest(
             f"Invalid value {limits.oom_score_adj}, range for oom score adj is [-1000, 1000]"

@@ -16,10 +16,10 @@ from insula.engine.legality import Action, check, still_running
 from insula.engine.operations import Journal, exclusive
 from insula.engine.planner import Attachment, attachment, wanted_networks
 from insula.engine.preparation import Preparation
-from insula.errors import Failure, Forbidden, InvalidRequest, NoSuchNetwork
+from insula.errors import Failure, Forbidden, InvalidRequest, NoSuchNetwork, UnsupportedField
 from insula.isolation.plan import LaunchPlan
 from insula.model.instance import InstanceSpec
-from insula.model.network import Endpoint, Network, NetworkSpec
+from insula.model.network import SYSCTLS_OPTION, Endpoint, Network, NetworkSpec
 
 if TYPE_CHECKING:
     from insula.engine.kit import Kit
@@ -42,15 +42,21 @@ class Connections:
             network = kit.networks.find(wanted.name)
             _check_connectable(spec, network)
             check_on_default(wanted, network.name)
-            if self._find(spec, network.name) is not None:
+            if self._find(spec, network) is not None:
                 raise Forbidden(
                     f"endpoint with name {entry.record.name} already exists in network {network.name}"
                 )
-            wanted = dataclasses.replace(wanted, name=network.name)
+            wanted = dataclasses.replace(wanted, name=kit.networks.reference(network))
             changed = dataclasses.replace(spec, networks=(*wanted_networks(spec), wanted))
             if not entry.alive or entry.plan is None:
                 self._instances.put(entry, spec=changed)
                 return
+            if wanted.sysctls():
+                raise UnsupportedField(
+                    f"EndpointConfig.DriverOpts.{SYSCTLS_OPTION}",
+                    "an instance that runs has its sysctls",
+                    hint="stop it, connect it, start it",
+                )
             backend = kit.backend(spec.isolation)
             journal = Journal(kit.store, entry.id, CONNECT, network.id)
             undo.callback(journal.end)
@@ -81,7 +87,7 @@ class Connections:
                 network = None
             if network is not None:
                 _check_connectable(spec, network)
-            wanted = self._find(spec, network.name if network else network_ref)
+            wanted = self._find(spec, network or network_ref)
             if wanted is None:
                 raise Failure(
                     f"container {entry.id} is not connected to the network "
@@ -116,7 +122,7 @@ class Connections:
             if plan is not None:
                 self._instances.put_plan(entry, plan)
             try:
-                wanted = self._find(spec, kit.networks.find(network_id).name)
+                wanted = self._find(spec, kit.networks.find(network_id))
             except NoSuchNetwork:
                 wanted = None
             if wanted is not None:
@@ -126,14 +132,16 @@ class Connections:
         files = self._preparation.etc_files(entry, endpoints)
         return dataclasses.replace(plan, endpoints=endpoints, etc_files=files)
 
-    def _find(self, spec: InstanceSpec, name: str) -> NetworkSpec | None:
-        """What it wants of a network that may be named by its id there."""
+    def _find(self, spec: InstanceSpec, network: Network | str) -> NetworkSpec | None:
+        """What it wants of a network, or of what is called so if there is no such network."""
         for wanted in wanted_networks(spec):
             try:
-                known = self._kit.networks.find(wanted.name).name
+                known: Network | str = self._kit.networks.find(wanted.name)
             except NoSuchNetwork:
                 known = wanted.name
-            if name in (known, wanted.name):
+            except InvalidRequest:  # another network has the name, too, since then
+                known = network if isinstance(network, Network) and network.name == wanted.name else ""
+            if known == network:
                 return wanted
         return None
 

@@ -142,7 +142,11 @@ class Control:
                 check_limits(limits)
                 spec = dataclasses.replace(spec, limits=limits)
             if restart is not None:
-                check_restart(restart, auto_remove=spec.auto_remove)
+                check_restart(restart)
+                if spec.auto_remove and restart.name not in ("", "no"):
+                    raise InvalidRequest(  # moby's words
+                        "Restart policy cannot be updated because AutoRemove is enabled for the container"
+                    )
                 spec = dataclasses.replace(spec, restart=restart)
             backend = self._kit.backend(spec.isolation)
             if limits is not None and entry.plan is not None:

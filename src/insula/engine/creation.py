@@ -29,9 +29,10 @@ from insula.engine.planner import (
 )
 from insula.engine.preparation import Preparation, host_name
 from insula.engine.rotation import Rotation
+from insula.engine.sharing import check_donors
 from insula.engine.types import Created
 from insula.engine.volume_use import inherited_mounts
-from insula.errors import NoSuchNetwork, Unavailable
+from insula.errors import InvalidRequest, NoSuchNetwork, Unavailable
 from insula.model import codec
 from insula.model.ids import check_name, make_id
 from insula.model.image import Image
@@ -74,6 +75,7 @@ class Creation:
         kit = self._kit
         spec = self._with_known_networks(spec)
         check_spec(spec)
+        check_donors(spec, self._instances.find)
         spec = settle_links(spec, self._instances.find)
         self._rotation.check(spec.log)
         check_mounts(spec.mounts)
@@ -158,7 +160,8 @@ class Creation:
         for asked in spec.networks:
             wanted = asked
             with contextlib.suppress(NoSuchNetwork):
-                wanted = dataclasses.replace(asked, name=self._kit.networks.find(asked.name).name)
+                known = self._kit.networks.find(asked.name)
+                wanted = dataclasses.replace(asked, name=self._kit.networks.reference(known))
             if wanted.name not in found or found[wanted.name] == NetworkSpec(name=wanted.name):
                 found[wanted.name] = wanted
         return dataclasses.replace(spec, networks=tuple(found.values()))
@@ -233,7 +236,11 @@ class Creation:
                 if not mount.subpath:
                     await copy_up(layers, mount.target, volume.mountpoint, scratch=scratch)
                     continue
-                with open_part(volume, mount.subpath) as part:
+                with contextlib.ExitStack() as stack:
+                    try:
+                        part = stack.enter_context(open_part(volume, mount.subpath))
+                    except InvalidRequest:
+                        continue  # another instance may make it; whether it is there matters at the start
                     if os.path.isdir(part):
                         await copy_up(layers, mount.target, part, scratch=scratch)
 

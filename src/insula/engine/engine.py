@@ -28,7 +28,7 @@ from insula.engine.kit import Kit
 from insula.engine.legality import Action, check, still_running
 from insula.engine.lifecycle import Lifecycle
 from insula.engine.links import Links
-from insula.engine.logs import read_log
+from insula.engine.logs import await_output, read_log
 from insula.engine.mounting import Mounting
 from insula.engine.preparation import Preparation
 from insula.engine.probing import Probing
@@ -67,7 +67,7 @@ from insula.isolation.backend import Backend, GuestMaker, ProcessTable, Template
 from insula.model.files import Change, PathStat
 from insula.model.image import Image
 from insula.model.instance import ExitStatus, Instance, InstanceSpec, RestartPolicy, State
-from insula.model.isolation import Isolation
+from insula.model.isolation import Isolation, output_delay_s
 from insula.model.limits import Limits
 from insula.model.network import NetworkSpec
 from insula.model.progress import Progress
@@ -87,6 +87,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+_TICK_NS = 10_000_000  # how far a file's time may be behind
 
 
 class Engine:
@@ -343,12 +345,27 @@ class Engine:
         entry = self._instances.find(ref)
         if entry.record.spec.log.driver == "none":
             raise NotImplementedYet("configured logging driver does not support reading")
-        return self._read_log(entry, query, join=True)
+        return self._read_settled(entry, query)
 
     def _pieces(self, entry: Entry, *, follow: bool, wanted: bool) -> AsyncIterator[LogRecord]:
         """The log as it was written, not joined to lines."""
         query = LogQuery(follow=follow, tail=None if wanted else 0)
         return self._read_log(entry, query, join=False)
+
+    async def _read_settled(self, entry: Entry, query: LogQuery) -> AsyncIterator[LogRecord]:
+        """Who asks right after the start finds what the workload has said by then, in either isolation."""
+        delay_s = output_delay_s(entry.record.spec.isolation)
+        until_ns = entry.run.since_ns + int(delay_s * 1e9) if entry.run is not None else 0
+        if not query.follow and entry.alive and time.time_ns() < until_ns:
+            await await_output(
+                self._kit.log_path(entry.id),
+                self._kit.growth,
+                since_ns=entry.record.started_ns - _TICK_NS,
+                until_ns=until_ns,
+                ended=lambda: _silent(entry),
+            )
+        async for record in self._read_log(entry, query, join=True):
+            yield record
 
     async def _read_log(self, entry: Entry, query: LogQuery, *, join: bool) -> AsyncIterator[LogRecord]:
         records = read_log(
@@ -476,6 +493,10 @@ class Engine:
 
     async def prune_instances(self, filters: PruneFilters) -> PruneReport:
         return await self._inventory.prune_instances(filters, self._removal)
+
+    async def shared_sizes(self) -> dict[str, int]:
+        """Bytes by image id: of an image's layers, those that others have too."""
+        return await self._inventory.shared_sizes()
 
     async def disk_usage(self) -> DiskUsage:
         return await self._inventory.disk_usage(self.describe)

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 _REMEMBERED = 64
 _BROKEN = 137
 _KILLED_S = 10.0
+_LAST_WORDS_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +60,7 @@ class ExecEntry:
             spec=self.spec,
             running=self.running is not None and self.exit_code is None,
             exit_code=self.exit_code,
+            failed=self.running is None and self.exit_code is not None,
             pid=self.running.pid if self.running is not None else 0,
             user=self.spec.user or self.owner.config.user,
         )
@@ -141,6 +143,7 @@ class Execs:
         made = self._all[exec_id]
         output = bytearray()
         starting = asyncio.ensure_future(self.start(exec_id, detach=False, tty=False))
+        stream: Stream | None = None
         try:
             try:
                 stream = await asyncio.shield(starting)
@@ -152,6 +155,9 @@ class Execs:
                     output += chunk.data[: MOST_OUTPUT + 1 - len(output)]
             return made.exit_code, bytes(output)
         except TimeoutError:
+            await self._kill(made)
+            if stream is not None:
+                await _read_rest(stream, output)
             return None, bytes(output)
         finally:
             await self._put_down(made)
@@ -160,13 +166,16 @@ class Execs:
 
     async def _put_down(self, made: ExecEntry) -> None:
         """Kill it unless it has ended, and see its end."""
-        if made.running is None or made.watcher is None:
+        await self._kill(made)
+        if made.running is not None:
+            await made.running.stream.close()
+
+    async def _kill(self, made: ExecEntry) -> None:
+        if made.running is None or made.watcher is None or made.exit_code is not None:
             return
-        if made.exit_code is None:
-            with contextlib.suppress(InsulaError):  # it has just ended, alone or with its instance
-                await made.running.kill()
-                await asyncio.wait([made.watcher], timeout=_KILLED_S)
-        await made.running.stream.close()
+        with contextlib.suppress(InsulaError):  # it has just ended, alone or with its instance
+            await made.running.kill()
+            await asyncio.wait([made.watcher], timeout=_KILLED_S)
 
     async def resize(self, exec_id: str, rows: int, cols: int) -> None:
         made = self.find(exec_id)
@@ -269,3 +278,11 @@ async def _drain(stream: Stream) -> None:
 def _swallow(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
         task.exception()
+
+
+async def _read_rest(stream: Stream, output: bytearray) -> None:
+    """What a program had written when it was killed.  What it has left in the background may write on."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORDS_S):
+            while (chunk := await stream.read()) is not None:
+                output += chunk.data[: MOST_OUTPUT + 1 - len(output)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,10 @@ RUNNING_STATES = frozenset({State.RUNNING, State.PAUSED, State.RESTARTING})
 
 @dataclass(slots=True)
 class Run:
-    """One life of a workload: from launch until everything about its end is done."""
+    """One life of a workload: from launch until everything about its end is done.  `since_ns`: when this
+    daemon saw it run first."""
 
+    since_ns: int = field(default_factory=time.time_ns)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     watcher: asyncio.Task[None] | None = None
 

@@ -10,7 +10,7 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from insula.engine.contents import Contents
@@ -94,6 +94,11 @@ class Inventory:
                 sizes[diff_id] = self._kit.images.layers.size(diff_id)
         return sizes
 
+    async def shared_sizes(self) -> dict[str, int]:
+        """Bytes by image id: of an image's layers, those that others have too."""
+        images = self._kit.images.list()
+        return _shared(images, await asyncio.to_thread(self._layer_sizes, images))
+
     async def disk_usage(self, describe: Callable[[str], InstanceView]) -> DiskUsage:
         kit = self._kit
         entries = self._instances.all()
@@ -111,15 +116,11 @@ class Inventory:
             with contextlib.suppress(NoSuchInstance):  # removed meanwhile
                 views.append(describe(entry.id))
         layers = await asyncio.to_thread(self._layer_sizes, images)
-        having = Counter(diff_id for image in images for diff_id in set(image.diff_ids))
         return DiskUsage(
             layers_bytes=sum(layers.values()),
             images=images,
             instances=tuple(views),
-            shared_bytes={
-                image.id: sum(layers[diff_id] for diff_id in set(image.diff_ids) if having[diff_id] > 1)
-                for image in images
-            },
+            shared_bytes=_shared(images, layers),
             sizes={entry.id: await self._contents.sizes(entry) for entry in entries},
             volumes=tuple(volumes),
         )
@@ -155,6 +156,14 @@ class Inventory:
             known = str(uuid.uuid4())
             self._kit.store.set_meta(_ID, known)
         return known
+
+
+def _shared(images: tuple[Image, ...], layers: Mapping[str, int]) -> dict[str, int]:
+    having = Counter(diff_id for image in images for diff_id in set(image.diff_ids))
+    return {
+        image.id: sum(layers[diff_id] for diff_id in set(image.diff_ids) if having[diff_id] > 1)
+        for image in images
+    }
 
 
 def volume_users(instances: Instances, creation: Creation, name: str) -> tuple[str, ...]:

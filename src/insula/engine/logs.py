@@ -85,6 +85,20 @@ async def read_log(
                 return
 
 
+async def await_output(
+    path: str, growth: Growth, *, since_ns: int, until_ns: int, ended: Callable[[], bool]
+) -> None:
+    """Until something was written at `since_ns` or later, nothing will be any more, or it is `until_ns`."""
+    try:
+        with growth.watch(path) as grown:
+            while not ended() and os.stat(path).st_mtime_ns < since_ns:
+                if not await _wait(grown, until_ns):
+                    return
+                grown.clear()
+    except FileNotFoundError:
+        return
+
+
 async def _read(fd: int, offset: int, limit: int | None) -> bytes:
     size = os.fstat(fd).st_size if limit is None else limit
     length = min(BLOCK, size - offset)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from insula.engine.instances import Entry
+from insula.engine.operations import uncut
 from insula.engine.volume_use import VolumeUse
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class Mounting:
             entry.root_users += 1
 
     async def drop(self, entry: Entry) -> None:
+        """To its end, whatever happens to the caller: a client may go away while its root is unmounted."""
+        await uncut(self._drop(entry))
+
+    async def _drop(self, entry: Entry) -> None:
         root = entry.plan.directory if entry.plan is not None else None
         if root is None:
             return

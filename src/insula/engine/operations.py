@@ -40,6 +40,24 @@ async def exclusive(entry: Entry, name: str) -> AsyncIterator[AsyncExitStack]:
             entry.holder = ""
 
 
+async def uncut(work: Coroutine[Any, Any, A]) -> A:
+    """`work` to its end, also when whoever waits for it is cancelled meanwhile; the cancellation follows.
+
+    For giving back what others may want to take at once: half given back is neither.
+    """
+    task = asyncio.ensure_future(work)
+    cut = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cut = error
+    if cut is not None:
+        task.exception()  # the cancellation counts more
+        raise cut
+    return task.result()
+
+
 class Journal:
     """A line in the store while something is half done, so that a crash in the middle can be repaired."""
 

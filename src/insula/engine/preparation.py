@@ -27,8 +27,10 @@ from insula.engine.planner import (
     names_on,
     wanted_networks,
 )
+from insula.engine.sharing import with_donors
 from insula.errors import Conflict, Failure, InvalidRequest
-from insula.isolation.plan import LaunchPlan
+from insula.isolation.plan import LaunchPlan, Security
+from insula.model.instance import InstanceSpec
 from insula.model.isolation import link_kind
 from insula.model.mounts import EtcFile, MountKind
 from insula.model.network import Endpoint, LinkKind, NetworkSpec, Wanted
@@ -96,7 +98,7 @@ class Preparation:
             settings=self._kit.settings,
             places=places,
             root=root,
-            security=decide_security(spec, self.profile()),
+            security=self._with_sysctls(decide_security(spec, self.profile()), spec, endpoints),
             mounts=mounts,
             # of an instance whose network is another's they are the other's own, and change with them
             etc_files=self._not_covered(entry, host.etc_files)
@@ -107,7 +109,19 @@ class Preparation:
             host_keys=draft.host_keys if not entry.record.started_ns else (),
             link_env=link_env,
         )
+        plan = with_donors(plan, entry, self._find)
         return dataclasses.replace(plan, host_network=True) if host and host.host_network else plan
+
+    def _with_sysctls(
+        self, security: Security, spec: InstanceSpec, endpoints: tuple[Endpoint, ...]
+    ) -> Security:
+        """And those that its endpoints have of their own, by the names that their interfaces have got."""
+        more: list[tuple[str, str]] = []
+        interfaces = {endpoint.network_id: endpoint.interface for endpoint in endpoints}
+        for wanted in wanted_networks(spec):
+            if wanted.sysctls():
+                more += wanted.sysctls(interfaces[self._kit.networks.find(wanted.name).id])
+        return dataclasses.replace(security, sysctls=(*security.sysctls, *more)) if more else security
 
     def _joined(self, entry: Entry) -> LaunchPlan | None:
         """The plan of the instance whose network it is to share, which must run.  Raises NoSuchInstance,

@@ -124,13 +124,15 @@ class ExecSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecView:
-    """`exit_code` None until it has ended.  `pid` 0 until it runs.  `user`: the one that it really has."""
+    """`exit_code` None until it has ended, `failed` when it could not be started.  `pid` 0 until it runs.
+    `user`: the one that it really has."""
 
     id: str
     instance_id: str
     spec: ExecSpec
     running: bool = False
     exit_code: int | None = None
+    failed: bool = False
     pid: int = 0
     user: str = ""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from insula.engine.instances import Entry
 from insula.engine.types import InstanceView, MountView
 from insula.model.image import Image
-from insula.model.mounts import MountKind
+from insula.model.mounts import MountKind, MountSpec
 from insula.model.network import Endpoint, PortBinding
 
 
@@ -66,9 +66,17 @@ def make_mount_views(entry: Entry, mountpoints: Mapping[str, str]) -> tuple[Moun
                 source=mountpoints.get(spec.source, "") if volume else spec.source,
                 target=spec.target,
                 driver="local" if volume else "",
-                mode="ro" if spec.read_only else ("z" if volume and spec.legacy else ""),
+                mode=_mode(spec),
                 writable=not spec.read_only,
                 propagation=(spec.propagation or "rprivate") if spec.kind is MountKind.BIND else "",
             )
         )
     return tuple(views)
+
+
+def _mode(spec: MountSpec) -> str:
+    """What was written after the second colon; Docker has a `z` where nothing was, for a volume."""
+    mode = "ro" if spec.read_only else ""
+    if spec.text.count(":") == 2:
+        mode = spec.text.rpartition(":")[2]
+    return mode or ("z" if spec.kind is MountKind.VOLUME and spec.legacy else "")

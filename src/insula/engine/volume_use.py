@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from insula.engine.instances import Entry
+from insula.engine.operations import uncut
 from insula.errors import InsulaError, InvalidRequest, NoSuchInstance
 from insula.model.ids import make_id
 from insula.model.mounts import Mount, MountKind, MountSpec
@@ -94,7 +95,7 @@ class VolumeUse:
         try:
             yield volume
         finally:
-            await self._kit.volumes.drop(name, holder)
+            await uncut(self._kit.volumes.drop(name, holder))
 
     async def lend(self, entry: Entry, mounts: tuple[Mount, ...], stack: AsyncExitStack) -> tuple[Mount, ...]:
         """`mounts` of an instance without a workload, with the places where its volumes are until `stack` is
@@ -149,7 +150,7 @@ def inherited_mounts(volumes_from: Iterable[str], instances: Instances) -> tuple
         try:
             source = instances.find(ref).record
         except NoSuchInstance as error:
-            raise InvalidRequest(str(error)) from error
+            raise InvalidRequest(error.message) from None
         for mount in source.mounts:
             if mount.kind is MountKind.TMPFS:  # what is in memory belongs to one
                 continue

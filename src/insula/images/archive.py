@@ -19,7 +19,15 @@ from typing import Any
 
 from insula.errors import CorruptData, InvalidReference, InvalidRequest
 from insula.images.content import ContentStore, digest_of
-from insula.images.records import MAX_DOCUMENT, read_descriptor, read_diff_ids, read_json, take, take_strings
+from insula.images.records import (
+    MAX_DOCUMENT,
+    created_ns,
+    read_descriptor,
+    read_diff_ids,
+    read_json,
+    take,
+    take_strings,
+)
 from insula.images.registry.manifests import (
     OCI_MANIFEST,
     Index,
@@ -71,11 +79,20 @@ async def save(
     blobs = {d: content.size(d) for image, _ in images for d in (image.id, *(x.digest for x in image.layers))}
     for directory in ("blobs/", f"{_BLOBS}/"):
         yield tar.header(tar.Member(name=directory.encode(), kind=tar.DIRECTORY, mode=0o755))
+    # a blob is as old as the first image that has it, as Docker's: the same images make the same archive
+    times_ns = {
+        d: created_ns(image.created)
+        for image, _ in reversed(images)
+        for d in (image.id, *(x.digest for x in image.layers))
+    }
     for digest in sorted({*blobs, *documents}):
         if digest in documents:
             yield _member(f"{_BLOBS}/{digest[7:]}", documents[digest])
             continue
-        yield tar.header(tar.Member(name=f"{_BLOBS}/{digest[7:]}".encode(), size=blobs[digest]))
+        member = tar.Member(
+            name=f"{_BLOBS}/{digest[7:]}".encode(), size=blobs[digest], mtime_ns=times_ns[digest]
+        )
+        yield tar.header(member)
         with open(content.path(digest), "rb") as file:
             while piece := await asyncio.to_thread(file.read, _PIECE):
                 yield piece

@@ -6,7 +6,6 @@ removed: a crash leaves nothing but orphans, which `start` sweeps.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import AsyncIterator, Sequence
 
 from insula.errors import (
@@ -26,17 +25,17 @@ from insula.images.layers import Layers
 from insula.images.local import LocalImages
 from insula.images.pull import Puller
 from insula.images.push import Pusher
-from insula.images.records import InUse, Removed
+from insula.images.records import InUse, Removed, created_ns
 from insula.images.registry.blobs import in_thread
 from insula.images.registry.client import Registries
 from insula.images.registry.endpoints import find_endpoints
-from insula.images.registry.manifests import parse_platform
+from insula.images.registry.manifests import host_platform, parse_platform
 from insula.images.registry.transport import STALL_S
 from insula.images.removal import Removal, plan_prune, plan_removal
 from insula.images.unpacking import Unpacking
 from insula.images.upkeep import Upkeep
 from insula.model.credentials import Credentials
-from insula.model.image import Image, ImageConfig, Offer
+from insula.model.image import HistoryEntry, Image, ImageConfig, Offer
 from insula.model.progress import Progress, no_progress
 from insula.model.reference import Reference, parse_reference
 from insula.model.reports import PruneFilters, PruneReport
@@ -239,11 +238,14 @@ class Images:
         ref: str | None,
         message: str = "",
         changes: Sequence[str] = (),
+        platform: str | None = None,
         progress: Progress = no_progress,
     ) -> Image:
-        """An image of one layer from a root file system's tar.  `changes` are Dockerfile instructions."""
+        """An image of one layer from a root file system's tar.  `changes` are Dockerfile instructions,
+        `platform` is what it is said to be of: this host's by default.  Raises InvalidRequest."""
+        wanted = parse_platform(platform) if platform else host_platform()
         return await self._local.import_(
-            archive, ref=ref, message=message, changes=changes, progress=progress
+            archive, ref=ref, message=message, changes=changes, platform=wanted, progress=progress
         )
 
     async def commit(
@@ -259,9 +261,10 @@ class Images:
         created: str = "",
         container: str = "",
         container_image: str = "",
+        merged: Sequence[HistoryEntry] = (),
     ) -> Image:
         """`base` (None: nothing) with one more layer (None: as it is) and a configuration of its own.
-        `created` is RFC 3339, "" for now."""
+        `created` is RFC 3339, "" for now.  `merged` are steps that the layer is made of, for its history."""
         return await self._local.commit(
             layer,
             base=base,
@@ -273,6 +276,7 @@ class Images:
             created=created,
             container=container,
             container_image=container_image,
+            merged=merged,
         )
 
     async def restore(
@@ -331,7 +335,7 @@ class Images:
         wanted = [
             image
             for image in self._catalog.all()
-            if filters.matches(_created_ns(image.created), image.config.labels)
+            if filters.matches(created_ns(image.created), image.config.labels)
         ]
         plan = plan_prune(self._catalog, dangling_only=dangling_only, in_use=in_use, wanted=wanted)
         removed = self._carry_out(plan, None)
@@ -361,11 +365,3 @@ def _refused(error: Unauthorized) -> RegistryFailed:
     """A registry's 401 is not our 401: that would tell the docker client to ask its user for a password,
     terminal or not (moby answers 500 here too)."""
     return RegistryFailed(error.message, hint=error.hint)
-
-
-def _created_ns(text: str) -> int:
-    """RFC 3339 to nanoseconds; 0 for what cannot be read: as old as can be."""
-    try:
-        return int(datetime.datetime.fromisoformat(text).timestamp() * 1_000_000_000)
-    except (ValueError, OverflowError):
-        return 0

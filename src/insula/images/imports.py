@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from insula.errors import CorruptData, DiskFull, InvalidRequest
+from insula.errors import CorruptData, DiskFull
 from insula.images.changes import apply_changes
 from insula.images.content import BlobWriter, ContentStore
 from insula.images.healthcheck import dump_health
@@ -55,7 +55,7 @@ async def store_layer(
 ) -> StoredLayer:
     """A tar as a layer's blob: plain, gzip and zstd are kept as they come, bzip2 and xz become plain.
 
-    Raises InvalidRequest for no data, CorruptData, DiskFull; then nothing is kept.
+    No data at all is an empty archive.  Raises CorruptData, DiskFull; then nothing is kept.
     """
     loop = asyncio.get_running_loop()
 
@@ -72,8 +72,7 @@ def _store(content: ContentStore, source: Source, tell: Callable[[int], None]) -
         start = source.read(PIECE) or b""
         while 0 < len(start) < 8 and (more := source.read(PIECE)):
             start += more
-        if not start:
-            raise InvalidRequest("the archive is empty")
+        start = start or END  # nothing at all is an image of nothing, as in Docker
         keeps = detect(start) in _KEPT
         tee = _Tee(source, start, writer if keeps else None)
         plain, kind = decompressed(tee)
@@ -158,11 +157,12 @@ def make_committed(
     created_by: str = "",
     container: str = "",
     container_image: str = "",
+    merged: Sequence[HistoryEntry] = (),
 ) -> bytes:
     """The configuration document of `base` (its document) with one more layer and `config` for its own.
 
     `layer` None: no file was changed, which history says.  Fields that insula has no word for stay as the
-    base has them.
+    base has them.  `merged`: the steps that the layer is made of, of which history knows without layers.
     """
     document: dict[str, Any] = copy.deepcopy(dict(base))
     rootfs, history = document.get("rootfs"), document.get("history") or []
@@ -172,6 +172,7 @@ def make_committed(
     document["config"] = _config(config, document.get("config") or {})
     added = [layer.diff_id] if layer is not None else []
     document["rootfs"] = {"type": "layers", "diff_ids": [*rootfs["diff_ids"], *added]}
+    history += [{**_history(one), "empty_layer": True} for one in merged]
     document["history"] = [*history, {**_history(entry), **({} if added else {"empty_layer": True})}]
     document["created"] = created
     for key, value in (("author", author), ("comment", message)):

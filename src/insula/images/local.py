@@ -32,7 +32,7 @@ from insula.images.registry.blobs import in_thread
 from insula.images.registry.manifests import host_platform
 from insula.images.unpacking import Unpacking
 from insula.images.upkeep import Upkeep
-from insula.model.image import Image, ImageConfig
+from insula.model.image import HistoryEntry, Image, ImageConfig, Platform
 from insula.model.progress import Progress, no_progress
 from insula.model.reference import parse_reference
 
@@ -117,15 +117,14 @@ class LocalImages:
         ref: str | None,
         message: str = "",
         changes: Sequence[str] = (),
+        platform: Platform,
         progress: Progress = no_progress,
     ) -> Image:
         """An image of one layer from a root file system's tar, packed or not."""
         tag = _check_tag(ref)
         async with self._adding():
             layer = await store_layer(self._content, data, progress)
-            config = make_imported(
-                layer, platform=host_platform(), changes=changes, message=message, created=_now()
-            )
+            config = make_imported(layer, platform=platform, changes=changes, message=message, created=_now())
             image = await self._add(config, (layer,), tag, progress)
         self._events.publish("image", "import", image.id, name=tag or image.id)
         return image
@@ -143,6 +142,7 @@ class LocalImages:
         created: str = "",
         container: str = "",
         container_image: str = "",
+        merged: Sequence[HistoryEntry] = (),
         progress: Progress = no_progress,
     ) -> Image:
         """`base` (None: nothing) with one more layer, a plain tar of changes, if there is any."""
@@ -168,6 +168,7 @@ class LocalImages:
                 created_by=created_by,
                 container=container,
                 container_image=container_image,
+                merged=merged,
             )
             layers = [
                 StoredLayer(blob=blob, diff_id=diff_id)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from insula.errors import CorruptData, InsulaError, NotFound
 from insula.images.content import ContentStore
@@ -42,6 +43,8 @@ from insula.model.ids import short_id
 from insula.model.image import Descriptor, Image, Offer, Platform
 from insula.model.progress import Progress
 from insula.model.reference import Reference
+
+T = TypeVar("T")
 
 _NESTED = 3  # indexes of indexes
 _ATTEMPTS = 4
@@ -103,17 +106,18 @@ class Puller:
         return image, resolved.digest
 
     async def tags(self, reference: Reference, credentials: Credentials | None) -> tuple[str, ...]:
-        """Every tag of a repository."""
+        """Every tag of a repository, as the first that answers has them."""
         async with self._registries.opened():
-            endpoint = find_endpoints(reference, insecure=self._insecure)[-1]
-            return await self._registries.repository(endpoint, reference, credentials).tags()
+            return (await self._ask(reference, credentials, Repository.tags))[1]
 
     async def look(self, reference: Reference, credentials: Credentials | None) -> Offer:
-        """What the registry has under a name; nothing is kept.  Mirrors are not asked: they may be behind."""
+        """What the first that answers has under a name; nothing is kept."""
+
+        async def ask(repository: Repository) -> tuple[Fetched, str]:
+            return await self._fetch(repository, reference.identifier)
+
         async with self._registries.opened():
-            endpoint = find_endpoints(reference, insecure=self._insecure)[-1]
-            repository = self._registries.repository(endpoint, reference, credentials)
-            fetched, digest = await self._fetch(repository, reference.identifier)
+            (repository, *_), (fetched, digest) = await self._ask(reference, credentials, ask)
             document = parse_manifest(fetched.data, fetched.media_type)
             if isinstance(document, Index):
                 known = [entry.platform for entry in document.entries if entry.platform is not None]
@@ -147,24 +151,30 @@ class Puller:
     async def _resolve(
         self, reference: Reference, platform: Platform, credentials: Credentials | None
     ) -> Resolved:
+        async def ask(repository: Repository) -> tuple[str, Manifest, bytes]:
+            top, digest = await self._fetch(repository, reference.identifier)
+            return digest, *(await self._descend(repository, top, platform))
+
+        sources, (digest, manifest, data) = await self._ask(reference, credentials, ask)
+        return Resolved(sources=sources, digest=digest, manifest=manifest, manifest_data=data)
+
+    async def _ask(
+        self,
+        reference: Reference,
+        credentials: Credentials | None,
+        ask: Callable[[Repository], Awaitable[T]],
+    ) -> tuple[tuple[Repository, ...], T]:
+        """Mirrors first, as Docker: the one that answered with those behind it, and what it said."""
         endpoints = find_endpoints(reference, mirrors=self._mirrors, insecure=self._insecure)
         repositories = [self._registries.repository(e, reference, credentials) for e in endpoints]
         for position, repository in enumerate(repositories):
             try:
-                top, digest = await self._fetch(repository, reference.identifier)
-                manifest, data = await self._descend(repository, top, platform)
+                return tuple(repositories[position:]), await ask(repository)
             except InsulaError as error:
                 self._registries.forget(repository.endpoint)
                 if position == len(repositories) - 1:
                     raise
                 _log.warning("mirror %s: %s; trying the next", repository.endpoint.key, error)
-            else:
-                return Resolved(
-                    sources=tuple(repositories[position:]),
-                    digest=digest,
-                    manifest=manifest,
-                    manifest_data=data,
-                )
         raise NotFound(f"manifest for {reference} not found: no endpoint")
 
     async def _fetch(self, repository: Repository, identifier: str) -> tuple[Fetched, str]:

@@ -5,6 +5,7 @@ Every document read here came from outside (a registry, an archive): sizes, coun
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -196,3 +197,11 @@ def read_image(
         container_image=_origin(_mapping(document.get("container_config")).get("Image")),
         manifest=manifest,
     )
+
+
+def created_ns(text: str) -> int:
+    """RFC 3339 to nanoseconds; 0 for what cannot be read: as old as can be."""
+    try:
+        return int(datetime.datetime.fromisoformat(text).timestamp() * 1_000_000_000)
+    except (ValueError, OverflowError):
+        return 0

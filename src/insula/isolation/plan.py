@@ -92,6 +92,7 @@ class LaunchPlan:
 
     `state_dir` survives a reboot (data root), `run_dir` does not (exec root); both exist and belong
     to this instance alone.  `host_network` is `--network host`; no endpoints and not host: loopback only.
+    `pid_mode`, `ipc_mode`: `container:ID` is that of another one, which runs.
     `joins_network`: it shares that of another instance, whose namespace is `netns`, or the host's.
     `init`: a small init is PID 1 and reaps (`--init`).  `host_keys`: of these types (`rsa`, `ed25519`, …) the
     machine gets new ssh host keys before its workload goes on, if it has any: others have those too.

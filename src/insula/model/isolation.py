@@ -46,3 +46,8 @@ def default_cgroup_namespace(isolation: Isolation, cgroup_version: int) -> str:
 def root_kind(isolation: Isolation) -> RootKind:
     """In which form an instance takes its image."""
     return RootKind.DISK if isolation is Isolation.VM else RootKind.DIRECTORY
+
+
+def output_delay_s(isolation: Isolation) -> float:
+    """How long after a start the first output may be on its way: a machine's goes through its own kernel."""
+    return 2.0 if isolation is Isolation.VM else 0.0

@@ -33,6 +33,7 @@ class Limits:
 
     `memory_swap_bytes` is memory plus swap as in Docker: -1 unlimited, 0 twice the memory.
     `memory_swappiness` is 0 to 100, None for the host's.  `blkio_weight` is 10 to 1000.
+    `cpu_rt_runtime_us` of each `cpu_rt_period_us` are for real-time scheduling; zero is the kernel's default.
     """
 
     memory_bytes: int = 0
@@ -42,6 +43,8 @@ class Limits:
     cpu_shares: int = 0
     cpu_quota_us: int = 0
     cpu_period_us: int = 0
+    cpu_rt_runtime_us: int = 0
+    cpu_rt_period_us: int = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     pids: int = 0

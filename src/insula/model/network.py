@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
 
 PREDEFINED = ("bridge", "host", "none")
@@ -13,6 +14,9 @@ ICC_OPTION = "com.docker.network.bridge.enable_icc"
 MASQUERADE_OPTION = "com.docker.network.bridge.enable_ip_masquerade"
 HOST_IP_OPTION = "com.docker.network.bridge.host_binding_ipv4"
 MTU_OPTION = "com.docker.network.driver.mtu"
+SYSCTLS_OPTION = "com.docker.network.endpoint.sysctls"  # of an endpoint
+ANY_INTERFACE = "IFNAME"
+_ANY = re.compile(rf"\.{ANY_INTERFACE}\.", re.IGNORECASE)
 
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
@@ -57,7 +61,8 @@ class AddressRange:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRequest:
     """`network create`.  `subnet`, `gateway`, `ip_range` "": chosen; `aux_addresses`: kept out, by name.
-    `range6`: what was said about IPv6, which only has an effect with `ipv6`."""
+    `range6`: what was said about IPv6, which only has an effect with `ipv6`.  `unique`: refused where another
+    network has the name."""
 
     name: str
     driver: str = "bridge"
@@ -71,6 +76,7 @@ class NetworkRequest:
     labels: dict[str, str] = field(default_factory=dict)
     ipv6: bool = False
     range6: AddressRange | None = None
+    unique: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +137,7 @@ class Network:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     """What an instance asks of one network.  `name` is as the user wrote it: name, id or prefix.
-    `driver_opts` are only kept and shown: the bridge driver knows none.  `links`: `name:alias` each.
+    `driver_opts` are only kept and shown, but for the sysctls of its interface.  `links`: `name:alias` each.
     `link_local`: further addresses, of the links' own ranges."""
 
     name: str
@@ -142,6 +148,12 @@ class NetworkSpec:
     links: tuple[str, ...] = ()
     mac_address: str = ""
     driver_opts: dict[str, str] = field(default_factory=dict)
+
+    def sysctls(self, interface: str = ANY_INTERFACE) -> tuple[tuple[str, str], ...]:
+        """(name, value) each, for an interface of this name.  The docker client says `ifname`."""
+        given = filter(None, self.driver_opts.get(SYSCTLS_OPTION, "").split(","))
+        pairs = (one.partition("=") for one in given)
+        return tuple((_ANY.sub(f".{interface}.", name, count=1), value) for name, _, value in pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

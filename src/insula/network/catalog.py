@@ -15,7 +15,8 @@ from insula.store.store import Store
 
 def make_catalog(store: Store, *, bridge: str, subnet: str) -> dict[str, Network]:
     """What the store has, after making sure of Docker's three: bridge, host and none."""
-    stored = {network.name: network for network in store.networks()}
+    known = store.networks()
+    stored = {network.name: network for network in known if network.predefined}
     gateway = str(ipaddress.IPv4Network(subnet).network_address + 1)
     for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -25,21 +26,29 @@ def make_catalog(store: Store, *, bridge: str, subnet: str) -> dict[str, Network
         if network != stored.get(name):
             store.put_network(network)
             stored[name] = network
-    return {network.id: network for network in stored.values()}
+    return {network.id: network for network in (*known, *stored.values())}
 
 
 def find_network(catalog: Mapping[str, Network], ref: str) -> Network:
-    """By name, id or unambiguous id prefix; "" and `default` mean the bridge."""
+    """By id, name or id prefix; "" and `default` mean the bridge.  Raises NoSuchNetwork, and InvalidRequest
+    for what several are called, in Docker's words."""
     wanted = "bridge" if ref in ("", "default") else ref
-    for network in catalog.values():
-        if wanted in (network.name, network.id):
-            return network
-    found = [network for network in catalog.values() if network.id.startswith(wanted)]
+    if wanted in catalog:
+        return catalog[wanted]
+    named = [network for network in catalog.values() if network.name == wanted]
+    found = named or [network for network in catalog.values() if network.id.startswith(wanted)]
     if not found:
         raise NoSuchNetwork(ref)
     if len(found) > 1:
-        raise InvalidRequest(f"network {ref} is ambiguous ({len(found)} matches found based on ID prefix)")
+        how = "on name" if named else "based on ID prefix"
+        raise InvalidRequest(f"network {ref} is ambiguous ({len(found)} matches found {how})")
     return found[0]
+
+
+def reference(catalog: Mapping[str, Network], network: Network) -> str:
+    """What it alone is called: its name, unless another network has that, too; then its id."""
+    same = [other for other in catalog.values() if other.name == network.name]
+    return network.name if len(same) < 2 else network.id
 
 
 def created_ns(network: Network) -> int:

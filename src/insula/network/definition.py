@@ -46,7 +46,7 @@ def define_network(
 ) -> Network:
     """`routes` are the host's, `links` the names of its links; `host_key` see `choose_range`.  Raises
     InvalidRequest, UnsupportedField, Forbidden, Conflict, NotFound, Unavailable."""
-    _check_name(request.name, existing)
+    _check_name(request.name, existing if request.unique else ())
     _check_driver(request.driver)
     network_id = make_id()
     options = check_options(request.options)

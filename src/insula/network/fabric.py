@@ -19,7 +19,7 @@ from insula.model.ids import short_id
 from insula.model.network import Endpoint, Network, NetworkRequest
 from insula.model.reports import PruneFilters, PruneReport
 from insula.network.bridge import BridgeOrder
-from insula.network.catalog import created_ns, find_network, make_catalog
+from insula.network.catalog import created_ns, find_network, make_catalog, reference
 from insula.network.definition import define_network
 from insula.network.directory import Directory
 from insula.network.firewall import Firewall
@@ -114,6 +114,9 @@ class Fabric:
     def find(self, ref: str) -> Network:
         """Raises NoSuchNetwork, InvalidRequest."""
         return find_network(self._catalog, ref)
+
+    def reference(self, network: Network) -> str:
+        return reference(self._catalog, network)
 
     def list(self) -> tuple[Network, ...]:
         return tuple(sorted(self._catalog.values(), key=lambda network: network.name))

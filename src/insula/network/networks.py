@@ -132,6 +132,10 @@ class Networks:
         """By name, id or id prefix; `default` is the bridge.  Raises NoSuchNetwork, InvalidRequest."""
         return self._fabric.find(ref)
 
+    def reference(self, network: Network) -> str:
+        """What it alone is called: its name, unless another network has that, too; then its id."""
+        return self._fabric.reference(network)
+
     def warnings(self) -> tuple[str, ...]:
         """What on this host keeps networks from working, for `docker info`."""
         return self._fabric.warnings()
@@ -202,6 +206,8 @@ class Networks:
         _check_addresses(target, wanted)
         await self._install()
         with self._fabric.joining(target) as segment:
+            while segment.resting & {wanted.address, wanted.address6}:  # who had it has just ended
+                await self._plumbing.released()
             fresh = not member.netns and instance_id not in self._empty
             made = await self._plug_in(segment, member, instance_id, kind, wanted)
             endpoint = dataclasses.replace(
@@ -220,7 +226,7 @@ class Networks:
                 try:
                     self._store.put_endpoint(instance_id, endpoint)
                     if kind is LinkKind.TAP:
-                        await self._plumbing.make_tap(endpoint.link, segment.seat)
+                        await self._plumbing.make_tap(segment.seat, _slot_of(endpoint))
                     await self._follow_gateway(instance_id, member, before, fresh=fresh)
                 except BaseException:
                     del member.endpoints[target.id]
@@ -511,23 +517,28 @@ class Networks:
 
     def _drop(self, segment: Segment, slot: Slot, *, alone: bool = False) -> None:
         """`alone`: its namespace stays.  Its address rests until the link is gone."""
+        segment.resting |= set(filter(None, (slot.address, slot.address6)))
         self._plumbing.release(
             "" if alone else slot.netns, slot.link, lambda: segment.give_back(slot.address, slot.address6)
         )
 
     def _release(self, endpoint: Endpoint, *, alone: bool = False) -> None:
-        segment = self._fabric.segment(endpoint.network_id)
-        slot = Slot(
-            netns=endpoint.netns,
-            link=endpoint.link,
-            address=endpoint.address,
-            mac=endpoint.mac,
-            address6=endpoint.address6,
-        )
+        segment, slot = self._fabric.segment(endpoint.network_id), _slot_of(endpoint)
         if segment is not None:
             self._drop(segment, slot, alone=alone)
         else:  # its network is gone from the store
             self._plumbing.release("" if alone else slot.netns, slot.link)
+
+
+def _slot_of(endpoint: Endpoint) -> Slot:
+    return Slot(
+        netns=endpoint.netns,
+        link=endpoint.link,
+        address=endpoint.address,
+        mac=endpoint.mac,
+        address6=endpoint.address6,
+        more=endpoint.more,
+    )
 
 
 async def _hold_again(binding: PortBinding) -> list[ports.Held]:

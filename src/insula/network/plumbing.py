@@ -101,7 +101,11 @@ class Plumbing:
     async def settled(self) -> None:
         """When everything released so far is gone."""
         while self._releases:
-            await asyncio.gather(*self._releases)
+            await self.released()
+
+    async def released(self) -> None:
+        """When everything that is being released now is gone."""
+        await asyncio.gather(*self._releases)
 
     async def do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it on the thread."""
@@ -127,8 +131,8 @@ class Plumbing:
     async def make_namespace(self) -> str:
         return await self.do(self._maker.make_empty)
 
-    async def make_tap(self, name: str, seat: Seat) -> None:
-        await self.do(self._maker.make_tap, name, seat)
+    async def make_tap(self, seat: Seat, slot: Slot) -> None:
+        await self.do(self._maker.make_tap, seat, slot)
 
     async def install_rules(self, zones: Sequence[Zone], publications: Iterable[Publication]) -> None:
         await self.do(self._firewall.install, zones, tuple(publications))

@@ -140,6 +140,7 @@ def _check_aux(given: dict[str, str], subnet: IPNetwork, gateway: str) -> dict[s
 
 
 def _parse_network(text: str, what: str, version: int) -> IPNetwork:
+    """Of an address in it the network is meant, as in Docker up to 24; later ones refuse it."""
     try:
         interface = ipaddress.ip_interface(text)
     except ValueError:
@@ -148,8 +149,6 @@ def _parse_network(text: str, what: str, version: int) -> IPNetwork:
         raise _config(f"invalid {what} {text[:64]}: invalid CIDR block notation")
     if interface.version != version:
         raise _config(f"invalid {what} {text}: it is not an IPv{version} network")
-    if interface.ip != interface.network.network_address:
-        raise _config(f"invalid {what} {text}: it should be {interface.network}")
     return interface.network
 
 

@@ -19,7 +19,8 @@ from insula.network.slots import Seat
 @dataclass(slots=True, eq=False)
 class Segment:
     """`index` of the bridge in the kernel, 0 while there is none; `problem` says why.  `joining`: connects
-    that are under way.  `resolver`: the port at the gateway that answers names, 0 for none."""
+    that are under way.  `resolver`: the port at the gateway that answers names, 0 for none.  `resting`:
+    addresses of links that are going."""
 
     network: Network
     addresses: Addresses
@@ -28,6 +29,7 @@ class Segment:
     resolver: int = 0
     problem: InsulaError | None = None
     addresses6: Addresses | None = None
+    resting: set[str] = field(default_factory=set)
 
     @property
     def gateways(self) -> tuple[str, str]:
@@ -71,6 +73,7 @@ class Segment:
             self.addresses6.reserve(address6)
 
     def give_back(self, address: str, address6: str) -> None:
+        self.resting -= {address, address6}
         self.addresses.give_back(address)
         if address6 and self.addresses6 is not None:
             self.addresses6.give_back(address6)

@@ -8,6 +8,7 @@ it out nothing.  A namespace in which an instance has run is never used again.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,14 @@ from dataclasses import dataclass
 
 from insula.errors import Failure
 from insula.model.network import DEFAULT_MTU
+from insula.network.addresses import make_mac
 from insula.system import links, namespaces
+from insula.system.announce import announce
 from insula.system.files import disk_errors
 from insula.system.netlink import Netlink
 from insula.system.tap import make_tap
+
+log = logging.getLogger(__name__)
 
 LINK_PREFIX = "iv"
 INTERFACE = "eth0"
@@ -137,6 +142,7 @@ class SlotMaker:
                     links.up_message(far.index),
                     *(links.address_message(far.index, *_split(cidr)) for cidr in cidrs),
                 )
+            self._introduce(seat, slot)
         except BaseException:
             links.delete_link(route, slot.link)
             raise
@@ -208,18 +214,31 @@ class SlotMaker:
         finally:
             namespaces.enter(self._home)
 
-    def make_tap(self, name: str, seat: Seat) -> None:
+    def make_tap(self, seat: Seat, slot: Slot) -> None:
         """A tap device on the bridge.  Raises Failure, Unavailable; nothing is left then."""
-        route = self.open()
+        route, name = self.open(), slot.link
         make_tap(name)
         try:
             with _sentence(f"connect {name} to the bridge"):
                 route.send(
                     *links.port_messages(name, seat.bridge_index, isolated=seat.isolated, mtu=seat.mtu)
                 )
+            self._introduce(seat, slot)
         except BaseException:
             links.delete_link(route, name)
             raise
+
+    def _introduce(self, seat: Seat, slot: Slot) -> None:
+        """An address may have been another's a moment ago, with another MAC: the host forgets that, and those
+        on the bridge are told.  An IPv4 address has the same MAC each time, unless one was chosen."""
+        addresses = [*filter(None, (slot.address, slot.address6)), *(_split(cidr)[0] for cidr in slot.more)]
+        try:
+            for address in addresses:
+                links.forget_neighbour(self.open(), seat.bridge_index, address)
+            if len(addresses) > 1 or slot.mac != make_mac(slot.address):
+                announce(seat.bridge_index, slot.mac, addresses)
+        except OSError as error:
+            log.warning("%s may not be reached for a while: %s", ", ".join(addresses), error)
 
 
 def _split(cidr: str) -> tuple[str, int]:

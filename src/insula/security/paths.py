@@ -53,7 +53,7 @@ def finalize_paths(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(masked, read-only): those asked for, or Docker's.  None when privileged, or with `--security-opt
     systempaths=unconfined`."""
-    if privileged or "systempaths=unconfined" in security_opt:
+    if privileged or {"systempaths=unconfined", "systempaths:unconfined"} & set(security_opt):
         return (), ()
     return (
         MASKED_PATHS if masked is None else masked,

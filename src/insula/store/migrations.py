@@ -38,4 +38,12 @@ _FIRST = (
     "kind TEXT NOT NULL, detail TEXT NOT NULL, started_ns INTEGER NOT NULL)",
 )
 
-STEPS: tuple[tuple[str, ...], ...] = (_FIRST,)
+# old clients may ask for a second network of a name (Docker's CheckDuplicate: false)
+_NETWORK_NAMES = (
+    "CREATE TABLE networks_by_id (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID",
+    "INSERT INTO networks_by_id SELECT id, record FROM networks",
+    "DROP TABLE networks",
+    "ALTER TABLE networks_by_id RENAME TO networks",
+)
+
+STEPS: tuple[tuple[str, ...], ...] = (_FIRST, _NETWORK_NAMES)

@@ -188,16 +188,13 @@ class Store:
     # networks
 
     def put_network(self, network: Network) -> None:
-        """Add or replace by id.  Raises Conflict when another network has the name."""
-        try:
-            with self._db.transaction(durable=True):
-                self._db.execute(
-                    "INSERT INTO networks (id, name, record) VALUES (?, ?, ?) ON CONFLICT (id) "
-                    "DO UPDATE SET name = excluded.name, record = excluded.record",
-                    (network.id, network.name, codec.encode(network)),
-                )
-        except sqlite3.IntegrityError:
-            raise Conflict(f"network with name {network.name} already exists") from None
+        """Add or replace by id."""
+        with self._db.transaction(durable=True):
+            self._db.execute(
+                "INSERT INTO networks (id, record) VALUES (?, ?) ON CONFLICT (id) "
+                "DO UPDATE SET record = excluded.record",
+                (network.id, codec.encode(network)),
+            )
 
     def networks(self) -> list[Network]:
         return self._list("networks", "id", Network)

@@ -33,6 +33,7 @@ RTM_NEWADDR = 20
 RTM_NEWROUTE = 24
 RTM_DELROUTE = 25
 RTM_GETROUTE = 26
+RTM_DELNEIGH = 29
 
 IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
@@ -59,6 +60,8 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
+_NDMSG = struct.Struct("=BxHiHBB")
+_NDA_DST = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,21 @@ def drop_default_routes(route: Netlink) -> None:
             given, prefix_len, _, _, table, *_ = _RTMSG.unpack_from(answer.body)
             if (given, table, prefix_len) == (family, _TABLE_MAIN, 0):
                 route.send(Message(RTM_DELROUTE, 0, answer.body))
+
+
+def forget_neighbour(route: Netlink, index: int, address: str) -> bool:
+    """The MAC of an address on a link, which is remembered for up to 45 s.  False if there was none."""
+    raw = ipaddress.ip_address(address).packed
+    family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
+    try:
+        route.send(
+            Message(RTM_DELNEIGH, 0, _NDMSG.pack(family, 0, index, 0, 0, 0) + attribute(_NDA_DST, raw))
+        )
+    except NetlinkError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return False
+    return True
 
 
 def delete_link(route: Netlink, name: str) -> bool:

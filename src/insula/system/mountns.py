@@ -11,6 +11,7 @@ with systemd is everything.  On a host with private mounts, `changed` tells that
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import queue
@@ -19,11 +20,17 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from insula.errors import Unavailable
+from insula.errors import Failure, Unavailable
 from insula.system import mounts
 
 _CLONE_FS = 0x200
 _CLONE_NEWNS = 0x20000
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 T = TypeVar("T")
@@ -83,6 +90,49 @@ class MountThread:
         """End the thread after what was submitted."""
         self._jobs.put(None)
         self._thread.join()
+
+
+def share_mount(source_pid: int, target_pid: int, path: str) -> None:
+    """What is mounted at `path` in the mount namespace of one process is shown there in another's, in the
+    place of what is mounted there now.  Raises Failure, Unavailable.
+
+    `path` in the first is not trusted, but leads nowhere else than into that namespace.
+    """
+    thread = MountThread()
+    try:
+        thread.submit(lambda: _share_mount(source_pid, target_pid, path)).result()
+    finally:
+        thread.close()
+
+
+def _share_mount(source_pid: int, target_pid: int, path: str) -> None:
+    with contextlib.ExitStack() as stack:
+
+        def namespace(pid: int) -> int:
+            fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            return fd
+
+        try:
+            source, target = namespace(source_pid), namespace(target_pid)
+        except OSError as error:
+            raise Failure(f"cannot share {path}: {error.strerror}") from error
+        _check(_libc.setns(source, _CLONE_NEWNS), f"cannot share {path}")
+        name = os.fsencode(path)
+        tree = _libc.syscall(
+            _SYS_OPEN_TREE, _AT_FDCWD, name, _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_SYMLINK_NOFOLLOW
+        )
+        _check(tree, f"cannot share {path}")
+        stack.callback(os.close, tree)
+        _check(_libc.setns(target, _CLONE_NEWNS), f"cannot share {path}")
+        mounts.umount(path, lazy=True)
+        moved = _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, name, _MOVE_MOUNT_F_EMPTY_PATH)
+        _check(moved, f"cannot share {path}")
+
+
+def _check(result: int, action: str) -> None:
+    if result < 0:
+        raise Failure(f"{action}: {os.strerror(ctypes.get_errno())}")
 
 
 def _points() -> frozenset[tuple[str, str]]:

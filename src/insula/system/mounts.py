@@ -43,6 +43,8 @@ _OPTION_BYTES = 4095
 # be read as a layer (moby needs the same: its "native diff" check); redirects in a layer are not followed.
 OVERLAY_OPTIONS = ("index=off", "metacopy=off", "redirect_dir=nofollow")
 
+_SOUND = ("ext4", "xfs", "btrfs", "tmpfs")  # what can hold an upper directory, of those that are common
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
     ctypes.c_char_p,
@@ -118,7 +120,8 @@ def mount_overlay(
     """Mount an overlay at `merged`.  `lowers` has the topmost first; no `upper`: read-only.
 
     Works for as many lowers as the kernel takes (500), whatever their names.  `volatile`: the upper
-    file system is not synced at unmount and fsync does nothing (for what is thrown away anyway).
+    file system is not synced at unmount and fsync does nothing (for what is thrown away anyway).  Not
+    every file system can hold an upper directory, and overlay itself cannot: the hint then says so.
     """
 
     def options(paths: Sequence[str]) -> str:
@@ -132,11 +135,20 @@ def mount_overlay(
         return
     paths = [*lowers, upper, work] if upper else list(lowers)
     text = options(paths)
-    if len(os.fsencode(text)) <= _OPTION_BYTES and all(map(_plain, paths)):
-        mount("overlay", merged, "overlay", flags, text)
-        return
-    with _short_names(paths) as names:
-        mount("overlay", merged, "overlay", flags, options(names))
+    try:
+        if len(os.fsencode(text)) <= _OPTION_BYTES and all(map(_plain, paths)):
+            mount("overlay", merged, "overlay", flags, text)
+            return
+        with _short_names(paths) as names:
+            mount("overlay", merged, "overlay", flags, options(names))
+    except Failure as error:
+        if not upper or (kind := file_system_of(upper)) in _SOUND:
+            raise
+        raise Failure(
+            error.message,
+            hint=f"{upper} is on {kind or 'a file system'} that may not do for it: the data root belongs on "
+            f"{', '.join(_SOUND[:-1])} or {_SOUND[-1]}",
+        ) from error
 
 
 def bind(source: str, target: str, *, recursive: bool = False, read_only: bool = False) -> None:
@@ -180,6 +192,18 @@ def mount_points(prefix: str = "/") -> tuple[str, ...]:
         found = [_unquote(line.split(b" ", 5)[4]) for line in file.read().splitlines()]
     below = prefix.rstrip("/") + "/"
     return tuple(p for p in found if p == prefix or p.startswith(below))
+
+
+def file_system_of(path: str) -> str:
+    """The type (`ext4`) of the file system that `path` is on; "" when the kernel does not say."""
+    device = os.stat(path).st_dev
+    number = b"%d:%d" % (os.major(device), os.minor(device))
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file.read().splitlines():
+            before, _, after = line.partition(b" - ")
+            if before.split(b" ", 3)[2] == number:
+                return os.fsdecode(after.split(b" ", 1)[0])
+    return ""
 
 
 def is_mounted(target: str) -> bool:

@@ -7,6 +7,7 @@ the volume cannot turn the path into a link to somewhere else between the look a
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -61,9 +62,15 @@ def open_part(volume: Volume, subpath: str) -> Iterator[str]:
         try:
             fd = open_beneath(root, subpath, os.O_PATH)
         except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise InvalidRequest(
+                    "path concatenation escapes the base directory, "
+                    f"base: {volume.mountpoint}, subpath: {subpath}",
+                    hint="no link of a subpath may lead out of the volume",
+                ) from None
             raise InvalidRequest(
                 f"cannot access path {os.path.join(volume.mountpoint, subpath)}: {error.strerror}",
-                hint="a subpath must exist in the volume, and no link may lead out of it",
+                hint="a subpath must exist in the volume",
             ) from None
     finally:
         os.close(root)

@@ -70,3 +70,20 @@ def test_paths_are_masked_as_asked(daemon: Daemon, isolation: str) -> None:
         assert sized["StorageOpt"] == document["HostConfig"]["StorageOpt"]
         assert 900 << 10 < int(kib) <= 1 << 20
     daemon.ok("rm", made)
+
+
+def test_namespaces_of_another(daemon: Daemon, name: str) -> None:
+    """Its processes are seen, and its shared memory is one's own, too; what is left behind is put down."""
+    daemon.ok("run", "-d", "--name", name, "--ipc", "shareable", IMAGE, "sleep", "4711")
+    daemon.shell(name, "echo given >/dev/shm/it")
+    joins = ("--pid", f"container:{name}", "--ipc", f"container:{name}")
+    look = "ps | grep -c '[s]leep 4711'; cat /dev/shm/it; echo back >/dev/shm/it; sleep 4712 & exit 3"
+    done = daemon.docker("run", "--rm", *joins, IMAGE, "sh", "-c", look)
+    assert (3, b"1\ngiven\n") == (done.returncode, done.stdout)
+    assert "back" == daemon.shell(name, "cat /dev/shm/it; ps | grep '[s]leep 4712' || true")
+    refused = daemon.docker("create", "--isolation", "vm", *joins, IMAGE, "true")
+    assert b"a virtual machine has a kernel of its own" in refused.stderr
+    late = daemon.ok("create", *joins[:2], IMAGE, "true")
+    daemon.ok("rm", "-f", name)
+    assert b"failed to join PID namespace" in daemon.docker("start", late).stderr
+    daemon.ok("rm", late)

@@ -17,7 +17,8 @@ def test_the_engine_is_driven_from_a_container_of_its_own(daemon: Daemon, name: 
     docker = shutil.which("docker")
     assert docker is not None
     libraries = [flag for path in ("/usr", "/lib", "/lib64") for flag in ("-v", f"{path}:{path}:ro")]
-    runner = ("run", "--rm", "-v", f"{daemon.socket}:{_SOCKET}:ro", *libraries, IMAGE)
+    client = ("-v", f"{docker}:/bin/docker:ro")
+    runner = ("run", "--rm", "-v", f"{daemon.socket}:{_SOCKET}:ro", *libraries, *client, IMAGE)
     job = f"docker run --name {name} {IMAGE} sh -c 'echo made by a job' && docker logs {name}"
     said = daemon.ok(
         *runner, "sh", "-c", f"{job} && docker rm {name} && docker run --rm -i {IMAGE} cat </etc/passwd"

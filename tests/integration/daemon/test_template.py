@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from insula.system import mounts
 from rig import IMAGE, Daemon
 
 pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(300)]
@@ -15,13 +16,18 @@ pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def own(make_daemon: Callable[..., Daemon]) -> Iterator[Daemon]:
-    """With templates of its own, not the machine's."""
+    """With templates of its own, not the machine's, and an exec root in memory, as /run is."""
     one = make_daemon("--vm-pool", "0", "--vm-memory-mib", "144")
     (one.directory / "data" / "templates").unlink()
+    run = one.directory / "run"
+    run.mkdir()
+    mounts.mount("tmpfs", str(run), "tmpfs")
     one.start()
     one.import_image()
     yield one
     one.stop()
+    for path in reversed(mounts.mount_points(str(run))):
+        mounts.umount(path)
 
 
 def insula(daemon: Daemon, *words: str) -> str:

@@ -58,11 +58,17 @@ def test_a_fresh_volume_gets_what_the_image_has_at_its_place(
 def test_a_part_of_a_volume_is_inside_it_and_there(daemon: Daemon, isolation: str, name: str) -> None:
     point = Path(daemon.ok("volume", "inspect", "-f", "{{.Mountpoint}}", daemon.ok("volume", "create", name)))
     (point / "out").symlink_to("/etc")
-    for part in ("missing", "out"):
+    wrong = {
+        "missing": f"cannot access path {point}/missing: No such file",
+        "out": f"path concatenation escapes the base directory, base: {point}, subpath: out",
+    }
+    for part, words in wrong.items():
         mount = f"type=volume,src={name},dst=/x,volume-subpath={part}"
-        done = daemon.docker(*isolated(isolation, "run", "--rm", "--mount", mount, IMAGE, "ls", "/x"))
-        assert 125 == done.returncode
-        assert f"cannot access path {point}/{part}".encode() in done.stderr
+        made = daemon.ok(*isolated(isolation, "create", "--mount", mount, IMAGE, "ls", "/x"))
+        done = daemon.docker("start", made)
+        assert 1 == done.returncode
+        assert words.encode() in done.stderr
+        daemon.ok("rm", made)
     above = f"type=volume,src={name},dst=/x,volume-subpath=../x"
     done = daemon.docker(*isolated(isolation, "create", "--mount", above, IMAGE))
     assert b"subpath must be a relative path within the volume" in done.stderr

@@ -135,6 +135,8 @@ class FakeRegistry:
             return error(404, "BLOB_UNKNOWN", "blob unknown") if data is None else ranged(request, data)
         if len(parts) == 3 and parts[1:] == ["tags", "list"]:
             tags = [name.partition(":")[2] for name in self.manifests if name.startswith(f"{parts[0]}:")]
+            if not tags:
+                return error(404, "NAME_UNKNOWN", "repository name not known to registry")
             return web.json_response({"name": parts[0], "tags": tags})
         return web.json_response({})
 

@@ -344,6 +344,9 @@ async def test_mirror_is_asked_first_and_survived(tmp_path: Path, source: FakeRe
         room = Images(str(tmp_path / "m"), store, EventBus(), mirrors=mirrors, retry_s=0.01)
         image = await room.pull("busybox", auth=Credentials(username="hub", password="secret"))
         assert broken.count("/manifests/latest") == 1
+        assert [image] == list(await room.pull_all("busybox"))
+        assert "sha256:" in (await room.look("busybox")).descriptor.digest
+        assert broken.count("/tags/list") == 1
     assert image.tags == ("busybox:latest",)
     assert all("Authorization" not in request.headers for request in source.requests)
     store.close()

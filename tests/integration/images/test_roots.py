@@ -133,6 +133,28 @@ async def test_odd_characters_in_the_data_root(tmp_path: Path) -> None:
     assert mounts.mount_points(str(tmp_path)) == ()
 
 
+def test_a_data_root_on_an_overlay_is_said(tmp_path: Path) -> None:
+    """As in a container of another engine: the kernel lays no overlay upon one."""
+    for name in ("lower", "upper", "work", "there"):
+        (tmp_path / name).mkdir()
+    there = tmp_path / "there"
+    mounts.mount_overlay(
+        str(there), [str(tmp_path / "lower")], upper=str(tmp_path / "upper"), work=str(tmp_path / "work")
+    )
+    try:
+        for name in ("lower", "upper", "work", "merged"):
+            (there / name).mkdir()
+        with pytest.raises(Failure, match=r"/there/upper is on overlay .*: the data root belongs on ext4"):
+            mounts.mount_overlay(
+                str(there / "merged"),
+                [str(there / "lower")],
+                upper=str(there / "upper"),
+                work=str(there / "work"),
+            )
+    finally:
+        mounts.umount(str(there))
+
+
 async def test_a_missing_layer_is_said_and_nothing_is_left(place: Place) -> None:
     image = await place.image(_BASE)
     await place.layers.remove(digest_of(_BASE))

@@ -8,6 +8,7 @@ import ipaddress
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -349,3 +350,35 @@ async def test_a_firewall_that_drops_what_is_forwarded_of_ipv6_is_named_with_the
     one = await veth(networks, A)
     with listen(wire.outside, 80) as server:  # the remedy works
         assert await client_seen(server, one.netns, OUTSIDE6, 80) == HOST6
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not await asyncio.to_thread(true):
+            pass
+
+
+@pytest.mark.parametrize("family", [4, 6])
+async def test_an_address_that_is_another_s_now_is_known_at_once(networks: Networks, family: int) -> None:
+    """Of which the host, and who is on the network, remember a MAC for up to 45 s."""
+    await networks.create(request(subnet="10.9.0.0/16"))
+    address = {4: "10.9.0.77", 6: "fd00:1::77"}[family]
+    chosen = {"address" if family == 4 else "address6": address}
+    peer = await veth(networks, B, "lan")
+
+    def known(netns: str, interface: str) -> str:
+        words = ("ip", "-o", "neigh", "show", "to", address, "dev", interface)
+        return inside(netns, lambda: subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+    bridge = next(network.bridge for network in networks.list() if network.name == "lan")
+    for instance_id, mac in ((A, "02:00:00:00:00:0a"), (C, "02:00:00:00:00:0c")):
+        served = await veth(networks, instance_id, "lan", mac=mac, **chosen)
+        assert known(HERE, bridge) == ""
+        if instance_id == C:  # it was told, and had an entry to change
+            await until(lambda mac=mac: mac in known(peer.netns, peer.interface))  # type: ignore[misc]
+        with listen(served.netns, 80) as server:
+            await client_seen(server, HERE, address, 80)
+            await client_seen(server, peer.netns, address, 80)
+        assert mac in known(HERE, bridge)
+        assert mac in known(peer.netns, peer.interface)
+        await networks.disconnect(instance_id)

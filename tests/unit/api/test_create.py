@@ -237,7 +237,7 @@ def test_networking() -> None:
     }
     several = parse(host={"NetworkMode": "b"}, **both)
     assert several.spec.networks == (NetworkSpec(name="b"), NetworkSpec(name="a", ipv4_address="10.0.0.9"))
-    with pytest.raises(InvalidRequest, match="cannot be connected to network endpoints: a, b"):
+    with pytest.raises(InvalidRequest, match="cannot be created with multiple network endpoints: a, b"):
         parse(host={"NetworkMode": "b"}, version=(1, 43), **both)
     with pytest.raises(InvalidRequest, match="conflicting options: NetworkMode none"):
         parse(host={"NetworkMode": "none"}, **both)
@@ -248,7 +248,6 @@ def test_networking() -> None:
 @pytest.mark.parametrize(
     ("host", "field"),
     [
-        ({"CpuRealtimePeriod": 5}, "CpuRealtimePeriod"),
         ({"DeviceRequests": [{"Count": -1}]}, "DeviceRequests"),
         ({"KernelMemoryTCP": 5}, "KernelMemoryTCP"),
         ({"UsernsMode": "x"}, "UsernsMode"),
@@ -261,9 +260,35 @@ def test_what_is_not_honoured_is_refused_by_name(host: dict[str, Any], field: st
         parse(host=host)
 
 
+def test_what_came_later_means_nothing_before() -> None:
+    check = {"Test": ["CMD", "x"], "StartInterval": 5_000_000_000}
+    tmpfs = {"Type": "tmpfs", "Target": "/t", "BindOptions": {"NonRecursive": True}}
+    bind = {"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"CreateMountpoint": True}}
+    endpoint = {"EndpointsConfig": {"lan": {"MacAddress": "02:00:00:00:00:01"}}}
+    fields = {"Healthcheck": check, "NetworkingConfig": endpoint}
+    for version, size, create, mac, interval in (
+        ((1, 41), 0, False, "", 0),
+        ((1, 43), 9, True, "", 0),
+        ((1, 44), 9, True, "02:00:00:00:00:01", 5_000_000_000),
+    ):
+        mounts = [bind, tmpfs] if version == (1, 41) else [bind]
+        host = {"ConsoleSize": [9, 9], "Mounts": mounts, "NetworkMode": "lan"}
+        spec = parse(host=host, version=version, **fields).spec
+        assert (size, create) == (spec.console_rows, spec.mounts[0].create_source)
+        assert spec.networks is not None
+        assert spec.health is not None
+        assert (mac, interval) == (spec.networks[0].mac_address, spec.health.start_interval_ns)
+    with pytest.raises(InvalidRequest, match="BindOptions must not be specified"):
+        parse(host={"Mounts": [tmpfs]}, version=(1, 42))
+    forced = {**bind, "ReadOnly": True, "BindOptions": {"ReadOnlyForceRecursive": True}}
+    with pytest.raises(InvalidRequest, match=r"ReadOnlyForceRecursive needs API v1\.44 or newer"):
+        parse(host={"Mounts": [forced]}, version=(1, 43))
+
+
 def test_what_the_host_s_cgroups_do() -> None:
     spec = parse(
         host={
+            "CpuRealtimeRuntime": 400, "CpuRealtimePeriod": 1000,
             "DeviceCgroupRules": ["c 1:* rm"], "MemorySwappiness": 40, "BlkioWeight": 300,
             "BlkioWeightDevice": [{"Path": "/dev/vda", "Weight": 200}],
             "BlkioDeviceWriteIOps": [{"Path": "/dev/vda", "Rate": 7}], "CgroupnsMode": "host",
@@ -271,6 +296,7 @@ def test_what_the_host_s_cgroups_do() -> None:
     ).spec  # fmt: skip
     assert (("c 1:* rm",), "host") == (spec.device_rules, spec.cgroupns_mode)
     assert (40, 300) == (spec.limits.memory_swappiness, spec.limits.blkio_weight)
+    assert (400, 1000) == (spec.limits.cpu_rt_runtime_us, spec.limits.cpu_rt_period_us)
     assert spec.limits.throttles == (
         Throttle(what="weight", path="/dev/vda", value=200),
         Throttle(what="WriteIOps", path="/dev/vda", value=7),
@@ -333,9 +359,19 @@ def test_masked_and_read_only_paths_of_one_s_own() -> None:
 
 
 def test_unconfined_system_paths() -> None:
-    assert parse(host={"MaskedPaths": [], "ReadonlyPaths": []}).spec.security_opt == (
-        "systempaths=unconfined",
-    )
+    decided = decide_security(parse(host={"MaskedPaths": [], "ReadonlyPaths": []}).spec, "")
+    assert ((), ()) == (decided.masked_paths, decided.readonly_paths)
+
+
+def test_what_clients_compare_is_as_they_wrote_it() -> None:
+    host = {
+        "SecurityOpt": ["no-new-privileges:true"],
+        "Binds": ["data:/data:rw", "/a/:/b:ro,rslave", "cc:/c"],
+    }
+    spec = parse(host=host).spec
+    assert ("no-new-privileges:true",) == spec.security_opt
+    assert decide_security(spec, "").no_new_privileges
+    assert host["Binds"] == [mount.text for mount in spec.mounts]
 
 
 def test_the_old_place_of_the_mac_address_warns() -> None:
@@ -347,7 +383,8 @@ def test_update_leaves_what_it_does_not_name() -> None:
     now = Limits(memory_bytes=2**26, pids=10, nano_cpus=10**9)
     changed = merge_limits(now, UpdateConfig(Memory=2**27))
     assert (changed.memory_bytes, changed.pids, changed.nano_cpus) == (2**27, 10, 10**9)
-    assert merge_limits(now, UpdateConfig(PidsLimit=-1)).pids == 0
+    assert merge_limits(now, UpdateConfig(PidsLimit=0)).pids == -1  # said, where 0 is not
+    assert merge_limits(now, UpdateConfig(PidsLimit=-2)).pids == -1
     with pytest.raises(InvalidRequest, match="Conflicting"):
         merge_limits(now, UpdateConfig(CpuQuota=5000))
     with pytest.raises(InvalidRequest, match="memoryswap"):

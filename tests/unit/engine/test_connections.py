@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 
 from insula.engine.engine import Engine
-from insula.errors import Conflict, Failure, Forbidden, InvalidRequest, NoSuchInstance, NoSuchNetwork
+from insula.errors import (
+    Conflict,
+    Failure,
+    Forbidden,
+    InvalidRequest,
+    NoSuchInstance,
+    NoSuchNetwork,
+    UnsupportedField,
+)
 from insula.model.instance import InstanceSpec
 from insula.model.isolation import Isolation
-from insula.model.network import NetworkRequest, NetworkSpec
+from insula.model.network import SYSCTLS_OPTION, NetworkRequest, NetworkSpec
 
 from .rooms import World, spec
 
@@ -122,6 +130,26 @@ async def test_the_network_of_another_is_joined_while_that_runs(engine: Engine, 
         await engine.connect("guest", NetworkSpec(name="bridge"))
     for name in ("web", "guest", "machine"):
         await engine.remove(name, force=True)
+
+
+async def test_sysctls_of_an_endpoint_are_its_interface_s(engine: Engine) -> None:
+    def tuned(network: str, value: str) -> NetworkSpec:
+        option = f"net.ipv4.conf.IFNAME.log_martians={value},net.ipv6.conf.IFNAME.accept_ra=0"
+        return NetworkSpec(name=network, driver_opts={SYSCTLS_OPTION: option})
+
+    asked = spec(*SLEEP, networks=(tuned("one", "1"), tuned("two", "0")), sysctls={"net.core.somaxconn": "9"})
+    ident = await started(engine, asked)
+    plan = engine.describe(ident).plan
+    assert plan is not None
+    assert plan.security.sysctls == (
+        ("net.core.somaxconn", "9"),
+        ("net.ipv4.conf.eth0.log_martians", "1"),
+        ("net.ipv6.conf.eth0.accept_ra", "0"),
+        ("net.ipv4.conf.eth1.log_martians", "0"),
+        ("net.ipv6.conf.eth1.accept_ra", "0"),
+    )
+    with pytest.raises(UnsupportedField, match="an instance that runs has its sysctls"):
+        await engine.connect(ident, tuned("bridge", "1"))
 
 
 async def test_refusals_are_mobys(engine: Engine) -> None:

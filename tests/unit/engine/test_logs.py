@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from insula.engine.growth import Growth
-from insula.engine.logs import read_log
+from insula.engine.logs import await_output, read_log
 from insula.engine.records import BLOCK, find_tail, parse_record, parse_time
 from insula.engine.types import LogQuery
 from insula.model.stream import Channel
@@ -202,4 +202,30 @@ async def test_many_followers_share_one_descriptor(tmp_path: Path) -> None:
     over = True
     growth.poke(str(log))
     assert await asyncio.gather(*followers) == [[b"x\n"]] * 50
+    growth.close()
+
+
+async def test_the_first_output_is_waited_for_or_the_end_or_a_moment(tmp_path: Path) -> None:
+    path, growth = tmp_path / "log", Growth()
+    path.write_bytes(line("of an earlier run"))
+    os.utime(path, (1, 1))
+    over = False
+
+    async def wait(seconds: float = 3600) -> None:
+        until = time.time_ns() + int(seconds * S)
+        await await_output(str(path), growth, since_ns=2 * S, until_ns=until, ended=lambda: over)
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    path.write_bytes(line("now"))
+    await waiting
+    await wait()  # there is something already
+    os.utime(path, (1, 1))
+    await wait(0.01)
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    over = True
+    growth.poke(str(path))
+    await waiting
     growth.close()

@@ -15,7 +15,7 @@ from backports import zstd
 from insula.errors import CorruptData, InvalidRequest
 from insula.images.changes import apply_changes
 from insula.images.content import ContentStore
-from insula.images.imports import StoredLayer, make_committed, make_imported, store_layer
+from insula.images.imports import EMPTY_LAYER, StoredLayer, make_committed, make_imported, store_layer
 from insula.model.image import Descriptor, ImageConfig, Platform
 
 _LAYER = StoredLayer(
@@ -43,10 +43,13 @@ async def test_a_layer_is_stored_with_both_digests(tmp_path: Path, pack, suffix:
     assert content.digests() == (layer.blob.digest,)
 
 
-async def test_no_data_and_damaged_data_are_refused(tmp_path: Path) -> None:
+async def test_no_data_is_an_empty_archive(tmp_path: Path) -> None:
+    layer = await store_layer(ContentStore(str(tmp_path)), _pieces(b""))
+    assert EMPTY_LAYER == layer.diff_id
+
+
+async def test_damaged_data_is_refused(tmp_path: Path) -> None:
     content = ContentStore(str(tmp_path))
-    with pytest.raises(InvalidRequest, match="empty"):
-        await store_layer(content, _pieces(b""))
     with pytest.raises(CorruptData, match="cut off"):
         await store_layer(content, _pieces(gzip.compress(b"x" * 5000)[:-5]))
     assert content.digests() == ()

@@ -83,6 +83,12 @@ def test_limits_as_oci_resources() -> None:
     }
     assert make_resources(limits, swap_accounting=False)["memory"] == {"limit": 64 * MIB}
     assert make_resources(Limits(), swap_accounting=True) == {}
+    real_time = Limits(cpu_rt_runtime_us=400, cpu_rt_period_us=1000)
+    expected = {"realtimePeriod": 1000, "realtimeRuntime": 400}
+    assert expected == make_resources(real_time, swap_accounting=True)["cpu"]
+    assert [("cpu", "cpu.rt_period_us", "1000"), ("cpu", "cpu.rt_runtime_us", "400")] == control_writes(
+        real_time, version=1, swap_accounting=True
+    )
 
 
 def test_limits_as_control_files() -> None:

@@ -1,22 +1,24 @@
-"""A captured machine in files: what comes back, and what is not believed."""
+"""A captured machine in files: what comes back, what is not believed, and which QEMU goes on from it."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from insula.errors import CorruptData
+from insula.errors import CorruptData, RuntimeFailed, Unavailable
 from insula.isolation.plan import GuestMachine
 from insula.isolation.vm.captured import Captured, load, save
+from insula.isolation.vm.loadable import check_loadable, explain
 from insula.isolation.vm.machine import Accelerator
 from insula.system.memory_file import make_memory_file, seal
 
 MIB = 1 << 20
 
 
-def make_captured() -> Captured:
+def make_captured(type_: str = "pc-q35-7.2", qemu: str = "7.2.22") -> Captured:
     ram, state = make_memory_file("ram", 2 * MIB), make_memory_file("state")
     os.pwrite(ram, b"memory", MIB + 5)
     os.pwrite(state, b"QEVM devices", 0)
@@ -25,11 +27,12 @@ def make_captured() -> Captured:
     return Captured(
         machine=GuestMachine(vcpus=3, memory_mib=2),
         accelerator=Accelerator.TCG,
-        type="pc-q35-7.2",
+        type=type_,
         nic_count=2,
         interfaces=("eth0", "eth1"),
         ram=ram,
         state=state,
+        qemu=qemu,
     )
 
 
@@ -38,10 +41,11 @@ def test_what_was_kept_comes_back(tmp_path: Path) -> None:
     save(before, str(tmp_path))
     assert os.stat(tmp_path / "ram").st_blocks * 512 < MIB  # its holes are holes
     after = load(str(tmp_path))
-    assert (before.machine, before.accelerator, before.type, before.interfaces) == (
+    assert (before.machine, before.accelerator, before.type, before.qemu, before.interfaces) == (
         after.machine,
         after.accelerator,
         after.type,
+        after.qemu,
         after.interfaces,
     )
     assert os.pread(before.ram, 2 * MIB, 0) == os.pread(after.ram, 3 * MIB, 0)
@@ -96,3 +100,43 @@ def test_its_descriptors_go_with_it() -> None:
     for fd in fds:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
+
+
+def test_one_that_does_not_say_its_qemu_is_read(tmp_path: Path) -> None:
+    save(make_captured(), str(tmp_path))
+    record = json.loads((tmp_path / "machine.json").read_text())
+    del record["qemu"]
+    (tmp_path / "machine.json").write_text(json.dumps(record))
+    assert "" == load(str(tmp_path)).qemu
+
+
+def make_qemu(directory: Path, *machines: str) -> str:
+    program = directory / "qemu"
+    lines = "\n".join(["Supported machines are:", *(f"{name:20} Standard PC (Q35)" for name in machines)])
+    program.write_text(f"#!/bin/sh\n[ \"$*\" = '-machine help' ] && cat <<'END'\n{lines}\nEND\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+async def test_a_later_qemu_that_has_the_machine_goes_on_from_it(tmp_path: Path) -> None:
+    await check_loadable(make_captured(), make_qemu(tmp_path, "pc-q35-10.0", "pc-q35-7.2"), "10.0.13")
+    await check_loadable(make_captured(), "/is/not/asked", "7.2.22")
+
+
+async def test_a_qemu_without_the_machine_is_named_with_the_one_that_has_it(tmp_path: Path) -> None:
+    program = make_qemu(tmp_path, "pc-q35-7.2", "none")
+    with pytest.raises(Unavailable) as caught:
+        await check_loadable(make_captured("pc-q35-10.0", "10.0.13"), program, "7.2.22")
+    for word in ("pc-q35-10.0", "QEMU 10.0.13", "QEMU 7.2.22 of this host"):
+        assert word in str(caught.value)
+    assert "where QEMU is 10.0.13" in str(caught.value.hint)
+    with pytest.raises(Unavailable, match="made by another version of QEMU"):
+        await check_loadable(make_captured("pc-q35-10.0", ""), program, "7.2.22")
+
+
+def test_a_state_that_does_not_load_is_told_with_both_versions() -> None:
+    failed = RuntimeFailed("QEMU could not start a clone")
+    assert failed is explain(failed, make_captured(), "7.2.22")
+    said = str(explain(failed, make_captured(), "10.0.13"))
+    assert "QEMU could not start a clone" in said
+    assert "made by QEMU 7.2.22, and this host has 10.0.13" in said

@@ -104,6 +104,7 @@ def test_the_golden_plan_is_honoured() -> None:
         ({"cgroup_parent": "/x"}, "HostConfig.CgroupParent"),
         ({"limits": Limits(oom_kill_disable=True)}, "HostConfig.OomKillDisable"),
         ({"limits": Limits(cpuset_mems="0")}, "HostConfig.CpusetMems"),
+        ({"limits": Limits(cpu_rt_runtime_us=1)}, "HostConfig.CpuRealtimeRuntime"),
         ({"limits": Limits(cpuset_cpus="9999")}, "HostConfig.CpusetCpus"),
         ({"limits": Limits(cpuset_cpus="a;b")}, "HostConfig.CpusetCpus"),
         (

@@ -9,6 +9,7 @@ import pytest
 
 from insula.errors import Conflict, Forbidden, InsulaError, InvalidRequest, NotFound, UnsupportedField
 from insula.model.network import AddressRange, Network, NetworkRequest
+from insula.network.catalog import find_network, reference
 from insula.network.definition import define_network
 
 DEFAULT = Network(id="d" * 64, name="bridge", driver="bridge", bridge="insula0", subnet="172.29.0.0/16")
@@ -70,7 +71,6 @@ def test_what_is_given_is_kept() -> None:
         ({"driver": "null"}, Forbidden, 'only one instance of "null" network is allowed'),
         ({"driver": "macvlan"}, UnsupportedField, "Driver: macvlan"),
         ({"driver": "weave"}, NotFound, "could not find plugin weave"),
-        ({"subnet": "10.0.0.5/8"}, InvalidRequest, "invalid subnet 10.0.0.5/8: it should be 10.0.0.0/8"),
         ({"subnet": "10.0.0.0"}, InvalidRequest, "invalid CIDR"),
         ({"subnet": "10.0.0.0/31"}, InvalidRequest, "smaller than /30"),
         ({"subnet": "fd00::/64"}, InvalidRequest, "is not an IPv4 network"),
@@ -89,7 +89,6 @@ def test_what_is_given_is_kept() -> None:
         ({"options": {"com.docker.network.bridge.name": "a b"}}, InvalidRequest, "is not a link name"),
         ({"options": {"com.docker.network.bridge.name": "eth0"}}, Forbidden, "already has a link eth0"),
         ({"options": {"com.docker.network.bridge.name": "insula0"}}, Conflict, "in use by network bridge"),
-        ({"ipv6": True, "range6": AddressRange(subnet="fd00::1/64")}, InvalidRequest, "should be fd00::/64"),
         ({"ipv6": True, "range6": AddressRange(subnet="fd00::/127")}, InvalidRequest, "smaller than /126"),
         ({"ipv6": True, "range6": AddressRange(subnet="ff02::/64")}, InvalidRequest, "of this kind"),
         ({"ipv6": True, "range6": AddressRange(gateway="fd00::1")}, InvalidRequest, "needs a subnet"),
@@ -112,9 +111,34 @@ def test_refusals(fields: dict[str, Any], error: type[InsulaError], words: str) 
     assert words in caught.value.message
 
 
-def test_names_are_unique() -> None:
+def test_names_are_unique_unless_asked_otherwise() -> None:
+    first = define()
     with pytest.raises(Conflict, match="network with name net already exists"):
-        define(existing=(define(),))
+        define(existing=(first,))
+    assert define(existing=(first,), unique=False).name == "net"
+    with pytest.raises(Forbidden, match="predefined bridge network"):
+        define(name="bridge", unique=False)
+
+
+def test_what_several_are_called_is_ambiguous_and_their_ids_are_not() -> None:
+    one, two = define(), define(unique=False, subnet="10.9.0.0/16")
+    catalog = {network.id: network for network in (DEFAULT, one, two)}
+    with pytest.raises(InvalidRequest, match=r"network net is ambiguous \(2 matches found on name\)"):
+        find_network(catalog, "net")
+    assert [one, two] == [find_network(catalog, each.id[:12]) for each in (one, two)]
+    assert [one.id, two.id, "bridge"] == [reference(catalog, each) for each in (one, two, DEFAULT)]
+
+
+def test_of_an_address_the_network_it_is_in_is_meant() -> None:
+    made = define(
+        subnet="10.0.0.5/8",
+        ip_range="10.1.2.3/16",
+        ipv6=True,
+        range6=AddressRange(subnet="2001:389::1/64", ip_range="2001:389::/96", gateway="2001:389::ffff"),
+    )
+    assert (made.subnet, made.ip_range, made.gateway) == ("10.0.0.0/8", "10.1.0.0/16", "10.1.0.1")
+    assert made.range6 is not None
+    assert (made.range6.subnet, made.range6.gateway) == ("2001:389::/64", "2001:389::ffff")
 
 
 def test_a_subnet_that_the_host_routes_elsewhere_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -19,6 +20,7 @@ from insula.model.instance import Instance, InstanceSpec, State
 from insula.model.isolation import Isolation
 from insula.model.network import Endpoint, LinkKind, Network, PortBinding
 from insula.model.volume import Volume
+from insula.store.migrations import STEPS
 from insula.store.store import Store
 
 
@@ -140,8 +142,6 @@ def test_content_is_what_some_image_needs(store: Store) -> None:
 def test_networks_and_endpoints(store: Store) -> None:
     network = Network(id="n1", name="bridge", driver="bridge", subnet="172.29.0.0/16")
     store.put_network(network)
-    with pytest.raises(Conflict, match="network with name bridge already exists"):
-        store.put_network(dataclasses.replace(network, id="n2"))
     ports = (PortBinding(container_port=80, host_port=8080),)
     store.put_endpoint("i1", an_endpoint())
     store.put_endpoint("i1", an_endpoint(), ports)
@@ -223,6 +223,24 @@ def test_records_without_newer_fields_are_read_with_defaults(store: Store, path:
     raw.commit()
     raw.close()
     assert store.volumes() == [Volume(name="old", mountpoint="/m", created_ns=5)]
+
+
+def test_networks_of_an_older_schema_are_kept(path: str) -> None:
+    raw = sqlite3.connect(path)
+    for statement in STEPS[0]:
+        raw.execute(statement)
+    raw.execute(
+        """INSERT INTO networks VALUES ('n1', 'lan', '{"id": "n1", "name": "lan", "driver": "bridge"}')"""
+    )
+    raw.execute("PRAGMA user_version = 1")
+    raw.commit()
+    raw.close()
+    with contextlib.closing(Store(path)) as opened:
+        lan = Network(id="n1", name="lan", driver="bridge")
+        assert [lan] == opened.networks()
+        same = dataclasses.replace(lan, id="n2")
+        opened.put_network(same)
+        assert [lan, same] == opened.networks()
 
 
 def test_a_newer_schema_is_refused(path: str) -> None:

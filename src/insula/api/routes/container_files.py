@@ -76,10 +76,10 @@ async def export(call: Call) -> web.StreamResponse:
 
 async def commit(call: Call) -> web.StreamResponse:
     container = call.text("container")
+    raw = await call.json_body()
+    given = decode(raw, ContainerConfig) if raw.strip() not in (b"", b"null", b"{}") else None
     if not container:
         raise InvalidRequest("commit: the request names no container")
-    raw = await call.body()
-    given = decode(raw, ContainerConfig) if raw.strip() not in (b"", b"null", b"{}") else None
     changes_ = tuple(line for text in call.texts("changes") for line in text.splitlines() if line.strip())
     image = await call.engine.commit(
         container,

@@ -150,7 +150,9 @@ async def stats(call: Call) -> web.StreamResponse:
     stream = call.flag("stream", True)
     before = None
     if not stream:
-        if instance.state in (State.RUNNING, State.PAUSED) and not call.flag("one-shot"):
+        if instance.state in (State.RUNNING, State.PAUSED) and not (
+            call.flag("one-shot") and call.version >= (1, 41)
+        ):
             before = await _sample(call, instance.id)
             await asyncio.sleep(1)  # the CPU's share is counted over a second, as dockerd does
         return answer(render_stats(call.engine.find(instance.id), await _sample(call, instance.id), before))

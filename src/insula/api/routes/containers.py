@@ -35,7 +35,7 @@ async def create(call: Call) -> web.StreamResponse:
 def _check_platform(call: Call, image_name: str) -> None:
     """`--platform`: the image that is here must be of it."""
     wanted = call.text("platform")
-    if not wanted:
+    if not wanted or call.version < (1, 41):
         return
     parts = wanted.split("/")
     platform = call.engine.images.find(image_name).platform
@@ -66,7 +66,7 @@ async def list_(call: Call) -> web.StreamResponse:
         since=call.text("since"),
         before=call.text("before"),
     ):
-        document = to_builtins(render_summary(view, now_ns))
+        document = to_builtins(render_summary(view, now_ns, call.version))
         if size:
             sizes = await call.engine.sizes(view.instance.id)
             document |= {"SizeRw": sizes.written_bytes, "SizeRootFs": sizes.total_bytes}
@@ -76,7 +76,7 @@ async def list_(call: Call) -> web.StreamResponse:
 
 async def inspect(call: Call) -> web.StreamResponse:
     view = call.engine.describe(call.names["id"])
-    document = render_inspect(view)
+    document = render_inspect(view, call.version)
     if not call.flag("size"):
         return answer(document)
     sizes = await call.engine.sizes(view.instance.id)

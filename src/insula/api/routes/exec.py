@@ -26,6 +26,8 @@ from insula.errors import (
 )
 
 _OF_THE_RUNTIME = (CannotEnter, CommandNotFound, CommandNotExecutable, RuntimeFailed, GuestFailed)
+# moby 25 began to tell apart why an exec could not start; before, it said one thing
+_OF_25, _BEFORE_25 = (1, 44), 126
 _WHY = "OCI runtime exec failed: exec failed: unable to start container process: "
 
 
@@ -36,7 +38,7 @@ async def create(call: Call) -> web.StreamResponse:
     parse_keys(given.DetachKeys)
     if given.WorkingDir and not given.WorkingDir.startswith("/"):
         raise InvalidRequest(f"Cwd must be an absolute path: {given.WorkingDir}")
-    rows, cols = parse_console_size(given.ConsoleSize)
+    rows, cols = _console_size(call, given.ConsoleSize)
     exec_id = await call.engine.exec_create(
         call.names["id"],
         ExecSpec(
@@ -58,10 +60,14 @@ async def create(call: Call) -> web.StreamResponse:
     return answer(IDResponse(Id=exec_id), 201)
 
 
+def _console_size(call: Call, given: list[int] | None) -> tuple[int, int]:
+    return parse_console_size(given) if call.version >= (1, 42) else (0, 0)
+
+
 async def start(call: Call) -> web.StreamResponse:
     given = await call.json(ExecStartConfig, optional=True)
     view = call.engine.exec_inspect(call.names["id"])
-    rows, cols = parse_console_size(given.ConsoleSize)
+    rows, cols = _console_size(call, given.ConsoleSize)
     tty = view.spec.tty
     framed = not given.Tty  # moby goes by this, not by whether it is a terminal
     multiplexed = framed and call.version >= (1, 42)
@@ -98,11 +104,12 @@ async def resize(call: Call) -> web.StreamResponse:
 async def inspect(call: Call) -> web.StreamResponse:
     view = call.engine.exec_inspect(call.names["id"])
     spec = view.spec
+    code = _BEFORE_25 if view.failed and call.version < _OF_25 else view.exit_code
     return answer(
         {
             "ID": view.id,
             "Running": view.running,
-            "ExitCode": view.exit_code,
+            "ExitCode": code,
             "ProcessConfig": {
                 "tty": spec.tty,
                 "entrypoint": spec.args[0],

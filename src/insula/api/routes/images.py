@@ -22,21 +22,34 @@ from insula.api.translate_image import (
     render_summary,
     repository_tag,
 )
-from insula.api.wire.image import ImageDeleteResponseItem, ImagePruneResponse
+from insula.api.wire.codec import decode
+from insula.api.wire.image import ImageDeleteResponseItem, ImagePruneResponse, OCIPlatform
 from insula.api.wire.registry import AuthConfig
-from insula.errors import InvalidRequest, NotImplementedYet
+from insula.errors import InvalidRequest, NotFound, NotImplementedYet
 from insula.images.changes import apply_changes
 from insula.model.image import ImageConfig
 
 
 async def list_(call: Call) -> web.StreamResponse:
     images, now_ns = call.engine.images, time.time_ns()
-    filters = call.filters().accept(*LIST_FILTERS)
+    filters = call.filters()
+    if call.version < (1, 41) and (name := call.text("filter")):
+        filters = filters.adding("reference", name)
+    filters.accept(*LIST_FILTERS)
     found = [i for i in images.list() if image_matches(i, filters, images.find, now_ns)]
     if not call.flag("all"):  # what was built upon and has no name of its own
         parents = {i.parent for i in images.list() if i.parent}
         found = [i for i in found if i.tags or i.digests or i.id not in parents]
-    return answer([render_summary(names_that_match(i, filters)) for i in found])
+    shared: dict[str, int] = {}
+    if call.version >= (1, 42) and call.flag("shared-size"):
+        shared = await call.engine.shared_sizes()
+    call.flag("manifests")  # of an image that has several platforms only the one that was pulled is here
+    return answer(
+        [
+            render_summary(names_that_match(i, filters), call.version, shared_size=shared.get(i.id, -1))
+            for i in found
+        ]
+    )
 
 
 async def inspect(call: Call) -> web.StreamResponse:
@@ -75,8 +88,6 @@ async def create(call: Call) -> web.StreamResponse:
             "fromSrc: only an archive in the request's body (-) can be imported, not an address",
             hint="curl ADDRESS | docker import - NAME",
         )
-    if platform:
-        raise InvalidRequest("platform: an imported image is of this host's platform")
     ref = repository_tag(call.text("repo"), tag)
     changes = tuple(line for text in call.texts("changes") for line in text.splitlines() if line.strip())
 
@@ -85,8 +96,9 @@ async def create(call: Call) -> web.StreamResponse:
     async def import_(tell: Teller) -> None:
         message = call.text("message") or "Imported from -"
         with archive_of_client():
+            # its progress is not told: clients take the first line for the id, and the status for the end
             image = await images.import_(
-                call.pieces(), ref=ref, message=message, changes=changes, progress=tell
+                call.pieces(), ref=ref, message=message, changes=changes, platform=platform
             )
         tell(image.id)
 
@@ -96,8 +108,14 @@ async def create(call: Call) -> web.StreamResponse:
 async def push(call: Call) -> web.StreamResponse:
     name, tag = call.names["name"], call.text("tag")
     auth = parse_auth_header(call.http.headers.get("X-Registry-Auth", ""))
-    if call.text("platform"):
-        raise InvalidRequest("platform: one platform of an image cannot be pushed by itself")
+    if (wanted := call.text("platform")) and call.version >= (1, 46):  # older clients sent one without effect
+        platform = decode(wanted.encode(), OCIPlatform)
+        have = call.engine.images.find(f"{name}:{tag}" if tag else name).platform
+        if (platform.os, platform.architecture) != (have.os, have.architecture):
+            raise NotFound(  # moby's
+                f"image with reference {name} was found but does not provide the specified platform "
+                f"({platform.os}/{platform.architecture})"
+            )
 
     async def work(tell: Teller) -> None:
         ref = f"{name}:{tag}" if tag else name

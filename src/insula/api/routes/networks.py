@@ -8,7 +8,7 @@ from aiohttp import web
 
 from insula.api.call import Call, answer, empty
 from insula.api.routing import Route
-from insula.api.translate_network import parse_endpoint, parse_network
+from insula.api.translate_network import parse_endpoint, parse_network, warn_network
 from insula.api.translate_volume import render_network
 from insula.api.wire.network import NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest
 from insula.errors import InvalidRequest, NoSuchNetwork
@@ -36,22 +36,22 @@ async def list_(call: Call) -> web.StreamResponse:
             )
         )
 
-    return answer([render_network(n) for n in networks.list() if matches(n)])
+    return answer([render_network(n, None, call.version) for n in networks.list() if matches(n)])
 
 
 async def inspect(call: Call) -> web.StreamResponse:
     network = call.engine.networks.find(call.names["id"])
     if call.text("scope") not in ("", "local"):
         raise NoSuchNetwork(call.names["id"])
-    return answer(render_network(network, tuple(call.engine.describe(i.id) for i in call.engine.list())))
+    views = tuple(call.engine.describe(i.id) for i in call.engine.list())
+    return answer(render_network(network, views, call.version))
 
 
 async def create(call: Call) -> web.StreamResponse:
     request = parse_network(await call.json(NetworkCreateRequest))
+    others = call.engine.networks.list()
     network = await call.engine.networks.create(request)
-    idle = network.range6 is not None and not network.ipv6
-    warning = "The IPv6 configuration has no effect: EnableIPv6 is not set" if idle else ""
-    return answer({"Id": network.id, "Warning": warning}, 201)
+    return answer({"Id": network.id, "Warning": warn_network(request, network, others)}, 201)
 
 
 async def remove(call: Call) -> web.StreamResponse:
@@ -83,6 +83,7 @@ async def disconnect(call: Call) -> web.StreamResponse:
 
 ROUTES = (
     Route("GET", "/networks", list_),
+    Route("GET", "/networks/", list_),  # moby has this one, too
     Route("POST", "/networks/create", create, completes=True),
     Route("POST", "/networks/prune", prune, completes=True),
     Route("GET", "/networks/{id}", inspect),

@@ -41,7 +41,7 @@ async def version(call: Call) -> web.StreamResponse:
 async def info(call: Call) -> web.StreamResponse:
     facts = await asyncio.to_thread(find_kernel_facts)
     activity = Activity(listeners=call.engine.events.followers, tasks=len(asyncio.all_tasks()))
-    return answer(render_info(call.engine.info(), call.engine.settings, facts, activity))
+    return answer(render_info(call.engine.info(), call.engine.settings, facts, activity, call.version))
 
 
 async def events(call: Call) -> web.StreamResponse:
@@ -80,11 +80,11 @@ async def events(call: Call) -> web.StreamResponse:
 
 
 async def disk_usage(call: Call) -> web.StreamResponse:
-    kinds = call.texts("type")
+    kinds = call.texts("type") if call.version >= (1, 42) else ()
     for kind in kinds:
         if kind not in ("container", "image", "volume", "build-cache"):
             raise InvalidRequest(f"unknown object type: {kind[:64]}")
-    return answer(render_disk_usage(await call.engine.disk_usage(), kinds))
+    return answer(render_disk_usage(await call.engine.disk_usage(), kinds, call.version))
 
 
 ROUTES = (

@@ -13,6 +13,9 @@ from insula.errors import InvalidRequest
 
 T = TypeVar("T")
 
+ABSENT = msgspec.UNSET
+"""Of a field: an answer of this version does not have it."""
+
 _encoder = msgspec.json.Encoder()
 
 # objects whose keys mean something even when the value is null
@@ -26,7 +29,9 @@ def read_json(raw: bytes) -> Any:
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"invalid JSON: {error}") from None
+        from insula.api.wire.syntax import find_mistake
+
+        raise InvalidRequest(find_mistake(raw) or f"invalid JSON: {error}") from None
 
 
 def decode(raw: bytes, kind: type[T]) -> T:

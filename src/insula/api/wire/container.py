@@ -119,7 +119,7 @@ class Port(Struct, omit_defaults=True):
 class HostConfigSummary(Struct):
     NetworkMode: str
     Isolation: str
-    Annotations: dict[str, str]
+    Annotations: dict[str, str] | UnsetType
 
 
 class ContainerSummary(Struct):

@@ -5,7 +5,7 @@ Defaults are dockerd's: what inspect shows when nothing was asked for.
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+from msgspec import Struct, UnsetType, field
 
 from insula.api.wire.numbers import Int64, Uint16
 
@@ -129,7 +129,7 @@ class Resources(Struct):
     Devices: list[DeviceMapping] | None = field(default_factory=list)
     DeviceCgroupRules: list[str] | None = None
     DeviceRequests: list[DeviceRequest] | None = None
-    KernelMemory: Int64 = 0
+    KernelMemory: Int64 | UnsetType = 0
     KernelMemoryTCP: Int64 = 0
     MemoryReservation: Int64 = 0
     MemorySwap: Int64 = 0

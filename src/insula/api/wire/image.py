@@ -20,6 +20,7 @@ class ImageSummary(Struct):
     SharedSize: int
     Labels: dict[str, str] | None
     Containers: int
+    VirtualSize: int | UnsetType = UNSET
 
 
 class RootFS(Struct):
@@ -36,7 +37,7 @@ class ImageInspect(Struct):
     RepoDigests: list[str]
     Parent: str
     Comment: str
-    Created: str
+    Created: str | UnsetType
     DockerVersion: str
     Author: str
     Config: ContainerConfig
@@ -47,6 +48,7 @@ class ImageInspect(Struct):
     GraphDriver: GraphDriverData
     RootFS: _RootFS
     Metadata: dict[str, str]
+    VirtualSize: int | UnsetType = UNSET
     Container: str | UnsetType = UNSET
     ContainerConfig: _ContainerConfig | UnsetType | None = UNSET
 

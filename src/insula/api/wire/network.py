@@ -28,7 +28,7 @@ _IPAM = IPAM  # a field of that name hides the class
 
 
 class NetworkCreateRequest(Struct):
-    """`CheckDuplicate` is without effect since API 1.44: names are always unique."""
+    """`CheckDuplicate`: False only if the request says so, as clients of API 1.43 and older may."""
 
     Name: str = ""
     CheckDuplicate: bool = True

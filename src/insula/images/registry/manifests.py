@@ -40,6 +40,7 @@ _ARCHITECTURES = {
     "armv7l": "arm", "armv6l": "arm", "armhf": "arm", "armel": "arm",
     "i386": "386", "i686": "386", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
 }  # fmt: skip
+_SYSTEMS = ("darwin", "freebsd", "macos", "netbsd", "openbsd", "plan9", "solaris", "windows")
 _FURTHER = ("arm", "mips64le", "loong64", "wasm", "ppc64", "mips64")
 _ARM_VARIANTS = {"armv7l": "v7", "armhf": "v7", "armv6l": "v6", "armel": "v6"}
 
@@ -77,16 +78,24 @@ def host_platform() -> Platform:
 def parse_platform(text: str) -> Platform:
     """`linux/arm64`, `linux/arm/v7`, or only `arm64`.  Raises InvalidRequest."""
     parts = text.lower().split("/")
-    if not 1 <= len(parts) <= 3 or not all(part and part.replace("_", "").isalnum() for part in parts):
+    if len(parts) > 3:
         raise InvalidRequest(f"{text!r}: not a platform", hint="for example linux/amd64 or linux/arm/v7")
+    for part in parts:
+        if not part.replace("_", "").replace("-", "").replace(".", "").isalnum():
+            raise InvalidRequest(  # containerd's words
+                f'"{part}" is an invalid component of "{text}"',
+                hint="for example linux/amd64 or linux/arm/v7",
+            )
     if len(parts) == 1:
         if parts[0] == "linux":
             return host_platform()
+        if parts[0] in _SYSTEMS:
+            raise InvalidRequest(f'"{text}": operating system is not supported: there are Linux images only')
         if parts[0] not in (*_ARCHITECTURES, *_ARCHITECTURES.values(), *_FURTHER):
             raise InvalidRequest(f'"{text}": unknown operating system or architecture: invalid argument')
         parts = ["linux", *parts]
     if parts[0] != "linux":
-        raise InvalidRequest(f"{text!r}: only Linux images can be used on this platform")
+        raise InvalidRequest(f'"{text}": operating system is not supported: there are Linux images only')
     machine = parts[1]
     variant = parts[2] if len(parts) == 3 else _ARM_VARIANTS.get(machine, "")
     return Platform(os="linux", architecture=_ARCHITECTURES.get(machine, machine), variant=variant)

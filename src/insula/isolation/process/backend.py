@@ -29,6 +29,7 @@ from insula.isolation.process.execs import ExecPlace, start_exec
 from insula.isolation.process.facts import conmon_version, find_facts
 from insula.isolation.process.files import open_files
 from insula.isolation.process.launcher import Launcher
+from insula.isolation.process.mounts import shares_shm
 from insula.isolation.process.resources import (
     BlockDevices,
     block_weights,
@@ -53,6 +54,7 @@ from insula.model.stream import Sample, Stream
 from insula.system import cgroups
 from insula.system.cgroups import Layout
 from insula.system.files import disk_errors, remove_tree
+from insula.system.mountns import share_mount
 from insula.system.pidfd import Watch, is_alive, keep_descriptors, start_time
 from insula.system.run import need_program, run
 
@@ -185,6 +187,8 @@ class ProcessBackend:
             )
             monitor.write_record(plan.run_dir, container.record)
             self._weigh(cgroup_name(plan), plan.limits, prepare.find_block_devices(plan))
+            if shares_shm(plan):
+                await asyncio.to_thread(share_mount, self._donors(plan)["ipc"], init_pid, "/dev/shm")
             process = plan.process
             if process.tty and process.console_rows and process.console_cols:
                 monitor.resize(plan.run_dir, process.console_rows, process.console_cols)
@@ -214,12 +218,30 @@ class ProcessBackend:
             os.close(root)
         plan = dataclasses.replace(plan, mounts=prepare.mounts_by_kind(plan))
         config = make_config(
-            plan, identity, self._facts, prepare.find_devices(plan), prepare.find_block_devices(plan)
+            plan,
+            identity,
+            self._facts,
+            prepare.find_devices(plan),
+            prepare.find_block_devices(plan),
+            shared={kind: f"/proc/{pid}/ns/{kind}" for kind, pid in self._donors(plan).items()},
         )
         path = f"{plan.run_dir}/config.json"
         with disk_errors(f"writing {path}"), open(path, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(to_text(config))
+
+    def _donors(self, plan: LaunchPlan) -> dict[str, int]:
+        """The first processes of those whose namespaces it is to share, and which is the host's no more.
+        Raises NoSuchInstance for one that has just ended."""
+        found = {}
+        for kind, mode in (("pid", plan.pid_mode), ("ipc", plan.ipc_mode)):
+            how, _, donor = mode.partition(":")
+            if how == "container":
+                container = self._find(donor)
+                if not container.lives():
+                    raise NoSuchInstance(donor)
+                found[kind] = container.record.init_pid
+        return found
 
     def _weigh(self, group: str, limits: Limits, devices: BlockDevices = ()) -> None:
         if not limits.blkio_weight and not limits.throttles:

@@ -24,13 +24,6 @@ def check_plan(plan: LaunchPlan, facts: HostFacts, layout: Layout) -> tuple[str,
     """Warnings.  Raises UnsupportedField, InvalidRequest or Unavailable."""
     if plan.directory is None:
         raise InvalidRequest("a container needs a directory as its root, not a disk")
-    for field, mode, allowed in (
-        ("HostConfig.PidMode", plan.pid_mode, ("", "private", "host")),
-        ("HostConfig.IpcMode", plan.ipc_mode, ("", "none", "private", "shareable", "host")),
-        ("HostConfig.UTSMode", plan.uts_mode, ("", "private", "host")),
-    ):
-        if mode not in allowed:
-            raise UnsupportedField(field, f"{mode!r} is not supported", hint=f"use {', '.join(allowed[1:])}")
     _check_limits(plan, layout)
     _check_security(plan, facts)
     for mount in plan.mounts:
@@ -66,6 +59,12 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
     ):
         if wanted and controller not in layout.controllers:
             raise UnsupportedField(field, f"this host has no {controller} cgroup controller")
+    if (limits.cpu_rt_runtime_us or limits.cpu_rt_period_us) and not _have_real_time(layout):
+        raise UnsupportedField(
+            f"HostConfig.CpuRealtime{'Runtime' if limits.cpu_rt_runtime_us else 'Period'}",
+            "Your kernel does not support CPU real-time scheduler",  # moby's words
+            hint="it needs CONFIG_RT_GROUP_SCHED and cgroup version 1; use --cpu-shares or --cpus",
+        )
     if limits.oom_kill_disable and layout.version == 2:
         raise UnsupportedField("HostConfig.OomKillDisable", "cgroup version 2 has no such switch")
     weight = "weight" if any(t.what == "weight" for t in limits.throttles) else ""
@@ -79,6 +78,11 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
         if ulimit.name not in _RLIMITS:
             raise InvalidRequest(f"invalid ulimit type: {ulimit.name}")
         _check_ulimit(ulimit.name, ulimit.hard)
+
+
+def _have_real_time(layout: Layout) -> bool:
+    group = layout.path("cpu", "") if layout.version == 1 else None
+    return group is not None and os.path.exists(f"{group}/cpu.rt_runtime_us")
 
 
 def swappiness_warning(limits: Limits, layout: Layout) -> tuple[str, ...]:
@@ -133,7 +137,7 @@ def _check_security(plan: LaunchPlan, facts: HostFacts) -> None:
         check_sysctl(
             name,
             own_network=not plan.host_network,
-            own_ipc=plan.ipc_mode != "host",
+            own_ipc=plan.ipc_mode != "host" and not plan.ipc_mode.startswith("container:"),
             own_uts=plan.uts_mode != "host",
         )
     if security.seccomp:

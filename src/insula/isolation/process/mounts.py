@@ -37,6 +37,12 @@ def make_mounts(
     return mounts
 
 
+def shares_shm(plan: LaunchPlan) -> bool:
+    """Whether another container's shared memory is to be at its /dev/shm, once it is made."""
+    own = {m.target.rstrip("/") for m in plan.mounts}
+    return plan.ipc_mode.startswith("container:") and "/dev/shm" not in own
+
+
 def tmpfs_options(options: Sequence[str]) -> list[str]:
     """Docker's defaults for a tmpfs, less what the user's options say otherwise."""
     given = [o for option in options for o in option.split(",") if o]

@@ -18,7 +18,7 @@ def cpu_quota(limits: Limits) -> tuple[int, int]:
     """(quota, period) in microseconds; (0, 0) for no limit."""
     if limits.nano_cpus > 0:
         return limits.nano_cpus * _PERIOD_US // 10**9, _PERIOD_US
-    if limits.cpu_quota_us > 0 or limits.cpu_period_us > 0:
+    if limits.cpu_quota_us or limits.cpu_period_us > 0:
         return max(limits.cpu_quota_us, 0), limits.cpu_period_us or _PERIOD_US
     return 0, 0
 
@@ -54,6 +54,10 @@ def make_resources(
         cpu["period"] = period
     if quota:
         cpu["quota"] = quota
+    if limits.cpu_rt_period_us:
+        cpu["realtimePeriod"] = limits.cpu_rt_period_us
+    if limits.cpu_rt_runtime_us:
+        cpu["realtimeRuntime"] = limits.cpu_rt_runtime_us
     if limits.cpuset_cpus:
         cpu["cpus"] = limits.cpuset_cpus
     if limits.cpuset_mems:
@@ -125,8 +129,12 @@ def _writes_v1(limits: Limits, swap_accounting: bool) -> list[tuple[str, str, st
     quota, period = cpu_quota(limits)
     if period:
         writes.append(("cpu", "cpu.cfs_period_us", str(period)))
-    if quota:
-        writes.append(("cpu", "cpu.cfs_quota_us", str(quota)))
+    if quota or limits.cpu_quota_us < 0:
+        writes.append(("cpu", "cpu.cfs_quota_us", str(quota or -1)))
+    if limits.cpu_rt_period_us:
+        writes.append(("cpu", "cpu.rt_period_us", str(limits.cpu_rt_period_us)))
+    if limits.cpu_rt_runtime_us:
+        writes.append(("cpu", "cpu.rt_runtime_us", str(limits.cpu_rt_runtime_us)))
     return writes + _writes_both(limits)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from insula.isolation.plan import LaunchPlan, Process
@@ -64,8 +66,11 @@ def make_config(
     facts: HostFacts,
     devices: tuple[DeviceNode, ...] = (),
     block_devices: BlockDevices = (),
+    *,
+    shared: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """`block_devices`: (major, minor) of those that `plan.limits.throttles` name, in their order."""
+    """`block_devices`: (major, minor) of those that `plan.limits.throttles` name, in their order.
+    `shared`: where the namespaces are that are another container's, by the runtime's words for them."""
     assert plan.directory is not None
     security = plan.security
     args = plan.process.args
@@ -85,7 +90,7 @@ def make_config(
         "mounts": make_mounts(
             plan, facts.cgroup_version, facts.kernel, facts.init_path if plan.init else "", INIT_TARGET
         ),
-        "linux": _make_linux(plan, facts, devices, block_devices),
+        "linux": _make_linux(plan, facts, devices, block_devices, shared),
     }
     if security.seccomp and facts.raw_seccomp:
         # crun takes a finished filter instead of the section, and saves the 20 ms of libseccomp's making one
@@ -155,12 +160,16 @@ def _rlimit(value: int) -> int:
 
 
 def _make_linux(
-    plan: LaunchPlan, facts: HostFacts, devices: tuple[DeviceNode, ...], block_devices: BlockDevices
+    plan: LaunchPlan,
+    facts: HostFacts,
+    devices: tuple[DeviceNode, ...],
+    block_devices: BlockDevices,
+    shared: Mapping[str, str],
 ) -> dict[str, Any]:
     security = plan.security
     section: dict[str, Any] = {
         "cgroupsPath": f"/{cgroup_name(plan)}",
-        "namespaces": _make_namespaces(plan, facts),
+        "namespaces": _make_namespaces(plan, facts, shared),
         "resources": {
             "devices": _device_rules(devices, security.device_rules, privileged=security.privileged),
             **make_resources(
@@ -213,12 +222,13 @@ def _seccomp_bpf(profile: str, capabilities: tuple[str, ...], kernel: tuple[int,
     return base64.b64encode(seccomp.compile_bpf(profile, capabilities, kernel, i386=True)).decode("ascii")
 
 
-def _make_namespaces(plan: LaunchPlan, facts: HostFacts) -> list[dict[str, str]]:
+def _make_namespaces(plan: LaunchPlan, facts: HostFacts, shared: Mapping[str, str]) -> list[dict[str, str]]:
     found: list[dict[str, str]] = [{"type": "mount"}]
-    if plan.pid_mode != "host":
-        found.append({"type": "pid"})
-    if plan.ipc_mode != "host":
-        found.append({"type": "ipc"})
+    for kind, mode in (("pid", plan.pid_mode), ("ipc", plan.ipc_mode)):
+        if path := shared.get(kind):
+            found.append({"type": kind, "path": path})
+        elif mode != "host":
+            found.append({"type": kind})
     if plan.uts_mode != "host":
         found.append({"type": "uts"})
     if not plan.host_network:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from insula.config import Settings
-from insula.errors import Conflict, GuestFailed, InvalidRequest, NoSuchInstance, Unavailable
+from insula.errors import Conflict, GuestFailed, InvalidRequest, NoSuchInstance, RuntimeFailed, Unavailable
 from insula.isolation import backend
 from insula.isolation.backend import BackendInfo, Files, Liveness, ProcessTable
 from insula.isolation.mounted import MountedFiles, numeric_owner
@@ -33,6 +33,7 @@ from insula.isolation.vm.facilities import Facilities
 from insula.isolation.vm.files import AgentFiles
 from insula.isolation.vm.guest import Guest
 from insula.isolation.vm.helper import Helpers
+from insula.isolation.vm.loadable import check_loadable, explain
 from insula.isolation.vm.machine import netdev
 from insula.isolation.vm.order import (
     HELPER_SUFFIX,
@@ -244,14 +245,19 @@ class VmBackend:
             raise Unavailable(
                 f"the copy was made under {captured.accelerator}, but this host runs VMs under {now}"
             )
+        version = self._facilities.version
+        await check_loadable(captured, self._facilities.need_host().qemu, version)
         check_plan(plan)
         plan = _in_slots(plan, captured)
         order = order_for(plan)
         generation = str(uuid.uuid4())
         vm = Vm(plan, self._gone)
-        booted = await self._starter.resume(
-            order, captured.source(how), generation, vm.make_channel, vm.monitor, steps=vm.steps
-        )
+        try:
+            booted = await self._starter.resume(
+                order, captured.source(how), generation, vm.make_channel, vm.monitor, steps=vm.steps
+            )
+        except RuntimeFailed as error:
+            raise explain(error, captured, version) from error
         vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel, tap=booted.tap)
         self._vms[plan.id] = vm
         try:
@@ -377,7 +383,7 @@ class VmBackend:
             vcpus=vm.plan.machine.vcpus,
             memory_mib=vm.plan.machine.memory_mib,
             guest_pids=guest_pids,
-            pids_limit=vm.limits.pids,
+            pids_limit=max(vm.limits.pids, 0),
             endpoints=vm.endpoints(),
         )
 

@@ -111,6 +111,7 @@ class _Taken:
     """What is being copied, and what to; `close` is for one that is not finished."""
 
     type: str
+    qemu: str
     mapping: Mapping
     ram: int
     state: int
@@ -129,6 +130,7 @@ class _Taken:
             interfaces=tuple(name for _, name in slots.values()),
             ram=self.ram,
             state=self.state,
+            qemu=self.qemu,
             pause_ns=pause_ns,
         )
         self.ram = self.state = -1
@@ -147,6 +149,7 @@ async def _begin(vm: Vm) -> _Taken:
     mapping = find_mapping(vm.record.pid, await vm.monitor.memory_address(), size)
     return _Taken(
         type=machine_type,
+        qemu=await vm.monitor.version(),
         mapping=mapping,
         ram=make_memory_file("insula-ram", size),
         state=make_memory_file("insula-state"),

@@ -27,9 +27,10 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineRecord:
-    """What is written down of one.  `type` is QEMU's name of the machine, with its version; `nic_count` says
-    how many interfaces QEMU has, `interfaces` what the guest calls those that lead somewhere, in the order of
-    their slots; digests are `memory_file`'s."""
+    """What is written down of one.  `type` is QEMU's name of the machine, with its version; `qemu` is the
+    version of the QEMU that it ran in ("" in records of before); `nic_count` says how many interfaces QEMU
+    has, `interfaces` what the guest calls those that lead somewhere, in the order of their slots; digests are
+    `memory_file`'s."""
 
     format: int
     machine: GuestMachine
@@ -39,12 +40,13 @@ class MachineRecord:
     interfaces: tuple[str, ...]
     ram_digest: str
     state_digest: str
+    qemu: str = ""
 
 
 @dataclass(slots=True, kw_only=True, weakref_slot=True)
 class Captured:
     """A machine at one instant.  Memory and state go with the last reference.  `pause_ns`: how long the
-    workload stood still for it."""
+    workload stood still for it.  The rest is as in `MachineRecord`."""
 
     machine: GuestMachine
     accelerator: Accelerator
@@ -53,6 +55,7 @@ class Captured:
     interfaces: tuple[str, ...]
     ram: int
     state: int
+    qemu: str = ""
     pause_ns: int = 0
     _closing: object = field(init=False, repr=False)
 
@@ -86,6 +89,7 @@ def save(captured: Captured, directory: str) -> None:
             interfaces=captured.interfaces,
             ram_digest=memory_file.digest_sparse(captured.ram)[0],
             state_digest=memory_file.digest_sparse(captured.state)[0],
+            qemu=captured.qemu,
         )
         write_atomic(os.path.join(directory, _RECORD), codec.encode(record))
 
@@ -118,6 +122,7 @@ def load(directory: str) -> Captured:
         interfaces=record.interfaces,
         ram=ram,
         state=state,
+        qemu=record.qemu,
     )
 
 

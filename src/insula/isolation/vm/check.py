@@ -72,6 +72,13 @@ def _limits(limits: Limits) -> None:
         raise UnsupportedField(
             "HostConfig.OomKillDisable", "the guest's kernel decides what to do when its memory is used up"
         )
+    if limits.cpu_rt_runtime_us or limits.cpu_rt_period_us:
+        raise UnsupportedField(
+            f"HostConfig.CpuRealtime{'Runtime' if limits.cpu_rt_runtime_us else 'Period'}",
+            "the scheduler of a virtual machine's processes is its own kernel's, which sets no real-time CPU "
+            "time aside",
+            hint="use --cpus or --cpu-shares, or --isolation process",
+        )
     if limits.blkio_weight or limits.throttles:
         what = limits.throttles[0].what if limits.throttles else ""
         raise UnsupportedField(

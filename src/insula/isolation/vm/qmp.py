@@ -154,6 +154,14 @@ class Monitor:
         answer = await self._execute("qom-get", {"path": "/machine", "property": "type"})
         return str(answer).removesuffix("-machine")
 
+    async def version(self) -> str:
+        """QEMU's own, which may be another than that of the program that is installed now: `7.2.22`."""
+        answer = await self._execute("query-version")
+        numbers = answer.get("qemu") if isinstance(answer, dict) else None
+        if not isinstance(numbers, dict):
+            raise RuntimeFailed(f"QEMU does not say its version for {self._name}: {answer}")
+        return ".".join(str(numbers.get(part, 0)) for part in ("major", "minor", "micro"))
+
     async def memory_address(self) -> int:
         """Where, in QEMU's own address space, the guest's memory begins."""
         answer = str(await self._execute("human-monitor-command", {"command-line": "gpa2hva 0"}))

@@ -1,0 +1,77 @@
+"""The PID and IPC namespaces of another instance (`--pid container:NAME`, `--ipc container:NAME`).  Pure.
+
+Who it is is looked up at every start, and the final plan has its id.  The network of another is
+`preparation`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from insula.engine.instances import Entry
+from insula.errors import Conflict, Failure, InvalidRequest, NoSuchInstance
+from insula.isolation.plan import LaunchPlan
+from insula.model.instance import InstanceSpec, State
+from insula.model.isolation import link_kind
+from insula.model.network import LinkKind
+
+_OF = "container:"
+_PID = ("", "private", "host")
+_IPC = ("", "none", "private", "shareable", "host")
+_UTS = ("", "private", "host")
+
+
+def check_modes(spec: InstanceSpec) -> None:
+    """In moby's words.  Raises InvalidRequest."""
+    pid, ipc, uts = spec.pid_mode, spec.ipc_mode, spec.uts_mode
+    if ipc not in _IPC and not ipc.startswith(_OF):
+        raise InvalidRequest(f"invalid IPC mode: {ipc[:128]}")
+    if pid not in _PID and not (pid.startswith(_OF) and pid != _OF):
+        raise InvalidRequest(f"invalid PID mode: {pid[:128]}")
+    if uts not in _UTS:
+        raise InvalidRequest(f"invalid UTS mode: {uts[:128]}")
+
+
+def check_donors(spec: InstanceSpec, find: Callable[[str], Entry]) -> None:
+    """At create they need not run yet, but be there.  Raises InvalidRequest."""
+    for mode in (spec.pid_mode, spec.ipc_mode):
+        if mode.startswith(_OF):
+            try:
+                find(mode.removeprefix(_OF))
+            except NoSuchInstance as error:
+                raise InvalidRequest(error.message) from None
+
+
+def with_donors(plan: LaunchPlan, entry: Entry, find: Callable[[str], Entry]) -> LaunchPlan:
+    """Raises InvalidRequest, Conflict, and Failure (as Docker's, 500) for one that does not run."""
+    changes = {}
+    for field, word, mode in (("pid_mode", "PID", plan.pid_mode), ("ipc_mode", "IPC", plan.ipc_mode)):
+        if mode.startswith(_OF):
+            changes[field] = _OF + _donor(entry, word, mode.removeprefix(_OF), find).id
+    return dataclasses.replace(plan, **changes) if changes else plan  # type: ignore[arg-type]
+
+
+def _donor(entry: Entry, word: str, ref: str, find: Callable[[str], Entry]) -> Entry:
+    failed = f"failed to join {word} namespace"
+    try:
+        other = find(ref)
+    except NoSuchInstance as error:
+        raise InvalidRequest(f"{failed}: {error.message}") from None
+    if other is entry:
+        raise InvalidRequest(f"{failed}: it is the container's own")
+    if other.record.state is State.RESTARTING:
+        raise Conflict(f"{failed}: Container {other.id} is restarting, wait until the container is running")
+    if not other.alive or other.plan is None:
+        raise Failure(f"{failed}: Container {other.id} is not running")
+    if link_kind(other.record.spec.isolation) is not LinkKind.VETH:
+        raise Conflict(
+            f"{failed}: that of {other.record.name} is inside of a virtual machine",
+            hint="docker exec runs a program in it",
+        )
+    if word == "IPC" and other.plan.ipc_mode not in ("shareable", "host"):
+        raise InvalidRequest(
+            f"{failed}: container {ref}: non-shareable IPC "
+            "(hint: use IpcMode:shareable for the donor container)"
+        )
+    return other
