@@ -201,6 +201,7 @@ class Client:
         Raises DaemonUnreachable, and DaemonRefused for 304 and from 400 on, unless it is in `ok`.
         """
         connection = self._connect()
+        path = path.replace("/containers//", "/containers/", 1)  # a name as inspect shows it
         target = (self._prefix if versioned else "") + path
         if query:
             words = {k: _word(v) for k, v in query.items() if v is not None}

@@ -176,16 +176,10 @@ def _copy_in(client: Client, source: str, ref: str, target: str, archive: bool, 
     else:
         into, name = os.path.dirname(target.rstrip("/")) or "/", os.path.basename(target.rstrip("/"))
 
-    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        if not archive:
-            member.uid = member.gid = 0
-            member.uname = member.gname = ""
-        return member
-
     with tempfile.TemporaryFile() as spool:
         with tarfile.open(fileobj=spool, mode="w", dereference=False) as tar:
             path = os.path.realpath(source) if follow_link else source
-            tar.add(path, arcname=name, filter=plain)
+            tar.add(path, arcname=name)
         spool.seek(0)
         _put(client, ref, {**query, "path": into}, spool)
 

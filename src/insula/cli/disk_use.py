@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from insula.cli.connect import pass_client
-from insula.cli.show import row_of
+from insula.cli.show import print_found, row_of
 from insula.cli.table import age_of, human_size, print_rows
-from insula.errors import InvalidRequest
 
 _ACTIVE = ("running", "paused", "restarting")
 _IMAGE_HEADINGS = (
@@ -26,11 +25,13 @@ _CACHE_HEADINGS = ("CACHE ID", "CACHE TYPE", "SIZE", "LAST USED", "USAGE")
 @click.pass_context
 def df(ctx: click.Context, verbose: bool, template: str | None) -> None:
     """Disk space that images, instances, volumes and caches of builds take."""
-    if verbose and template:
-        raise InvalidRequest("df: --format and --verbose do not go together")
     found = pass_client(ctx).get("/system/df")
     if verbose:
-        _show_all(found)
+        if template:
+            parts = {key: found.get(key) or [] for key in ("Images", "Containers", "Volumes", "BuildCache")}
+            print_found([parts], template)
+        else:
+            _show_all(found)
         return
     columns = {
         "Type": "TYPE",

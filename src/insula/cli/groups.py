@@ -14,7 +14,7 @@ from insula.cli.lifecycle import for_each
 from insula.cli.progress import show_progress
 from insula.cli.prune import ask, prune
 from insula.cli.show import filters_of
-from insula.cli.table import print_rows
+from insula.cli.table import joined, print_rows
 from insula.cli.values import parse_pairs
 from insula.errors import InvalidRequest
 
@@ -123,7 +123,8 @@ def list_volumes(ctx: click.Context, filters: tuple[str, ...], quiet: bool, temp
         for row in rows:
             print(row["Name"])
         return
-    print_rows(rows, {"Driver": "DRIVER", "Name": "VOLUME NAME"}, template=template)
+    shown = [{**row, "Labels": joined(row.get("Labels")), "Links": "N/A", "Size": "N/A"} for row in rows]
+    print_rows(shown, {"Driver": "DRIVER", "Name": "VOLUME NAME"}, template=template)
 
 
 @volume.command(name="create")

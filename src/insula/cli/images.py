@@ -92,6 +92,7 @@ def images(
                     "SharedSize": "N/A",
                     "UniqueSize": "N/A",
                     "Size": human_size(image["Size"]),
+                    "VirtualSize": human_size(image["Size"]),
                 }
             )
     if quiet:

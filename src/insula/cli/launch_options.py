@@ -158,6 +158,8 @@ def finalize_create(
 ) -> dict[str, Any]:
     """The body of POST /containers/create.  Raises InvalidRequest naming the flag that is wrong."""
     streams = {s.lower() for s in o["attach"]}
+    if not streams <= {"stdin", "stdout", "stderr"}:
+        raise InvalidRequest("--attach: valid streams are STDIN, STDOUT and STDERR")
     all_streams = not streams and not detach
     interactive = o["interactive"]
     binds, volumes = values.parse_volumes(o["volume"])
@@ -171,7 +173,12 @@ def finalize_create(
         "Hostname": o["hostname"] or "",
         "Domainname": o["domainname"] or "",
         "Labels": values.parse_pairs(
-            (*values.read_lines(o["label_file"], "--label-file"), *o["label"]), "--label"
+            # of a file, docker takes no line without a value
+            (
+                *(line for line in values.read_lines(o["label_file"], "--label-file") if "=" in line),
+                *o["label"],
+            ),
+            "--label",
         ),
         "Tty": o["tty"],
         "OpenStdin": interactive,

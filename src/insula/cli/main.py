@@ -15,7 +15,7 @@ import click
 from insula import __version__
 from insula.cli.connect import Connection
 from insula.cli.flags import spelled_out
-from insula.errors import InsulaError
+from insula.errors import InsulaError, InvalidRequest
 
 # command: (module:object, section of --help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -144,6 +144,13 @@ def cli(ctx: click.Context, host: str | None) -> None:
     ctx.obj = Connection(host or os.environ.get("INSULA_HOST"))
 
 
+def _is_of_flags(error: click.UsageError) -> bool:
+    """docker's: a wrong flag or value of one is 125, a missing or superfluous word is 1."""
+    if isinstance(error, click.BadParameter):
+        return not isinstance(error, click.MissingParameter) and isinstance(error.param, click.Option)
+    return isinstance(error, (click.NoSuchOption, click.BadOptionUsage))
+
+
 def main() -> None:
     """Entry point of the `insula` program."""
     try:
@@ -156,15 +163,17 @@ def main() -> None:
         sys.exit(130)
     except click.UsageError as error:
         error.show()
-        # docker's: a wrong flag is 125, a missing or superfluous word is 1
-        sys.exit(125 if isinstance(error, (click.NoSuchOption, click.BadOptionUsage)) else 1)
+        sys.exit(125 if _is_of_flags(error) else 1)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except InsulaError as error:
         print(f"insula: {error}", file=sys.stderr)
-        # 125 tells apart our failures from the workload's exit code; other commands have no workload
-        sys.exit(error.exit_code if {"run", "exec"} & set(sys.argv[1:]) else min(error.exit_code, 1))
+        # 125 tells apart our failures from the workload's exit code; other commands have no workload, and
+        # 125 for wrong flags only
+        of_flag = isinstance(error, InvalidRequest) and error.message.startswith("--")
+        whole = of_flag or {"run", "exec"} & set(sys.argv[1:])
+        sys.exit(error.exit_code if whole else min(error.exit_code, 1))
     except BrokenPipeError:
         # whoever read our output has gone (`insula ps | head -1`); don't complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,7 +17,7 @@ from insula.cli.flags import Group
 from insula.cli.lifecycle import for_each
 from insula.cli.prune import ask, prune
 from insula.cli.show import filters_of
-from insula.cli.table import print_rows
+from insula.cli.table import joined, print_rows
 from insula.cli.values import parse_pairs
 from insula.errors import InvalidRequest
 
@@ -43,9 +43,10 @@ def list_networks(
             "Name": n["Name"],
             "Driver": n["Driver"],
             "Scope": n["Scope"],
+            "IPv4": str(n.get("EnableIPv4", True)).lower(),
             "IPv6": str(n.get("EnableIPv6", False)).lower(),
             "Internal": str(n.get("Internal", False)).lower(),
-            "Labels": ",".join(f"{k}={v}" for k, v in sorted((n.get("Labels") or {}).items())),
+            "Labels": joined(n.get("Labels")),
             "CreatedAt": n.get("Created", ""),
         }
         for n in pass_client(ctx).get("/networks", filters=filters_of(filters) or None)

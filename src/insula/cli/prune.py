@@ -27,5 +27,12 @@ def prune(client: Client, what: str, filters: dict[str, list[str]]) -> None:
 
 
 def ask(question: str, force: bool) -> None:
-    if not force:
-        click.confirm(question, abort=True, err=True)
+    """A no, or nobody who could answer, ends the command with exit code 0, as docker's."""
+    if force:
+        return
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        agreed = False
+    if not agreed:
+        raise click.exceptions.Exit(0)

@@ -103,20 +103,20 @@ def run(
     insula run -d -p 8080:80 --name web nginx          in the background, with a port
     """
     if detach and options["attach"]:
-        raise InvalidRequest("--attach: cannot be combined with --detach")
+        raise _Refused("conflicting options: cannot specify both --attach and --detach")
     if not detach and options["tty"] and options["interactive"] and not sys.stdin.isatty():
-        raise InvalidRequest("--tty: the input device is not a terminal", hint="leave out -t")
+        raise _NO_TERMINAL
     client = pass_client(ctx)
     try:
         instance = _create(client, image, command, options, detach)
     except DaemonRefused as error:
         raise _Failed(error, 125) from error
     if detach:
+        print(instance, flush=True)  # also of one that does not start: it is there
         try:
             client.post(f"/containers/{instance}/start")
         except DaemonRefused as error:
             raise _Failed(error, _exit_code_of(error)) from error
-        print(instance)
         return 0
     condition = "removed" if options["rm"] else "next-exit"
     streams = {s.lower() for s in options["attach"]}
@@ -138,6 +138,15 @@ def run(
     with _signals_passed_on(client, instance, enabled=sig_proxy and not options["tty"]):
         ended = _converse(client, f"/containers/{instance}", connection, stdin, options["tty"], detach_keys)
     return int(waiting.json()["StatusCode"]) if ended else 0
+
+
+class _Refused(InvalidRequest):
+    """What docker's client, too, finds out by itself, with exit code 1."""
+
+    exit_code = 1
+
+
+_NO_TERMINAL = _Refused("--tty: the input device is not a terminal", hint="leave out -t")
 
 
 class _Failed(InsulaError):
@@ -289,7 +298,7 @@ def exec_(
 ) -> int:
     """Run one more COMMAND in a running instance."""
     if tty and interactive and not detach and not sys.stdin.isatty():
-        raise InvalidRequest("--tty: the input device is not a terminal", hint="leave out -t")
+        raise _NO_TERMINAL
     client = pass_client(ctx)
     body: dict[str, Any] = {
         "Cmd": list(command),
@@ -316,7 +325,7 @@ def exec_(
             return 0
         connection = client.hijack(f"/exec/{started}/start", body=options)
     except DaemonRefused as error:
-        raise _Failed(error, _exit_code_of(error)) from error
+        raise _Failed(error, 1 if detach else _exit_code_of(error)) from error
     connection.multiplexed = not tty
     if not _converse(client, f"/exec/{started}", connection, interactive, tty, detach_keys):
         print("read escape sequence", file=sys.stderr)

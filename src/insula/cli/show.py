@@ -14,7 +14,7 @@ import click
 
 from insula.cli import values
 from insula.cli.connect import pass_client
-from insula.cli.table import age_of, human_binary, human_size, print_rows, utc_text
+from insula.cli.table import age_of, human_binary, human_size, joined, print_rows, utc_text
 from insula.client import Client
 from insula.errors import DaemonRefused, InvalidRequest
 from insula.model.go_template import render
@@ -83,7 +83,7 @@ def ps(
         "ID": "CONTAINER ID",
         "Image": "IMAGE",
         "Command": "COMMAND",
-        "CreatedAgo": "CREATED",
+        "RunningFor": "CREATED",
         "Status": "STATUS",
         "Isolation": "ISOLATION",
         "Ports": "PORTS",
@@ -103,7 +103,6 @@ def row_of(entry: dict[str, Any], no_trunc: bool) -> dict[str, Any]:
         "ID": entry["Id"] if no_trunc else entry["Id"][:12],
         "Image": entry["Image"],
         "Command": f'"{command}"',
-        "CreatedAgo": age_of(entry["Created"]),
         "RunningFor": age_of(entry["Created"]),
         "CreatedAt": utc_text(entry["Created"]),
         "Status": entry["Status"],
@@ -111,7 +110,7 @@ def row_of(entry: dict[str, Any], no_trunc: bool) -> dict[str, Any]:
         "Isolation": entry["HostConfig"].get("Isolation", ""),
         "Ports": _ports(entry.get("Ports") or []),
         "Names": ",".join(name.removeprefix("/") for name in entry["Names"]),
-        "Labels": ",".join(f"{k}={v}" for k, v in (entry.get("Labels") or {}).items()),
+        "Labels": joined(entry.get("Labels")),
         "Networks": ",".join((entry.get("NetworkSettings") or {}).get("Networks") or {}),
         "Mounts": ",".join(m.get("Name") or m.get("Source", "") for m in entry.get("Mounts") or []),
         "LocalVolumes": str(sum(m.get("Driver") == "local" for m in entry.get("Mounts") or [])),
@@ -259,7 +258,7 @@ def top(ctx: click.Context, instance: str, ps_options: tuple[str, ...]) -> None:
     """Processes of an instance; PS_OPTIONS are those of ps."""
     table = pass_client(ctx).get(f"/containers/{instance}/top", ps_args=" ".join(ps_options) or None)
     rows = [dict(zip(table["Titles"], row, strict=True)) for row in table["Processes"]]
-    print_rows(rows, {title: title for title in table["Titles"]})
+    print_rows(rows, {title: title for title in table["Titles"]}, least=20)
 
 
 def _usage(sample: dict[str, Any], name: str) -> dict[str, Any]:

@@ -113,10 +113,32 @@ def events(
     }
     for event in pass_client(ctx).request("GET", "/events", query=query).lines():
         if template:
-            print(json.dumps(event) if template == "json" else render(template, event), flush=True)
+            print(json.dumps(event) if template == "json" else render(template, _named(event)), flush=True)
             continue
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(event["time"]))
         zone = time.strftime("%z", time.localtime(event["time"]))
         attributes = ", ".join(f"{k}={v}" for k, v in sorted(event["Actor"]["Attributes"].items()))
         stamp = f"{when}.{event['timeNano'] % 1_000_000_000:09d}{zone[:3]}:{zone[3:]}"
         print(f"{stamp} {event['Type']} {event['Action']} {event['Actor']['ID']} ({attributes})", flush=True)
+
+
+class _Attributes(dict[str, str]):
+    """Of an event: what it does not have is shown as docker shows it, and ends nothing."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: str) -> str:
+        return "<no value>"
+
+
+def _named(event: dict[str, Any]) -> dict[str, Any]:
+    """With the names that docker's templates have for what is written small in JSON."""
+    actor = event["Actor"]
+    return {
+        **event,
+        "Actor": {**actor, "Attributes": _Attributes(actor["Attributes"])},
+        "Scope": event.get("scope", ""),
+        "Time": event["time"],
+        "TimeNano": event["timeNano"],
+    }

@@ -62,6 +62,11 @@ def utc_text(created: float) -> str:
     return datetime.datetime.fromtimestamp(created, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
 
 
+def joined(labels: Mapping[str, str] | None) -> str:
+    """`a=1,b=2`, as docker shows labels."""
+    return ",".join(f"{key}={value}" for key, value in sorted((labels or {}).items()))
+
+
 def rfc3339(created: float) -> str:
     """`2026-01-31T12:00:00Z`, as docker shows the time of a layer: with the local offset if there is one."""
     local = datetime.datetime.fromtimestamp(created, datetime.UTC).astimezone()
@@ -82,8 +87,9 @@ def print_rows(
     *,
     template: str | None = None,
     write: Callable[[str], None] = print,
+    least: int = 10,
 ) -> None:
-    """A table of `columns` (key to heading), or each row through `template`."""
+    """A table of `columns` (key to heading), none narrower than `least`, or each row through `template`."""
     if template == "json":
         for row in rows:
             write(json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
@@ -99,8 +105,8 @@ def print_rows(
     else:
         lines = [list(columns.values())]
         lines += [[str(row.get(key, "")) for key in columns] for row in rows]
-    # docker's columns: three spaces between, and none narrower than ten
-    widths = [max(10, 3 + max(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
+    # docker's columns: three spaces between
+    widths = [max(least, 3 + max(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
     for line in lines:
         write("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 

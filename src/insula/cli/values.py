@@ -61,6 +61,8 @@ def read_env(words: tuple[str, ...], files: tuple[str, ...]) -> list[str]:
         name, equals, _ = line.partition("=")
         if not name:
             raise InvalidRequest(f"--env: {line!r} has no name")
+        if line in lines and any(char.isspace() for char in name):
+            raise InvalidRequest(f"--env-file: the variable {name!r} has blanks in its name")
         if equals:
             env.append(line)
         elif name in os.environ:
@@ -128,7 +130,7 @@ def parse_volumes(words: tuple[str, ...]) -> tuple[list[str], dict[str, Any]]:
             binds.append(f"{os.path.abspath(os.path.expanduser(source))}:{rest}")
         else:
             binds.append(word)
-    return binds, volumes
+    return list(dict.fromkeys(binds)), volumes
 
 
 def parse_ulimit(word: str) -> dict[str, Any]:

@@ -54,7 +54,10 @@ def test_every_command_has_help(daemon: Daemon, command: str) -> None:
         (("run", "--rm", "--link", "x", IMAGE), 125, "No such container: x"),
         (("run", "--rm", "--health-interval", "x", IMAGE), 125, "--health-interval"),
         (("run", "--rm", "--isolation", "jail", IMAGE), 125, "isolation"),
-        (("run", "-it", "--rm", IMAGE), 125, "not a terminal"),
+        (("run", "-it", "--rm", IMAGE), 1, "not a terminal"),
+        (("run", "--rm", "-a", "odd", IMAGE), 125, "--attach"),
+        (("run", "--rm", "--cpus", "x", IMAGE), 125, "--cpus"),
+        (("exec", "-d", "cli-box", "no-such"), 1, "executable file not found"),
         (("run",), 1, "IMAGE"),
         (("ps", "--odd"), 125, "--odd"),
         (("ps", "--filter", "odd=1"), 1, "odd"),
@@ -97,7 +100,11 @@ def test_exit_codes_and_what_is_said(
         (("inspect", "-f", '{{index .Config.Labels "a"}}', "cli-box"), "b"),
         (("inspect", "-f", "{{range $k, $v := .NetworkSettings.Ports}}{{$k}}{{end}}", "cli-box"), "80/tcp"),
         (("inspect", "-f", "{{if .State.Running}}yes{{else}}no{{end}}", "cli-box"), "yes"),
+        (("inspect", "-f", "{{.Name}}", "/cli-box"), "/cli-box"),
         (("port", "cli-box"), "80/tcp -> 127.0.0.1:18097"),
+        (("container", "ps", "-f", "publish=18097", "--format", "{{.Names}}"), "cli-box"),
+        (("ps", "-f", "publish=80", "--format", "{{.Names}}"), ""),
+        (("ps", "-s", "--format", "{{slice .Size 0 3}}", "-f", "name=cli-box"), "0B "),
         (("logs", "-n", "0", "cli-box"), ""),
         (("network", "inspect", "-f", "{{.Driver}}", "bridge"), "bridge"),
         (("version", "-f", "{{.Server.Version}}"), None),
@@ -245,5 +252,5 @@ def test_mounts_volumes_and_checks_in_our_words(daemon: Daemon, isolation: str, 
     assert name not in ok("volume", "prune", "-f", "--filter", f"label=of={name}")
     assert name in ok("volume", "prune", "-f", "-a", "--filter", f"label=of={name}")
     both = daemon.insula("create", "--no-healthcheck", "--health-cmd", "x", IMAGE)
-    assert 1 == both.returncode
+    assert 125 == both.returncode
     assert b"--no-healthcheck conflicts" in both.stderr

@@ -10,7 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from insula.cli.flags import spelled_out
-from insula.cli.main import ELSEWHERE, cli
+from insula.cli.main import ELSEWHERE, cli, main
+from insula.cli.system import _named
+from insula.model.go_template import render
 
 
 @click.command()
@@ -89,3 +91,44 @@ def test_every_flag_of_dockers_is_taken(line: str) -> None:
     assert command is not None
     ours = {flag for p in command.params for flag in (*p.opts, *p.secondary_opts)}
     assert set(WITHOUT.get(name, "").split()) == set(flags.split()) - ours
+
+
+def test_an_event_without_an_attribute_ends_no_stream() -> None:
+    event = {
+        "Type": "network", "Action": "prune", "Actor": {"ID": "", "Attributes": {"reclaimed": "0"}},
+        "scope": "local", "time": 1, "timeNano": 1_000_000_000,
+    }  # fmt: skip
+    form = "{{.Action}} {{.Scope}} {{.Time}} {{.Actor.Attributes.name}} {{.Actor.Attributes.reclaimed}}"
+    assert "prune local 1 <no value> 0" == render(form, _named(event))
+
+
+@pytest.mark.parametrize("answer", ["n\n", "", "\n"])
+def test_a_no_to_a_clean_up_is_no_failure(answer: str) -> None:
+    """And nothing is asked of a daemon, of which there is none here."""
+    result = CliRunner().invoke(cli, ["-H", "unix:///nowhere", "volume", "prune"], input=answer)
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("run --odd x", 125),
+        ("run --cpus x y", 125),
+        ("run --memory x y", 125),
+        ("run --pull odd x", 125),
+        ("run -a odd x", 125),
+        ("create --label =x y", 125),
+        ("ps --filter odd", 125),
+        ("ps -n odd", 125),
+        ("run", 1),
+        ("inspect", 1),
+        ("rename x", 1),
+        ("odd", 1),
+        ("ps", 1),
+    ],
+)
+def test_exit_codes_are_dockers(words: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["insula", "-H", "unix:///nowhere/at/all", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert code == ended.value.code
