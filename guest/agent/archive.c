@@ -181,7 +181,8 @@ fill_entry (struct tar_entry *entry, const struct stat *st, const char *path, bo
   entry->minor = minor (st->st_rdev);
   entry->size = entry->type == '0' ? (uint64_t) st->st_size : 0;
   entry->link[0] = 0;
-  snprintf (entry->name, PATH_MAX, "%s%s", path, entry->type == '5' ? "/" : "");
+  bool slash = entry->type == '5' && strcmp (path, "/") != 0;
+  snprintf (entry->name, PATH_MAX, "%s%s", path, slash ? "/" : "");
 }
 
 /* One thing: `name` in `dirfd`, `path` (a buffer of PATH_MAX, `len` used) in the archive. */

@@ -79,7 +79,8 @@ get_path (const struct transfer *t, struct fault *fault)
       cleanup_close int fd = open (dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
       if (fd < 0)
         return fail (fault, FAULT_NO_SUCH_PATH, errno, "%.300s", t->path);
-      return archive_write (1, fd, ".", *name ? name : ".", &options, fault);
+      /* of the root as Docker's: `docker cp x:/ y` puts y in the place of the first slash */
+      return archive_write (1, fd, ".", *name ? name : "/", &options, fault);
     }
   if (slash)
     *slash = 0;
