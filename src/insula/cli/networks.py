@@ -155,7 +155,12 @@ def finalize_ipam(
     "--link", multiple=True, metavar="INSTANCE[:ALIAS]", help="Find another by a name of one's own."
 )
 @click.option("--link-local-ip", multiple=True, metavar="ADDRESS", help="One more address, link-local.")
-@click.option("--driver-opt", multiple=True, metavar="KEY=VALUE", help="Kept and shown.")
+@click.option(
+    "--driver-opt",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="com.docker.network.endpoint.sysctls of one that starts; all others are kept and shown.",
+)
 @click.argument("network_name", metavar="NETWORK")
 @click.argument("instance")
 @click.pass_context
