@@ -55,6 +55,11 @@ MIB = 1024 * 1024
             'exec: "nope": permission denied: unknown',
         ),
         (
+            "the path `/etc/plain` exists but it is not executable: Operation not permitted",
+            CommandNotExecutable,
+            'exec: "nope": permission denied: unknown',
+        ),
+        (
             'unable to start container process: exec: "nope": permission denied',
             CommandNotExecutable,
             'exec: "nope": permission denied: unknown',

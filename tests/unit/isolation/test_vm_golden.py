@@ -18,6 +18,7 @@ from insula.isolation.vm.machine import (
     Share,
     cpu_for,
     finalize_argv,
+    hot_nic,
     late_devices,
 )
 from insula.isolation.vm.virtiofs import Virtiofsd
@@ -193,6 +194,14 @@ def test_shares_come_to_a_clone_when_its_state_is_loaded() -> None:
     assert [("m0", "share0", "8"), ("m1", "share1", "9")] == [
         (device["tag"], device["chardev"], device["addr"]) for device in late_devices(CLONE_SHARES)
     ]
+
+
+def test_an_interface_that_comes_later_is_described_in_qemus_own_types() -> None:
+    """QEMU 10 refuses words where a property is a boolean; the others are words in every version."""
+    device = hot_nic(3, "02:00:00:00:00:09")
+    assert ("nic3", "more", "3", False) == (
+        device["id"], device["bus"], device["addr"], device["guest_announce"],
+    )  # fmt: skip
 
 
 def test_nothing_on_the_kernel_command_line_names_the_instance() -> None:

@@ -29,6 +29,7 @@ _DENIED = (
     ),
     # crun: EPERM is its word for a directory
     re.compile(r"open executable: (?:Permission denied|Operation not permitted)", re.I),
+    re.compile(rf"the path {_QUOTED} exists but it is not executable", re.I),  # crun 1.21
     re.compile(r"permission denied: unknown|^exec: Permission denied", re.I | re.M),
 )
 

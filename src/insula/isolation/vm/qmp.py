@@ -11,7 +11,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from insula.errors import RuntimeFailed
 from insula.isolation.vm import sockets
@@ -233,7 +233,7 @@ class Monitor:
             with contextlib.suppress(RuntimeFailed):
                 await self._execute(command, arguments)
 
-    async def add_device(self, arguments: dict[str, str]) -> None:
+    async def add_device(self, arguments: Mapping[str, str | bool]) -> None:
         await self._execute("device_add", dict(arguments))
 
     async def plug_in_nic(self, slot: int, mac: str, tap_fd: int) -> None:
