@@ -5,6 +5,7 @@ By hand, against a daemon that may be broken: `python -m contract.fuzz SOCKET EX
 
 from __future__ import annotations
 
+import argparse
 import functools
 import http.client
 import json
@@ -163,6 +164,19 @@ def fuzz(
             yield from found
 
 
-if __name__ == "__main__":
-    for complaint in fuzz(sys.argv[1], {}, int(sys.argv[2]), tuple(sys.argv[3:])):
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("socket")
+    parser.add_argument("examples", type=int, help="of each page")
+    parser.add_argument("pages", nargs="*", help="those with such a word in them only")
+    parser.add_argument("--known", type=json.loads, default={}, help='what is there: {"/containers/": "ID"}')
+    given = parser.parse_args()
+    code = 0
+    for complaint in fuzz(given.socket, given.known, given.examples, tuple(given.pages)):
         print(complaint, flush=True)
+        code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
