@@ -17,7 +17,7 @@ enum
 {
   NICS_MAX = 32,
   INDEX_MAX = 64,   /* of interfaces that are there before the workload is */
-  RUNNING_MS = 2000, /* the kernel's news of a carrier takes up to one second */
+  RUNNING_MS = 2000,
   RUNNING_PAUSE_US = 5000,
   PLUG_IN_MS = 5000 /* of a guest that is emulated, and whose CPUs the workload uses */
 };
@@ -324,7 +324,7 @@ await_running (int control, struct ifreq *ifr)
 }
 
 void
-network_up_early (void)
+network_up_early (bool settle)
 {
   cleanup_close int control = socket (AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
@@ -337,7 +337,7 @@ network_up_early (void)
       ifr.ifr_flags = IFF_UP;
       if (ioctl (control, SIOCSIFFLAGS, &ifr) < 0)
         say ("%s: %s", ifr.ifr_name, strerror (errno)); /* the set-up will try again, and tell */
-      else
+      else if (settle)
         await_running (control, &ifr);
     }
 }

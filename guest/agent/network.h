@@ -6,8 +6,9 @@
 /* What interfaces begin with; before there is one. */
 void network_default (void);
 void network_loopback_up (void);
-/* Every interface up, without a name or an address of its own yet: the clones of this guest have that behind them. */
-void network_up_early (void);
+/* Every interface up, without a name or an address of its own yet: the clones of this guest have that behind them.
+ * `settle`: and the kernel's news of its carrier, which takes up to a second. */
+void network_up_early (bool settle);
 /* Before the first NIC of a configuration. */
 void network_begin (void);
 /* `mac name address/prefix gateway mtu`, `-` for none; addresses and gateways may be several with commas

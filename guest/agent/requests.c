@@ -23,6 +23,7 @@ static const struct field_rule resize_rules[]
     = { { "seq", false }, { "rows", false }, { "cols", false }, { NULL, false } };
 static const struct field_rule on_rules[] = { { "seq", false }, { "on", false }, { NULL, false } };
 static const struct field_rule limit_rules[] = { { "seq", false }, { "cgroup", true }, { NULL, false } };
+static const struct field_rule reset_rules[] = { { "seq", false }, { "settle", false }, { NULL, false } };
 static const struct field_rule path_rules[] = { { "seq", false }, { "path", false }, { NULL, false } };
 static const struct field_rule network_rules[]
     = { { "seq", false }, { "rescan", false }, { "gone", true }, { "nic", true }, { "gateway", false }, { "line", true }, { NULL, false } };
@@ -277,8 +278,12 @@ static int
 handle_reset (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
               struct fault *fault)
 {
-  (void) message, (void) fields, (void) seq, (void) answer;
-  return workload_reset (fault);
+  long long settle;
+
+  (void) message, (void) seq, (void) answer;
+  if (field_number (fields, "settle", 0, 1, 0, &settle, fault) < 0)
+    return -1;
+  return workload_reset (settle, fault);
 }
 
 static int
@@ -382,7 +387,7 @@ static const struct request requests[] = {
   [MSG_SYNC] = { handle_sync, seq_only, ON_CONNECTION },
   [MSG_FREEZE] = { handle_freeze, on_rules, ON_CONNECTION },
   [MSG_POWEROFF] = { handle_poweroff, seq_only, ON_CONNECTION },
-  [MSG_RESET] = { handle_reset, seq_only, ON_CONNECTION },
+  [MSG_RESET] = { handle_reset, reset_rules, ON_CONNECTION },
   [MSG_LIMIT] = { handle_limit, limit_rules, ON_CONNECTION },
   [MSG_NETWORK] = { handle_network, network_rules, ON_CONNECTION },
   [MSG_PAUSE] = { handle_pause, on_rules, ON_CONNECTION },

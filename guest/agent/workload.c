@@ -251,17 +251,17 @@ workload_settle (struct job *job)
 /* What every workload needs: the clones of this guest have it behind them.  What fails here is tried again, and then
  * told. */
 static void
-prepare_early (void)
+prepare_early (bool settle)
 {
   struct fault fault;
 
   if (device_rules_apply (&fault) < 0 || devices_make_dev (DEV_SHM_KIB, &fault) < 0 || limits_look (&fault) < 0)
     say ("%s", fault.text);
-  network_up_early ();
+  network_up_early (settle);
 }
 
 int
-workload_reset (struct fault *fault)
+workload_reset (bool settle, struct fault *fault)
 {
   struct job *job = job_main ();
 
@@ -277,7 +277,7 @@ workload_reset (struct fault *fault)
   process_close (&process);
   free (machine.filter);
   machine = (struct machine){ 0 };
-  prepare_early ();
+  prepare_early (settle);
   return 0;
 }
 

@@ -32,8 +32,8 @@ int workload_start (long long seq, struct fault *fault);
 void workload_launched (struct job *job);
 /* When it has ended and its output is out: record, message, power off. */
 void workload_settle (struct job *job);
-/* After a rehearsal: as if none had been. */
-int workload_reset (struct fault *fault);
+/* After a rehearsal: as if none had been.  `settle`: wait for what the kernel still does about that, up to seconds. */
+int workload_reset (bool settle, struct fault *fault);
 int workload_exec (uint16_t stream, const uint8_t *data, size_t len, struct fault *fault);
 int workload_attach (uint16_t stream, bool feeds, struct fault *fault);
 int workload_signal (int signum, pid_t pid, struct fault *fault);

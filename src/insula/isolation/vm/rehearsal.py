@@ -72,8 +72,11 @@ def rehearsal_plan() -> LaunchPlan:
     )
 
 
-async def rehearse(channel: Channel, release: str) -> None:
-    """Raises GuestFailed, AgentError; the guest is of no use then."""
+async def rehearse(channel: Channel, release: str, *, settle: bool = False) -> None:
+    """`settle`: what the kernel still does afterwards is awaited, of a guest that is about to be frozen.
+
+    Raises GuestFailed, AgentError; the guest is of no use then.
+    """
     plan = rehearsal_plan()
     try:
         async with asyncio.timeout(_LIMIT_S):
@@ -92,7 +95,7 @@ async def rehearse(channel: Channel, release: str) -> None:
                 await stream.close_stdin()
                 while await stream.read():
                     pass
-            await channel.request(Type.RESET)
+            await channel.request(Type.RESET, ("settle", "1" if settle else "0"))
     except TimeoutError:
         raise GuestFailed(f"the guest did not finish its rehearsal within {_LIMIT_S:.0f} s") from None
     except AgentError as error:

@@ -266,7 +266,7 @@ class Starter:
             order = await self._rehearsal(name, run_dir, size)
             booted = await self._boot(order, name, str(uuid.uuid4()), Channel, ram=ram)
             try:
-                await rehearse(booted.channel, guest.release)
+                await rehearse(booted.channel, guest.release, settle=True)
             except BaseException:
                 await boot.end(booted)
                 raise
