@@ -163,8 +163,17 @@ is_taken (unsigned index)
   return false;
 }
 
-/* The Ethernet interface with this MAC, else the free one with the lowest index; 0 for none.  By index, since
- * if_nameindex is a dump of everything about them: an emulated CPU would translate all of that for it. */
+/* `ifr` gets its name and MAC.  By index, since if_nameindex is a dump of everything about all interfaces: an emulated
+ * CPU would translate all of that for it. */
+static bool
+is_ethernet (int control, unsigned index, struct ifreq *ifr)
+{
+  *ifr = (struct ifreq){ .ifr_ifindex = (int) index };
+  return ioctl (control, SIOCGIFNAME, ifr) == 0 && ioctl (control, SIOCGIFHWADDR, ifr) == 0
+         && ifr->ifr_hwaddr.sa_family == ARPHRD_ETHER;
+}
+
+/* The Ethernet interface with this MAC, else the free one with the lowest index; 0 for none. */
 static unsigned
 choose_interface (int control, const uint8_t mac[6], bool any_mac, char name[IFNAMSIZ])
 {
@@ -173,9 +182,8 @@ choose_interface (int control, const uint8_t mac[6], bool any_mac, char name[IFN
 
   for (unsigned index = 1; index <= INDEX_MAX && !exact; index++)
     {
-      struct ifreq ifr = { .ifr_ifindex = (int) index };
-      if (is_taken (index) || ioctl (control, SIOCGIFNAME, &ifr) < 0 || ioctl (control, SIOCGIFHWADDR, &ifr) < 0
-          || ifr.ifr_hwaddr.sa_family != ARPHRD_ETHER)
+      struct ifreq ifr;
+      if (is_taken (index) || !is_ethernet (control, index, &ifr))
         continue;
       exact = !any_mac && memcmp (ifr.ifr_hwaddr.sa_data, mac, 6) == 0;
       if (!exact && found)
@@ -330,9 +338,8 @@ network_up_early (bool settle)
 
   for (unsigned index = 1; index <= INDEX_MAX; index++)
     {
-      struct ifreq ifr = { .ifr_ifindex = (int) index };
-      if (ioctl (control, SIOCGIFNAME, &ifr) < 0 || ioctl (control, SIOCGIFHWADDR, &ifr) < 0
-          || ifr.ifr_hwaddr.sa_family != ARPHRD_ETHER)
+      struct ifreq ifr;
+      if (!is_ethernet (control, index, &ifr))
         continue;
       ifr.ifr_flags = IFF_UP;
       if (ioctl (control, SIOCSIFFLAGS, &ifr) < 0)
