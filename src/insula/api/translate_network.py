@@ -12,6 +12,7 @@ from insula.api.versions import NEWEST, Version
 from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSettings
 from insula.api.wire.host_config import PortBinding as WireBinding
 from insula.api.wire.network import IPAMConfig, NetworkCreateRequest
+from insula.engine.checks import check_predefined
 from insula.errors import InvalidRequest, NotFound, UnsupportedField
 from insula.model.network import (
     ANY_INTERFACE,
@@ -61,7 +62,13 @@ def parse_place(
             raise InvalidRequest(
                 f"conflicting options: NetworkMode {mode} and EndpointsConfig for network {others[0]}"
             )
-        return Place(network_mode=mode, mac_address=parse_mac(container_mac), links=links)
+        settings = known.get(mode, EndpointSettings())
+        endpoint = parse_endpoint(mode, settings, f"NetworkingConfig.EndpointsConfig.{mode}.")
+        check_predefined(endpoint, mode)
+        mac = parse_mac(container_mac)
+        if mode != "none" and version >= _BEYOND_ONE:  # which has no link that could have it
+            mac = mac or endpoint.mac_address
+        return Place(network_mode=mode, mac_address=mac, links=links)
     if known and mode == "bridge" and mode not in known:
         mode = next(iter(known))  # docker-py names the network here only
     order = [mode, *sorted(name for name in known if name != mode)]

@@ -81,18 +81,20 @@ def disk_gib(options: Mapping[str, str]) -> int:
 
 
 def _check_network(spec: InstanceSpec) -> None:
-    if spec.network_mode.startswith("container:"):
+    if spec.network_mode.partition(":")[0] == "container":
         _check_joined(spec)
     check_link_mode(spec)
     for wanted in spec.networks or ():
-        check_on_default(wanted, wanted.name)
+        check_predefined(wanted, wanted.name)
     if spec.network_mode == "host" and spec.mac_address:
         raise InvalidRequest("conflicting options: mac-address and the network mode")
+    if spec.uts_mode == "host" and spec.hostname:
+        raise InvalidRequest("conflicting options: hostname and the UTS mode")
 
 
 def _check_joined(spec: InstanceSpec) -> None:
     """What belongs to the instance whose network it is (moby: daemon/runconfig's validateNetMode)."""
-    if not spec.network_mode.removeprefix("container:"):
+    if not spec.network_mode.partition(":")[2]:
         raise InvalidRequest("Invalid network mode: invalid container format container:<name|id>")
     conflicts = (
         (spec.hostname, "hostname"),
@@ -109,9 +111,10 @@ def _check_joined(spec: InstanceSpec) -> None:
         raise InvalidRequest("conflicting options: port exposing and the container type network mode")
 
 
-def check_on_default(wanted: NetworkSpec, network: str) -> None:
-    """What the default bridge (`network` is its name) does not have.  Raises InvalidRequest."""
-    if network not in ("", "default", "bridge"):
+def check_predefined(wanted: NetworkSpec, network: str) -> None:
+    """What no network has that is not the user's own: the default bridge, the host's, another's, none.
+    `network` is its name, or the mode.  Raises InvalidRequest."""
+    if network not in ("", "default", "bridge", "host", "none") and not network.startswith("container:"):
         return
     if wanted.ipv4_address or wanted.ipv6_address:
         raise InvalidRequest("user specified IP address is supported on user defined networks only")

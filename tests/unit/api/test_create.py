@@ -245,6 +245,23 @@ def test_networking() -> None:
         parse(MacAddress="not a mac")
 
 
+@pytest.mark.parametrize("mode", ["host", "none", "container:x"])
+def test_what_networks_have_that_are_not_the_users(mode: str) -> None:
+    def on(**endpoint: object) -> str:
+        return parse(
+            host={"NetworkMode": mode}, NetworkingConfig={"EndpointsConfig": {mode: endpoint}}
+        ).spec.mac_address
+
+    mac = "02:00:00:00:00:01"
+    assert ("" if mode == "none" else mac) == on(MacAddress=mac)  # which the engine refuses
+    for endpoint, words in (
+        ({"IPAMConfig": {"IPv4Address": "10.0.0.9"}}, "user specified IP address is supported on user"),
+        ({"Aliases": ["x"]}, "network-scoped alias is supported only"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            on(**endpoint)
+
+
 @pytest.mark.parametrize(
     ("host", "field"),
     [

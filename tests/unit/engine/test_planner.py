@@ -123,6 +123,8 @@ def test_limits_that_cannot_be(limits: Limits) -> None:
         ({"hostname": "no spaces"}, InvalidRequest),
         ({"env": ("=x",)}, InvalidRequest),
         ({"network_mode": "container:"}, InvalidRequest),
+        ({"network_mode": "container"}, InvalidRequest),
+        ({"uts_mode": "host", "hostname": "own"}, InvalidRequest),
         ({"network_mode": "container:x", "hostname": "own"}, InvalidRequest),
         ({"network_mode": "container:x", "dns": ("10.0.0.1",)}, InvalidRequest),
         ({"network_mode": "container:x", "extra_hosts": ("a:10.0.0.1",)}, InvalidRequest),
