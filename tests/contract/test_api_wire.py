@@ -166,6 +166,12 @@ async def test_bad_parameters_are_400(house: House, target: str) -> None:
     assert json.loads(body)["message"]
 
 
+@pytest.mark.parametrize("target", ["/images/", "/images/%20"])
+async def test_an_image_to_be_removed_has_a_name(house: House, target: str) -> None:
+    status, _, body = await ask(house, "DELETE", target)
+    assert (400, "image name cannot be blank") == (status, json.loads(body)["message"])
+
+
 async def test_default_fields_of_the_docker_client_pass(house: House) -> None:
     host = {
         "Binds": None, "ContainerIDFile": "", "LogConfig": {"Type": "", "Config": {}},

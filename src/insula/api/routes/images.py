@@ -135,8 +135,11 @@ async def tag(call: Call) -> web.StreamResponse:
 
 
 async def remove(call: Call) -> web.StreamResponse:
+    name = call.names.get("name", "")
+    if not name.strip():
+        raise InvalidRequest("image name cannot be blank")
     removed = await call.engine.remove_image(
-        call.names["name"], force=call.flag("force"), prune_children=not call.flag("noprune")
+        name, force=call.flag("force"), prune_children=not call.flag("noprune")
     )
     return answer([ImageDeleteResponseItem(Untagged=r.untagged, Deleted=r.deleted) for r in removed])
 
@@ -219,6 +222,7 @@ ROUTES = (
     Route("POST", "/images/{name*}/push", push),
     Route("POST", "/images/{name*}/tag", tag, completes=True),
     Route("DELETE", "/images/{name*}", remove, completes=True),
+    Route("DELETE", "/images/", remove),
     Route("GET", "/distribution/{name*}/json", distribution),
     Route("POST", "/auth", auth),
 )
