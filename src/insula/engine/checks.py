@@ -25,6 +25,7 @@ RESTART_POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9_.-]{1,63}")
 _SIZE = re.compile(r"(\d{1,15})([kmgtp]?)(?:i?b)?")
 _MOST_DISK = 16 << 40  # what ext4 can be
+_MOST_ID = 2**31 - 1
 _LEAST_MEMORY = 6 * 1024 * 1024
 
 
@@ -42,6 +43,9 @@ def check_spec(spec: InstanceSpec) -> None:
         raise InvalidRequest(
             f"the working directory '{spec.working_dir}' is invalid, it needs to be an absolute path"
         )
+    for number in spec.user.split(":"):
+        if number.removeprefix("-").isdecimal() and not 0 <= int(number) <= _MOST_ID:
+            raise InvalidRequest(f"uids and gids must be in range 0-{_MOST_ID}: {spec.user}")
     if spec.hostname and not _HOSTNAME.fullmatch(spec.hostname):
         raise InvalidRequest(f"invalid hostname format: {spec.hostname}")
     for entry in spec.env:
@@ -172,7 +176,7 @@ def check_limits(limits: Limits) -> None:
         raise InvalidRequest("Minimum memory reservation allowed is 6MB")
     check_cpusets(limits)
     if limits.nano_cpus > 0 and (limits.cpu_quota_us > 0 or limits.cpu_period_us > 0):
-        which = "Quota" if limits.cpu_quota_us > 0 else "Period"
+        which = "Period" if limits.cpu_period_us > 0 else "Quota"
         raise InvalidRequest(f"Conflicting options: Nano CPUs and CPU {which} cannot both be set.")
     if limits.nano_cpus < 0:
         raise InvalidRequest("range of CPUs is invalid: it must be more than 0")

@@ -16,6 +16,7 @@ def make_view(
     entry: Entry,
     *,
     image: Image | None,
+    image_named: bool,
     endpoints: tuple[Endpoint, ...],
     ports: tuple[PortBinding, ...],
     state_dir: str,
@@ -30,6 +31,7 @@ def make_view(
     return InstanceView(
         instance=entry.record,
         image=image,
+        image_named=image_named,
         config=entry.config,
         plan=plan if entry.record.started_ns else None,
         endpoints=endpoints,

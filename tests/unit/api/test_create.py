@@ -85,7 +85,7 @@ def test_binds(text: str, expected: MountSpec) -> None:
 @pytest.mark.parametrize(
     "text",
     ["a:b", ":/b", "/a:", "/a:/", "/a:/b:ro,rw", "/a:/b:odd", "/a:/b:nocopy", "vol:/b:rshared", "-x:/b",
-     "/a:/b:c:d", "rel/path:/b"],
+     "vol:/b:copy", "/a:/b:c:d", "rel/path:/b"],
 )  # fmt: skip
 def test_bad_binds(text: str) -> None:
     with pytest.raises(InvalidRequest):

@@ -125,6 +125,8 @@ def test_limits_that_cannot_be(limits: Limits) -> None:
         ({"network_mode": "container:"}, InvalidRequest),
         ({"network_mode": "container"}, InvalidRequest),
         ({"uts_mode": "host", "hostname": "own"}, InvalidRequest),
+        ({"user": "-1"}, InvalidRequest),
+        ({"user": "0:2147483648"}, InvalidRequest),
         ({"network_mode": "container:x", "hostname": "own"}, InvalidRequest),
         ({"network_mode": "container:x", "dns": ("10.0.0.1",)}, InvalidRequest),
         ({"network_mode": "container:x", "extra_hosts": ("a:10.0.0.1",)}, InvalidRequest),
