@@ -40,8 +40,8 @@ class Connections:
             check(Action.CONNECT, entry.record, ref)
             spec = entry.record.spec
             network = kit.networks.find(wanted.name)
-            _check_connectable(spec, network)
             check_predefined(wanted, network.name)
+            _check_connectable(spec, network)
             if self._find(spec, network) is not None:
                 raise Forbidden(
                     f"endpoint with name {entry.record.name} already exists in network {network.name}"
