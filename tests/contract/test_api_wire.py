@@ -122,6 +122,8 @@ async def test_already_as_asked_is_304_without_a_body(house: House) -> None:
         (b'{"Image":"busybox","StopSignal":"SIGNOPE"}', "SIGNOPE"),
         (b'{"Image":"busybox","Env":["=x"]}', "environment"),
         (b'{"Image":"","Cmd":["x"]}', "Image"),
+        (b'{"Image":""}', "no command specified"),
+        (b'{"HostConfig":{}}', "config cannot be empty in order to create a container"),
         (b'{"Image":"BAD NAME"}', "reference"),
     ],
 )

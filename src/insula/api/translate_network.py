@@ -64,7 +64,7 @@ def parse_place(
             )
         settings = known.get(mode, EndpointSettings())
         endpoint = parse_endpoint(mode, settings, f"NetworkingConfig.EndpointsConfig.{mode}.")
-        check_predefined(endpoint, mode)
+        check_predefined(dataclasses.replace(endpoint, links=()), mode)  # the client repeats HostConfig's
         mac = parse_mac(container_mac)
         if mode != "none" and version >= _BEYOND_ONE:  # which has no link that could have it
             mac = mac or endpoint.mac_address
@@ -293,10 +293,13 @@ def _address(text: str, what: str) -> str:
 def _address_of(version: int, text: str, what: str) -> str:
     if not text:
         return ""
-    address = _address(text, what)
-    if (":" in address) != (version == 6) or "%" in address:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        address = None
+    if address is None or address.version != version or "%" in text:
         raise InvalidRequest(f"{what}: invalid IPv{version} address: {text[:64]}")
-    return address
+    return str(address)
 
 
 def _link_local(given: Sequence[str], what: str) -> tuple[str, ...]:

@@ -350,7 +350,7 @@ def test_refusals_are_dockers(daemon: Daemon, lan: Lan) -> None:
         (("create", "--subnet", "10.0.0.1", "x"), "invalid CIDR"),
         (("create", "--subnet", daemon.subnet, "x"), "Pool overlaps with other one on this address space"),
         (("create", "--ipv6", "--subnet", "fe80::/64", "x"), "addresses of this kind"),
-        (("create", "-o", "nonsense=1", "x"), "Options.nonsense"),
+        (("create", "-o", "com.docker.network.x=1", "x"), "Options.com.docker.network.x"),
         (("rm", lan.name), f"network {lan.name} has active endpoints"),
         (("rm", "host"), "host is a pre-defined network and cannot be removed"),
         (("rm", "nobody"), "network nobody not found"),
