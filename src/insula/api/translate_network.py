@@ -297,7 +297,8 @@ def _address_of(version: int, text: str, what: str) -> str:
         address = ipaddress.ip_address(text)
     except ValueError:
         address = None
-    if address is None or address.version != version or "%" in text:
+    mapped = isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None
+    if address is None or address.version != version or mapped or "%" in text:
         raise InvalidRequest(f"{what}: invalid IPv{version} address: {text[:64]}")
     return str(address)
 

@@ -254,6 +254,9 @@ class Builder:
         number = find_stage(self._stages[: len(self._done)], name)
         if number is not None:
             return self._layers(self._done[number].image)
+        here = self._stages[len(self._done)].origin.name if len(self._done) < len(self._stages) else ""
+        if name == str(len(self._done)) or (here and name.lower() == here):
+            raise InvalidRequest(f"invalid from flag value {name}: refers to current build stage")
         if name.isdecimal() or name.lower() in {
             stage.origin.name for stage in self._stages if stage.origin.name
         }:

@@ -237,6 +237,13 @@ def test_networking() -> None:
     }
     several = parse(host={"NetworkMode": "b"}, **both)
     assert several.spec.networks == (NetworkSpec(name="b"), NetworkSpec(name="a", ipv4_address="10.0.0.9"))
+    for field, text in (
+        ("IPv4Address", "web"),
+        ("IPv6Address", "10.0.0.1"),
+        ("IPv6Address", "::ffff:10.0.0.1"),
+    ):
+        with pytest.raises(InvalidRequest, match=f"invalid {field[:4]} address: {text}"):
+            parse(NetworkingConfig={"EndpointsConfig": {"lan": {"IPAMConfig": {field: text}}}})
     with pytest.raises(InvalidRequest, match="cannot be created with multiple network endpoints: a, b"):
         parse(host={"NetworkMode": "b"}, version=(1, 43), **both)
     with pytest.raises(InvalidRequest, match="conflicting options: NetworkMode none"):
