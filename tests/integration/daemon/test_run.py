@@ -113,6 +113,10 @@ def test_what_was_asked_for_is_so_inside(daemon: Daemon, shaped: str, command: s
     assert expected == daemon.ok("exec", shaped, "sh", "-c", command)
 
 
+def test_an_empty_home_is_the_users_own(daemon: Daemon, shaped: str) -> None:
+    assert "/home" == daemon.ok("exec", "-e", "HOME=", shaped, "sh", "-c", "echo $HOME")
+
+
 def test_read_only_root(daemon: Daemon, isolation: str) -> None:
     script = "touch /x /etc/hosts /etc/hostname /etc/resolv.conf 2>&1; touch /tmp/y && echo tmp"
     said = run(daemon, isolation, "--read-only", "--tmpfs", "/tmp", IMAGE, "sh", "-c", script)
