@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +164,7 @@ def render_info(
         + (["name=cgroupns"] if facts.cgroup_version == 2 else []),
         "ProductLicense": "Apache-2.0",
         "CDISpecDirs": [],
-        "Warnings": _warnings(info, facts) or None,
+        "Warnings": _warnings(info, settings, facts) or None,
     }
 
 
@@ -195,8 +196,20 @@ def _registries(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _warnings(info: EngineInfo, facts: KernelFacts) -> list[str]:
-    """Docker's words for what the kernel lacks."""
+def _open_doors(settings: Settings) -> Iterator[str]:
+    if settings.tlsverify:
+        return
+    scheme, lack = ("https", "TLS client verification") if settings.tls else ("http", "encryption")
+    for host in settings.host:
+        if host.startswith("tcp://"):
+            yield (
+                f"WARNING: API is accessible on {scheme}{host.removeprefix('tcp')} without {lack}.\n"
+                "         Access to the remote API is equivalent to root access on the host."
+            )
+
+
+def _warnings(info: EngineInfo, settings: Settings, facts: KernelFacts) -> list[str]:
+    """Docker's words for what the kernel lacks, and for an API that is open to everybody."""
     lacking = (
         (facts.memory_limit, "memory limit"),
         (facts.swap_limit, "swap limit"),
@@ -206,6 +219,7 @@ def _warnings(info: EngineInfo, facts: KernelFacts) -> list[str]:
         (facts.pids_limit, "pids limit"),
     )
     return [
+        *_open_doors(settings),
         *info.warnings,
         *(f"isolation {b.isolation}: {b.problem}" for b in info.backends if b.problem),
         *(f"WARNING: No {what} support" for there, what in lacking if not there),

@@ -89,7 +89,7 @@ def info(ctx: click.Context, template: str | None) -> None:
     for name, value in found.get("DriverStatus") or ():
         print(f"{name}: {value}")
     for warning in found.get("Warnings") or ():
-        print(f"WARNING: {warning}")
+        print(warning if warning.startswith("WARNING: ") else f"WARNING: {warning}")
 
 
 @click.command()

@@ -65,6 +65,8 @@ async def history(call: Call) -> web.StreamResponse:
 
 async def create(call: Call) -> web.StreamResponse:
     """`docker pull` (fromImage) and `docker import` (fromSrc)."""
+    if call.text("fromSrc") != "-":
+        await call.read_form()
     name, source, tag = call.text("fromImage"), call.text("fromSrc"), call.text("tag")
     platform = call.text("platform") or None
     images = call.engine.images
@@ -213,8 +215,8 @@ ROUTES = (
     Route("GET", "/images/{name*}/get", save),
     Route("GET", "/images/{name*}/json", inspect),
     Route("GET", "/images/{name*}/history", history),
-    Route("POST", "/images/load", load),
-    Route("POST", "/images/create", create),
+    Route("POST", "/images/load", load, archive=True),
+    Route("POST", "/images/create", create, archive=True),
     Route("POST", "/images/prune", prune, completes=True),
     Route("POST", "/images/{name*}/push", push),
     Route("POST", "/images/{name*}/tag", tag, completes=True),
