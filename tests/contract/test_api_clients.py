@@ -92,6 +92,14 @@ async def test_ps_tells_state_ports_and_filters(house: House) -> None:
     assert await names("publish=8080") == await names("expose=80") == ["web"]
     assert await names("publish=80") == []
     assert await names("ancestor=busybox", "since=web") == ["job"]
+    for hidden in ("since=web", "exited=4"):  # what does not run is shown with -a only
+        assert await house.ok("ps", "-q", "-f", hidden) == ""
+    await house.ok("tag", "busybox", "was:mine")
+    await house.ok("run", "-d", "--name", "moved", "was:mine", "sleep", "99")
+    shown = ("ps", "-f", "name=moved", "--no-trunc", "--format", "{{.Image}}")
+    assert await house.ok(*shown) == "was:mine"
+    await house.ok("rmi", "was:mine")
+    assert await house.ok(*shown) == await house.ok("inspect", "--format", "{{.Image}}", "moved")
     assert (
         (await house.docker("ps", "-f", "nothing=1"))
         .err.strip()
