@@ -265,6 +265,14 @@ class Client:
         own.settimeout(None)
         return Hijacked(own, rest, _MULTIPLEXED.get(headers.get("content-type", "")))
 
+    def stream(self) -> Hijacked:
+        """A connection as it is, for a client that speaks HTTP itself.  Raises DaemonUnreachable."""
+        connection = self._connect()
+        own = connection.sock.dup()
+        connection.close()
+        own.settimeout(None)
+        return Hijacked(own, b"", None)
+
     def _lost(self, error: Exception) -> DaemonUnreachable:
         return DaemonUnreachable(f"lost the daemon at {self.host}: {error or type(error).__name__}")
 
