@@ -30,6 +30,7 @@ from insula.api.wire.registry import AuthConfig
 from insula.errors import InvalidRequest, NotFound, NotImplementedYet
 from insula.images.changes import apply_changes
 from insula.model.image import ImageConfig
+from insula.model.progress import no_progress
 
 
 async def list_(call: Call) -> web.StreamResponse:
@@ -182,9 +183,11 @@ async def save(call: Call) -> web.StreamResponse:
 
 
 async def load(call: Call) -> web.StreamResponse:
+    quiet = call.flag("quiet")
+
     async def work(tell: Teller) -> None:
         with archive_of_client():
-            loaded = await call.engine.images.load(call.pieces(), tell)
+            loaded = await call.engine.images.load(call.pieces(), no_progress if quiet else tell)
         for image in loaded:
             named = f"Loaded image: {image.tags[0]}" if image.tags else f"Loaded image ID: {image.id}"
             for text in [f"Loaded image: {t}" for t in image.tags] or [named]:
