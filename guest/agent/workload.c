@@ -131,9 +131,13 @@ workload_start (long long seq, struct fault *fault)
     return fail (fault, FAULT_CONFLICT, 0, "no WORKLOAD has been given");
   if (machine.state != STATE_CONFIGURED || job->pid)
     return fail (fault, FAULT_CONFLICT, 0, "the workload was started before");
-  /* a kernel without them is no reason to refuse: what is open to the workload is still only its own machine */
-  if (!process.privileged && device_rules_apply (&rules) < 0)
-    say ("%s", rules.text);
+  if (!process.privileged && device_rules_apply (&machine.configuration.devices, &rules) < 0)
+    {
+      if (machine.configuration.devices.count)
+        return fail (fault, rules.kind, 0, "%s", rules.text);
+      /* a kernel without them is no reason to refuse: what is open to the workload is still only its own machine */
+      say ("%s", rules.text);
+    }
   if (process.privileged && device_rules_lift (fault) < 0)
     return -1;
   job->faulted = job->exited = job->mute = false;
@@ -255,7 +259,7 @@ prepare_early (bool settle)
 {
   struct fault fault;
 
-  if (device_rules_apply (&fault) < 0 || devices_make_dev (DEV_SHM_KIB, &fault) < 0 || limits_look (&fault) < 0)
+  if (device_rules_apply (NULL, &fault) < 0 || devices_make_dev (DEV_SHM_KIB, &fault) < 0 || limits_look (&fault) < 0)
     say ("%s", fault.text);
   network_up_early (settle);
 }
