@@ -316,7 +316,11 @@ class VmBackend:
         try:
             await vm.signal(signum)
         except AgentError as error:
-            raise translate(error) from None
+            if error.kind != "conflict":  # that it has just ended: nobody takes a signal any more
+                raise translate(error) from None
+        except (GuestFailed, Conflict):
+            if not await vm.ends_within(_ENDING_S):
+                raise
 
     async def freeze(self, instance_id: str, frozen: bool) -> None:
         await self._vm(instance_id).freeze(frozen)
