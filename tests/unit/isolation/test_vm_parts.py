@@ -287,6 +287,20 @@ def test_compressed_modules_are_read_and_damaged_ones_refused(tmp_path: Path) ->
             modules.read_module(str(tmp_path / name))
 
 
+def test_a_signature_is_taken_off_a_module_whose_kernel_does_not_insist_on_it() -> None:
+    plain = b"\x7fELF" + bytes(range(256))
+    signed = plain + b"s" * 70 + struct.pack(">8xI", 70) + b"~Module signature appended~\n"
+    assert plain == modules.without_signature(signed)
+    assert plain == modules.without_signature(plain)
+    for length in (0, len(signed), 0xFFFFFFFF):  # a length that cannot be
+        odd = plain + struct.pack(">8xI", length) + b"~Module signature appended~\n"
+        assert odd == modules.without_signature(odd)
+    config = "CONFIG_MODULES=y\nCONFIG_MODULE_SIG=y\n"
+    assert modules.may_be_unsigned(config + "# CONFIG_MODULE_SIG_FORCE is not set\n")
+    assert not modules.may_be_unsigned(config + "CONFIG_MODULE_SIG_FORCE=y\n")
+    assert not modules.may_be_unsigned("")  # not known
+
+
 @pytest.mark.skipif(shutil.which("cpio") is None, reason="needs cpio")
 def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
     entries = initramfs.finalize_entries(b"agent", [Module("erofs", "/x/erofs.ko", b"\x7fELFdata")])

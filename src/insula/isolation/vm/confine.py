@@ -11,7 +11,7 @@ give to users, to systemd's DynamicUser (61184–65519) and to containers by def
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -27,7 +27,8 @@ UIDS = 65_536
 DISCARD = os.path.join(os.path.dirname(insula.__file__), "_guest", "discard-x86_64.so")
 """Lets a guest whose memory is a template's give pages back (guest/discard/discard.c)."""
 PRELOAD = "/discard.so"
-_JAIL = os.path.join(os.path.dirname(__file__), "jail.py")
+# imported, not run as a script: so its compiled form is used
+_JAIL = f"import sys; sys.path.append({os.path.dirname(__file__)!r}); import jail; jail.main()"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class Confinement:
     copies: tuple[tuple[int, int], ...] = ()
     preload: str = ""
 
-    def to_json(self, keep: Sequence[int]) -> str:
+    def encode(self, keep: Sequence[int]) -> str:
         spec: dict[str, object] = {
             "keep": list(keep),
             "cgroups": self.cgroups,
@@ -95,7 +96,7 @@ class Confinement:
                 }
                 for s in self.shares
             ]
-        return json.dumps(spec)
+        return marshal.dumps(spec).hex()
 
 
 def pick_uid(taken: Collection[int]) -> int:
@@ -164,4 +165,4 @@ def wrap(confinement: Confinement, argv: Sequence[str], keep: Sequence[int]) -> 
     Of its descriptors above 2 only those in `keep` stay open.
     """
     python = sys.executable or "/usr/bin/python3"
-    return [python, "-I", "-S", _JAIL, confinement.to_json(keep), *argv]
+    return [python, "-I", "-S", "-c", _JAIL, confinement.encode(keep), *argv]
