@@ -6,6 +6,7 @@ channel; the backend opens a helper VM on the same disks when the instance is st
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator
@@ -56,6 +57,8 @@ class AgentFiles:
     def _error(self, error: AgentError, path: str) -> Exception:
         if error.kind == "no-such-path":
             return NoSuchPath(path, self._id)
+        if error.errno == errno.ENOTDIR:
+            return InvalidRequest(f"{path}: not a directory")
         if error.kind == "conflict":
             return InvalidRequest(error.text)  # moby: 400 for a directory over a file
         return translate(error, path)
