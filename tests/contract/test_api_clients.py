@@ -13,8 +13,11 @@ import pytest
 
 from api_wire import ask
 from fake_house import House, start_house
+from insula import __version__
+from integration.images.fake_registry import make_tar
 
 pytestmark = pytest.mark.timeout(60)
+_TAR = "Content-Type: application/x-tar\r\n"
 
 
 @pytest.fixture
@@ -220,6 +223,24 @@ async def test_images(house: House) -> None:
     assert await house.ok("rmi", "other:1") == "Untagged: other:1"
     assert (await house.ok("history", "--format", "{{.CreatedBy}}", "busybox")) == "make"
     assert "No such image" in (await house.docker("history", "nosuch")).err
+
+
+async def test_load_is_quiet_when_asked_to_be(house: House, tmp_path: Path) -> None:
+    await house.ok("import", "-", "real", stdin=make_tar({"note": b"x"}))
+    await house.ok("save", "-o", str(tmp_path / "archive"), "real")
+    archive = (tmp_path / "archive").read_bytes()
+    for query, told in (("", True), ("?quiet=1", False)):
+        await house.ok("rmi", "real")
+        answer = (await ask(house, "POST", f"/images/load{query}", archive, _TAR))[2]
+        assert b"Loaded image: real:latest" in answer
+        assert told == (b'"status":' in answer), query
+
+
+async def test_programs_that_want_a_certain_docker_are_let_in(house: House) -> None:
+    """They compare the engine's version, not the API's; ours is what comes behind the sign."""
+    said = await house.ok("version", "-f", "{{.Server.Version}} {{.Server.Platform.Name}}")
+    assert f"27.5.1+insula.{__version__} insula" == said
+    assert said.split()[0] == await house.ok("info", "-f", "{{.ServerVersion}}")
 
 
 async def test_stats_once(house: House) -> None:

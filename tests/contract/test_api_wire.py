@@ -497,3 +497,40 @@ async def test_the_server_stops_while_clients_hold_on(house: House) -> None:
                 assert await wire.reader.read() == b""
     assert house.engine.find(ident).state == "running"
     assert not Path(house.socket).exists()
+
+
+# parameters in the body
+
+FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
+
+
+async def test_parameters_in_the_body_of_a_post_count_as_those_of_the_address(house: House) -> None:
+    """As Go's ParseForm does: `curl -d` of old scripts."""
+    ref = await create(house, "sleep", "100")
+    await act(house, f"/containers/{ref}/start")
+    form = FORM.replace("\r\n", "; charset=utf-8\r\n")
+    assert (
+        400 == (await ask(house, "POST", f"/containers/{ref}/kill?signal=HUP", b"signal=NONSENSE", form))[0]
+    )
+    assert 204 == (await ask(house, "POST", f"/containers/{ref}/rename", b"name=b%65tter&x=", FORM))[0]
+    assert 204 == (await ask(house, "POST", "/containers/better/rename?name=best", b"", FORM))[0]
+    status, _, body = await ask(house, "POST", "/commit", b"container=gone&repo=kept&tag=1", FORM)
+    assert (404, "No such container: gone") == (status, json.loads(body)["message"])
+    assert 204 == (await ask(house, "POST", "/containers/best/kill", b"signal=KILL", FORM))[0]
+
+
+async def test_other_bodies_are_no_parameters(house: House) -> None:
+    ref = await create(house, "sleep", "100")
+    for kind in ("text/plain", "application/json", "application/octet-stream"):
+        status = (
+            await ask(house, "POST", f"/containers/{ref}/rename", b"name=other", f"Content-Type: {kind}\r\n")
+        )[0]
+        assert 400 == status
+    # what takes JSON says so, and an archive is one, whatever curl calls it
+    status, _, body = await ask(house, "POST", "/containers/create", b'{"Image": "busybox"}', FORM)
+    assert (400, True) == (status, b"must be 'application/json'" in body)
+    status, _, body = await ask(house, "POST", "/images/load", b"name=x", FORM)
+    assert b"name=x" not in body
+    assert status in (200, 400)
+    status, _, body = await ask(house, "POST", "/images/create", b"fromImage=UPPER&tag=x", FORM)
+    assert b"must be lowercase" in body

@@ -219,8 +219,6 @@ def parse_port(text: str) -> tuple[int, str]:
     protocol = (protocol or "tcp").lower()
     if protocol not in ("tcp", "udp", "sctp"):
         raise InvalidRequest(f"invalid proto: {protocol}")
-    if protocol == "sctp":
-        raise UnsupportedField(f"port {text}", "SCTP is not supported")
     return _number(number, f'invalid port specification: "{text}"', least=1), protocol
 
 

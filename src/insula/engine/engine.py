@@ -306,7 +306,6 @@ class Engine:
                 for name in entry.record.volumes.values()
                 if self.volumes.have(name)
             },
-            origin={k: v for keeper in self._keepers() for k, v in keeper.origin(entry.id).items()},
             links=self._links.shown(entry),
             link_names=self._links.names_of(entry),
         )

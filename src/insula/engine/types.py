@@ -6,7 +6,7 @@ Records of what exists are in `model`; these are requests to the engine and its 
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from insula.isolation.backend import BackendInfo
@@ -170,7 +170,6 @@ class InstanceView:
     ports: tuple[PortBinding, ...] = ()
     execs: tuple[ExecView, ...] = ()
     mounts: tuple[MountView, ...] = ()
-    origin: Mapping[str, str] = field(default_factory=dict)
     log_path: str = ""
     hosts_path: str = ""
     hostname_path: str = ""

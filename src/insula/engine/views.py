@@ -21,7 +21,6 @@ def make_view(
     ports: tuple[PortBinding, ...],
     state_dir: str,
     mountpoints: Mapping[str, str],
-    origin: Mapping[str, str],
     links: tuple[tuple[str, str], ...],
     link_names: tuple[str, ...],
 ) -> InstanceView:
@@ -46,7 +45,6 @@ def make_view(
         upper_path=directory.upper if directory is not None else "",
         work_path=directory.work if directory is not None else "",
         lower_paths=directory.lowers if directory is not None else (),
-        origin=origin,
         image_disk=disk.image_disk if disk is not None else "",
         upper_disk=disk.upper_disk if disk is not None else "",
         links=links,

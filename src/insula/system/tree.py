@@ -22,7 +22,7 @@ import os
 import stat as st
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from insula.errors import NotFound
+from insula.errors import InvalidRequest, NotFound
 from insula.model.files import Change, ChangeKind, PathStat
 from insula.system.child import run_child, start_child
 from insula.system.openat import open_in_root
@@ -56,7 +56,8 @@ def go_mode(mode: int) -> int:
 
 def stat(root: str, path: str, *, at: str = "") -> PathStat:
     """Of `path` itself (a symlink is followed only when `path` ends in `/` or `/.`).  `at`: where `root` is
-    mounted, for whom the target of a link is told.  Raises NotFound."""
+    mounted, for whom the target of a link is told.  Raises NotFound, and InvalidRequest where something that
+    is no directory stands for one in it."""
     missing = NotFound(f"{path}: no such file or directory")
     if "\0" in path:
         raise missing
@@ -70,8 +71,10 @@ def stat(root: str, path: str, *, at: str = "") -> PathStat:
         finally:
             os.close(fd)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG):
             raise missing from None
+        if error.errno == errno.ENOTDIR:
+            raise InvalidRequest(f"{path}: not a directory") from None
         raise
     finally:
         os.close(root_fd)

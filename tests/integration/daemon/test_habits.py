@@ -73,6 +73,26 @@ def test_after_run_the_first_command_has_done_its_work(client: docker.DockerClie
     assert any(found() for _ in range(4))
 
 
+def test_a_paused_one_takes_its_signals_when_it_goes_on(client: docker.DockerClient, isolation: str) -> None:
+    """Anybody may ping and have low ports in there, too."""
+    script = (
+        "trap 'echo bye; exit 7' TERM; trap 'echo hup' HUP; cd /proc/sys/net/ipv4;"
+        "cat ping_group_range ip_unprivileged_port_start; while :; do sleep 0.1; done"
+    )
+    one = client.containers.run(IMAGE, ["sh", "-c", script], detach=True, isolation=isolation)
+    try:
+        said = one.logs(stream=True, follow=True)
+        assert b"0\t2147483647\n" == next(said)
+        one.pause()
+        one.kill("HUP")
+        assert "paused" == client.api.inspect_container(one.id)["State"]["Status"]
+        one.stop(timeout=60)
+        assert 7 == one.wait()["StatusCode"]
+        assert b"0\nhup\nbye\n" == b"".join(said)
+    finally:
+        one.remove(force=True)
+
+
 def test_diff_names_what_docker_names(box: Any) -> None:
     expected = {"/bin": 0, "/bin/vi": 2, "/etc/plain": 0, "/made": 1, "/made/it": 1}
     assert expected == {change["Path"]: change["Kind"] for change in box.diff()}
@@ -157,3 +177,19 @@ def test_commit_of_what_has_just_ended(client: docker.DockerClient, isolation: s
             client.images.remove(one.commit().id, force=True)
         finally:
             one.remove(force=True)
+
+
+def test_the_kernels_own_files_are_not_copied(box: Any) -> None:
+    """As dockerd has it: an empty directory, and nothing below."""
+    with pytest.raises(NotFound, match="Could not find the file /proc/version"):
+        box.get_archive("/proc/version")
+    assert {"sys": b""} == unpacked(box.get_archive("/sys")[0])
+
+
+@pytest.mark.parametrize("program", ["docker", "insula"])
+def test_a_push_says_whereto_before_it_finds_nothing(daemon: Daemon, program: str) -> None:
+    done = daemon.run_client(program, "push", "127.0.0.1:1/none:x")
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert b"The push refers to repository [127.0.0.1:1/none]\n" in said
+    assert said.rstrip().endswith(b"An image does not exist locally with the tag: 127.0.0.1:1/none")

@@ -202,11 +202,13 @@ def test_ports() -> None:
     bindings = {
         "80/tcp": [{"HostIp": "", "HostPort": "8080"}, {"HostIp": "127.0.0.1"}],
         "53/udp": [{"HostPort": "53"}],
+        "7/SCTP": [{}],
     }
     assert parse(host={"PortBindings": bindings}).spec.ports == (
         PortBinding(container_port=80, host_port=8080),
         PortBinding(container_port=80, host_ip="127.0.0.1"),
         PortBinding(container_port=53, protocol="udp", host_port=53),
+        PortBinding(container_port=7, protocol="sctp"),
     )
     ranges = {"80/tcp": [{"HostPort": "8000-8010"}, {"HostPort": "9-9"}]}
     assert parse(host={"PortBindings": ranges}).spec.ports == (

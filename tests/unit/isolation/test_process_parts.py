@@ -10,13 +10,14 @@ import pytest
 
 from insula.errors import CommandNotExecutable, CommandNotFound, InvalidRequest, RuntimeFailed
 from insula.isolation.plan import Device, Process
+from insula.isolation.process.checks import weight_warnings
 from insula.isolation.process.complaints import translate
 from insula.isolation.process.mounts import tmpfs_options
 from insula.isolation.process.prepare import check_program, find_devices, identify, make_cwd
 from insula.isolation.process.resources import control_writes, make_resources
 from insula.isolation.process.usage import parse_ps
 from insula.isolation.users import Identity
-from insula.model.limits import Limits
+from insula.model.limits import Limits, Throttle
 from insula.system.cgroups import Layout, parse_layout, remove
 from unit.isolation.test_process_golden import MINIMAL
 
@@ -238,3 +239,18 @@ def test_working_directory_is_made_inside_the_root(root: int, tmp_path: Path) ->
     with pytest.raises(InvalidRequest, match="not a directory"):
         make_cwd(root, process("x", cwd="/etc/passwd/x"))
     os.close(root)
+
+
+def test_weights_of_block_io_are_discarded_with_a_warning_where_the_kernel_has_none(tmp_path: Path) -> None:
+    layout = Layout(1, {"blkio": str(tmp_path)})
+    (tmp_path / "insula").mkdir()
+    device = Throttle(what="weight", path="/dev/vda", value=200)
+    both = Limits(blkio_weight=300, throttles=(device,))
+    reason = "Your kernel does not support Block I/O"
+    assert weight_warnings(both, layout) == (
+        f"{reason} weight or the cgroup is not mounted. Weight discarded.",
+        f"{reason} weight_device or the cgroup is not mounted. Weight-device discarded.",
+    )
+    assert weight_warnings(Limits(), layout) == ()
+    (tmp_path / "insula" / "blkio.bfq.weight").touch()
+    assert weight_warnings(both, layout) == ()

@@ -30,6 +30,7 @@ from insula.api.wire.registry import AuthConfig
 from insula.errors import InvalidRequest, NotFound, NotImplementedYet
 from insula.images.changes import apply_changes
 from insula.model.image import ImageConfig
+from insula.model.progress import no_progress
 
 
 async def list_(call: Call) -> web.StreamResponse:
@@ -67,6 +68,8 @@ async def history(call: Call) -> web.StreamResponse:
 
 async def create(call: Call) -> web.StreamResponse:
     """`docker pull` (fromImage) and `docker import` (fromSrc)."""
+    if call.text("fromSrc") != "-":
+        await call.read_form()
     name, source, tag = call.text("fromImage"), call.text("fromSrc"), call.text("tag")
     platform = call.text("platform") or None
     images = call.engine.images
@@ -180,9 +183,11 @@ async def save(call: Call) -> web.StreamResponse:
 
 
 async def load(call: Call) -> web.StreamResponse:
+    quiet = call.flag("quiet")
+
     async def work(tell: Teller) -> None:
         with archive_of_client():
-            loaded = await call.engine.images.load(call.pieces(), tell)
+            loaded = await call.engine.images.load(call.pieces(), no_progress if quiet else tell)
         for image in loaded:
             named = f"Loaded image: {image.tags[0]}" if image.tags else f"Loaded image ID: {image.id}"
             for text in [f"Loaded image: {t}" for t in image.tags] or [named]:
@@ -229,8 +234,8 @@ ROUTES = (
     Route("GET", "/images/{name*}/get", save),
     Route("GET", "/images/{name*}/json", inspect),
     Route("GET", "/images/{name*}/history", history),
-    Route("POST", "/images/load", load),
-    Route("POST", "/images/create", create),
+    Route("POST", "/images/load", load, archive=True),
+    Route("POST", "/images/create", create, archive=True),
     Route("POST", "/images/prune", prune, completes=True),
     Route("POST", "/images/{name*}/push", push),
     Route("POST", "/images/{name*}/tag", tag, completes=True),

@@ -44,7 +44,7 @@ def check_plan(plan: LaunchPlan, facts: HostFacts, layout: Layout) -> tuple[str,
             "privileged mode is incompatible with private cgroup namespaces.  You must run the container in "
             "the host cgroup namespace when running privileged mode"
         )
-    return swappiness_warning(plan.limits, layout)
+    return (*weight_warnings(plan.limits, layout), *swappiness_warning(plan.limits, layout))
 
 
 def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
@@ -56,7 +56,11 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
         (limits.cpu_shares, "cpu", "HostConfig.CpuShares"),
         (limits.cpuset_cpus or limits.cpuset_mems, "cpuset", "HostConfig.CpusetCpus"),
         (limits.pids > 0, "pids", "HostConfig.PidsLimit"),
-        (limits.throttles, "io" if layout.version == 2 else "blkio", "HostConfig.BlkioDevice"),
+        (
+            any(t.what != "weight" for t in limits.throttles),
+            "io" if layout.version == 2 else "blkio",
+            "HostConfig.BlkioDevice",
+        ),
     ):
         if wanted and controller not in layout.controllers:
             raise UnsupportedField(field, f"this host has no {controller} cgroup controller")
@@ -70,13 +74,6 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
         )
     if limits.oom_kill_disable and layout.version == 2:
         raise UnsupportedField("HostConfig.OomKillDisable", "cgroup version 2 has no such switch")
-    weight = "weight" if any(t.what == "weight" for t in limits.throttles) else ""
-    if (limits.blkio_weight or weight) and not _have_block_weights(layout):
-        raise UnsupportedField(
-            "HostConfig.BlkioWeightDevice" if weight else "HostConfig.BlkioWeight",
-            "this host's kernel does not weigh block I/O by cgroup",
-            hint="load the bfq scheduler, or limit rates with --device-read-bps and its like",
-        )
     for ulimit in limits.ulimits:
         if ulimit.name not in _RLIMITS:
             raise InvalidRequest(f"invalid ulimit type: {ulimit.name}")
@@ -96,6 +93,18 @@ def _check_shares(shares: int) -> None:
 def _have_real_time(layout: Layout) -> bool:
     group = layout.path("cpu", "") if layout.version == 1 else None
     return group is not None and os.path.exists(f"{group}/cpu.rt_runtime_us")
+
+
+def weight_warnings(limits: Limits, layout: Layout) -> tuple[str, ...]:
+    """Few kernels weigh block I/O (those with the bfq scheduler loaded), and Docker goes on without, too."""
+    of_devices = any(throttle.what == "weight" for throttle in limits.throttles)
+    if not (limits.blkio_weight or of_devices) or _have_block_weights(layout):
+        return ()
+    lacking = "Your kernel does not support Block I/O {} or the cgroup is not mounted. {} discarded."
+    return (
+        *((lacking.format("weight", "Weight"),) if limits.blkio_weight else ()),
+        *((lacking.format("weight_device", "Weight-device"),) if of_devices else ()),
+    )
 
 
 def swappiness_warning(limits: Limits, layout: Layout) -> tuple[str, ...]:
