@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import tarfile
 import time
@@ -122,6 +123,23 @@ def test_read_only_root(daemon: Daemon, isolation: str) -> None:
     said = run(daemon, isolation, "--read-only", "--tmpfs", "/tmp", IMAGE, "sh", "-c", script)
     assert 4 == said.count("Read-only file system"), said
     assert said.endswith("tmp")
+
+
+def test_programs_of_32_bits_run(daemon: Daemon, isolation: str, tmp_path: Path) -> None:
+    """Docker's seccomp profile lets them; this one is exit(7) and its ELF header."""
+    code = bytes.fromhex("31c040" + "bb07000000" + "cd80")  # eax = 1, ebx = 7, int 0x80
+    start, ends = 0x8048000, 52 + 32
+    header = struct.pack(
+        "<16sHHIIIIIHHHHHH",
+        *(b"\x7fELF\1\1\1", 2, 3, 1, start + ends, 52, 0, 0, 52, 32, 1, 0, 0, 0),
+    )
+    size = ends + len(code)
+    (tmp_path / "exit7").write_bytes(
+        header + struct.pack("<8I", 1, 0, start, start, size, size, 5, 0x1000) + code
+    )
+    (tmp_path / "exit7").chmod(0o755)
+    words = ("run", "--rm", "-v", f"{tmp_path}:/bin32", IMAGE, "/bin32/exit7")
+    assert 7 == daemon.docker(*isolated(isolation, *words)).returncode
 
 
 def test_what_is_mounted_below_dev_is_there(daemon: Daemon, isolation: str, tmp_path: Path) -> None:

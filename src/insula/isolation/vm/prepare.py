@@ -39,7 +39,7 @@ _TIMEOUT_S = 120.0
 
 @functools.lru_cache(maxsize=16)
 def make_filter(profile: str, capabilities: tuple[str, ...], kernel: tuple[int, int]) -> bytes:
-    return compile_bpf(profile, capabilities, kernel) if profile else b""
+    return compile_bpf(profile, capabilities, kernel, i386=True) if profile else b""
 
 
 def kernel_version(release: str) -> tuple[int, int]:
