@@ -8,7 +8,9 @@ import fcntl
 import itertools
 import os
 import secrets
+import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,7 @@ from insula.isolation.vm.guest import make_guest
 from rig import Daemon
 
 CACHE = Path(os.environ.get("INSULA_TEST_CACHE", "/var/cache/insula-tests"))
+_KEEP_S = 2 * 86400
 _WITH_CLIENTS = {"make_daemon", "house"}
 
 
@@ -64,8 +67,16 @@ def guest_cache() -> Path:
     (root / "templates").mkdir(parents=True, exist_ok=True)
     with open(root / "lock", "wb") as lock:  # several workers may come here at once
         fcntl.flock(lock, fcntl.LOCK_EX)
+        _forget_old(root / "templates")
         _make_guest(root)
     return root / "guest"
+
+
+def _forget_old(templates: Path) -> None:
+    """Every change of the agent makes new ones, 85 MB each."""
+    for template in templates.iterdir():
+        if time.time() - template.stat().st_mtime > _KEEP_S:
+            shutil.rmtree(template)
 
 
 def _make_guest(root: Path) -> None:

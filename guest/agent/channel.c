@@ -81,10 +81,14 @@ channel_run (void)
     port->readable = true; /* look again: if the news never came, that host has gone */
   if (port->fd < 0 || !port->readable || port->out.len > OUTPUT_MAX)
     return;
-  ssize_t got = read (port->fd, bytes, sizeof bytes);
-  if (got > 0)
-    parser_feed (&parser, bytes, (size_t) got, &calls, NULL);
-  else if (got == 0 || errno != EINTR)
+  size_t have = 0;
+  ssize_t got;
+  /* the driver gives one page at a time */
+  while ((got = read (port->fd, bytes + have, sizeof bytes - have)) > 0 && (have += (size_t) got) < sizeof bytes)
+    ;
+  if (have)
+    parser_feed (&parser, bytes, have, &calls, NULL);
+  if (got == 0 || (got < 0 && errno != EINTR))
     {
       port->readable = false;
       if (got < 0)

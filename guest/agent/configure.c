@@ -13,8 +13,7 @@ static const struct field_rule configure_rules[] = {
   { "seq", false },   { "image_serial", false }, { "upper_serial", false }, { "read_only", false },
   { "nic", true },    { "upper_format", false }, { "mount", true },         { "file", true },
   { "sysctl", true }, { "shm_kib", false },      { "cgroup", true },        { "rescan", false },
-  { "rehearsal", false },
-  { NULL, false },
+  { "rehearsal", false }, { "device", true },   { "node", true },          { NULL, false },
 };
 
 static int
@@ -69,6 +68,10 @@ put_in_place (struct configuration *configuration, const struct fields *fields, 
       if (strcmp (key, "nic") == 0 && (nics++ == 0 ? network_begin () : 0, network_set_up (value, fault) < 0))
         return -1;
       if (strcmp (key, "cgroup") == 0 && limits_set (value, fault) < 0)
+        return -1;
+      if (strcmp (key, "device") == 0 && device_rules_add (&configuration->devices, value, fault) < 0)
+        return -1;
+      if (strcmp (key, "node") == 0 && devices_add_node (value, fault) < 0)
         return -1;
     }
   if (limits_keep_reserve (fault) < 0)

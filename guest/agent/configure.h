@@ -1,12 +1,14 @@
 /* configure: the machine part of a plan (message CONFIGURE), taken apart and put in place. */
 #pragma once
 
+#include "device_rules.h"
 #include "fields.h"
 
 struct configuration
 {
   char *blob;
   char **sysctls; /* NULL-terminated */
+  struct device_rules devices;
   bool read_only;
   bool rehearsal; /* nothing of an instance's: to be reset */
   bool done;

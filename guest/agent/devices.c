@@ -286,6 +286,28 @@ devices_make_dev (long long shm_kib, struct fault *fault)
 }
 
 int
+devices_add_node (const char *text, struct fault *fault)
+{
+  char directory[PATH_MAX] = ".";
+  unsigned major, minor;
+  int used = 0;
+
+  if (sscanf (text, "%u:%u %n", &major, &minor, &used) != 2 || !used || !text[used] || strlen (text) >= PATH_MAX)
+    return fail (fault, FAULT_INVALID, 0, "node \"%.100s\" is not major:minor path", text);
+  const char *path = text + used, *slash = strrchr (path, '/'), *name = slash ? slash + 1 : path;
+  if (slash)
+    snprintf (directory, sizeof directory, "%.*s", (int) (slash - path), path);
+  cleanup_close int dev = open (DIR_DEV, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  cleanup_close int parent = dev < 0 ? -1 : make_in_root (dev, directory, true, 0755);
+  if (parent < 0)
+    return fail (fault, FAULT_FAILED, errno, "make the directory of /dev/%.200s", path);
+  unlinkat (parent, name, 0); /* as a runtime does: what was asked for is in the place of a standard node */
+  if (mknodat (parent, name, S_IFCHR | 0666, makedev (major, minor)) < 0)
+    return fail (fault, FAULT_FAILED, errno, "make /dev/%.200s", path);
+  return 0;
+}
+
+int
 devices_add_all (struct fault *fault)
 {
   struct dirent *entry;

@@ -28,5 +28,8 @@ enum
 
 /* Build the workload's /dev below DIR_DEV: standard nodes, pts, shm.  If there is one already, only its shm changes. */
 int devices_make_dev (long long shm_kib, struct fault *fault);
+/* One more in there, of a character device that anybody may open as far as the rules let him: `10:229 fuse`, a path
+ * below /dev. */
+int devices_add_node (const char *text, struct fault *fault);
 /* For privileged workloads: all nodes of the guest's own /dev. */
 int devices_add_all (struct fault *fault);

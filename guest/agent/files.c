@@ -18,8 +18,11 @@ files_stat (const char *path, struct answer *answer, struct fault *fault)
   cleanup_close int fd = root < 0 ? -1 : open_in_root (root, path, O_PATH | O_NOFOLLOW);
 
   if (fd < 0 || fstat (fd, &st) < 0)
-    return fail (fault, errno == ENOENT || errno == ENOTDIR || errno == ELOOP ? FAULT_NO_SUCH_PATH : FAULT_FAILED, errno,
-                 "%.300s", path);
+    return fail (fault,
+                 errno == ENOENT || errno == ELOOP ? FAULT_NO_SUCH_PATH
+                 : errno == ENOTDIR                ? FAULT_CONFLICT
+                                                   : FAULT_FAILED,
+                 errno, "%.300s", path);
   if (S_ISLNK (st.st_mode))
     {
       ssize_t got = readlinkat (fd, "", link, sizeof link - 1);

@@ -158,6 +158,13 @@ parser_feed (struct parser *parser, const uint8_t *data, size_t len, const struc
           start = i + 1;
           continue;
         }
+      if (parser->matched == 0)
+        { /* what cannot be its beginning is most of all that comes */
+          const uint8_t *next = memchr (data + i, sync_bytes[0], len - i);
+          if (!next)
+            break;
+          i = (size_t) (next - data);
+        }
       if (data[i] == sync_bytes[parser->matched])
         parser->matched++;
       else

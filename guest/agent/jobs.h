@@ -26,7 +26,9 @@ struct job
   struct fault fault;
   int code;
   int64_t exited_ms;
-  int64_t begun_ms; /* until when START is not answered; 0: it is */
+  int64_t begun_ms;  /* until when START is not answered; 0: it is */
+  int64_t looked_ms; /* when it was last seen meanwhile, */
+  int64_t given_ms;  /* and how long it may still compute */
   int quiet;        /* how often in a row it was seen at rest meanwhile */
   int in, out, err; /* our ends; with a tty `in` is -1 and `out` the master */
   bool tty, stdin_once;

@@ -314,12 +314,20 @@ network_loopback_up (void)
     say ("loopback: %s", strerror (errno));
 }
 
-/* As in a container: an interface has IPv6 if it has been given such an address. */
+/* As in a container: an interface has IPv6 if it has been given such an address; everybody may ping, and listen on
+ * low ports. */
 void
 network_default (void)
 {
-  if (write_text ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1", 0) < 0 && errno != ENOENT)
-    say ("IPv6: %s", strerror (errno));
+  static const char *const defaults[][2] = {
+    { "/proc/sys/net/ipv6/conf/default/disable_ipv6", "1" },
+    { "/proc/sys/net/ipv4/ping_group_range", "0 2147483647" },
+    { "/proc/sys/net/ipv4/ip_unprivileged_port_start", "0" },
+  };
+
+  for (size_t i = 0; i < COUNT (defaults); i++)
+    if (write_text (defaults[i][0], defaults[i][1], 0) < 0 && errno != ENOENT)
+      say ("%s: %s", defaults[i][0], strerror (errno));
 }
 
 static void

@@ -4,15 +4,16 @@
 #include "fields.h"
 
 void stats_add (struct answer *answer);
-/* Rows of the workload's processes: pid, ppid, user, tty, start, cpu ms, rss KiB, command. */
+/* Rows of the workload's processes, as docs/agent-protocol.md has them, and what they are shares of. */
 void stats_processes (struct answer *answer);
-/* pid, ppid, tty_nr, utime + stime, starttime, rss of a /proc/PID/stat line.  Pure. */
+/* What is asked for of a /proc/PID/stat line.  Pure. */
 struct process_row
 {
-  long pid, ppid;
-  int tty;
-  unsigned long long cpu_ticks, start_ticks;
-  long rss_pages;
-  char name[32];
+  long pid, ppid, pgid, sid, tpgid;
+  int tty, cpu;
+  unsigned flags;
+  unsigned long long cpu_ticks, start_ticks, virtual_bytes;
+  long priority, nice, threads, rss_pages;
+  char state, name[32];
 };
 bool stats_parse (const char *line, struct process_row *row);

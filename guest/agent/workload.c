@@ -25,7 +25,8 @@ enum
   STUCK_MS = 5000, /* how long a client that does not read may hold up the end */
   EXECS_MS = 1000, /* how long the end waits for execs to be told of theirs */
   FROZEN_MS = 10000, /* one that sleeps in the kernel freezes when it wakes */
-  BEGUN_MS = 400,  /* how long START is not answered while the workload computes */
+  BEGUN_MS = 400,  /* how long START is not answered while the workload computes; */
+  BEGUN_MOST = 10, /* so many times as long where the host has no time for us */
   LOOK_MS = 4,     /* how often it is looked at meanwhile, */
   LOOKS = 2,       /* and how often in a row nothing must be going on */
 };
@@ -78,12 +79,10 @@ workload_prepare (const uint8_t *data, size_t len, struct fault *fault)
 static bool
 had_oom_kill (void)
 {
-  static const char key[] = "\noom_kill ";
   char text[1024];
-  const char *line;
 
-  return read_text (CGROUP_WORKLOAD "/memory.events", text, sizeof text) > 0 && (line = strstr (text, key))
-         && strtoll (line + strlen (key), NULL, 10) > 0;
+  return read_text (CGROUP_WORKLOAD "/memory.events", text, sizeof text) > 0
+         && number_after (text, "\noom_kill ") > 0;
 }
 
 static void
@@ -131,9 +130,13 @@ workload_start (long long seq, struct fault *fault)
     return fail (fault, FAULT_CONFLICT, 0, "no WORKLOAD has been given");
   if (machine.state != STATE_CONFIGURED || job->pid)
     return fail (fault, FAULT_CONFLICT, 0, "the workload was started before");
-  /* a kernel without them is no reason to refuse: what is open to the workload is still only its own machine */
-  if (!process.privileged && device_rules_apply (&rules) < 0)
-    say ("%s", rules.text);
+  if (!process.privileged && device_rules_apply (&machine.configuration.devices, &rules) < 0)
+    {
+      if (machine.configuration.devices.count)
+        return fail (fault, rules.kind, 0, "%s", rules.text);
+      /* a kernel without them is no reason to refuse: what is open to the workload is still only its own machine */
+      say ("%s", rules.text);
+    }
   if (process.privileged && device_rules_lift (fault) < 0)
     return -1;
   job->faulted = job->exited = job->mute = false;
@@ -148,7 +151,9 @@ workload_launched (struct job *job)
   if (job->launched)
     {
       machine.state = STATE_RUNNING;
-      job->begun_ms = now_ms () + BEGUN_MS; /* workload_begin answers */
+      job->looked_ms = now_ms ();
+      job->given_ms = BEGUN_MS;
+      job->begun_ms = job->looked_ms + BEGUN_MS * BEGUN_MOST; /* workload_begin answers */
       job->quiet = 0;
       return;
     }
@@ -168,16 +173,21 @@ has_output (const struct job *job)
 
 /* START is answered when the program has come to rest for the first time, has ended, or has computed for BEGUN_MS.
  * Whoever starts an instance and looks into it at once expects to see what its first command did: on one kernel
- * that has always happened by then, but an emulated CPU is fifty times slower than the host that asks. */
+ * that has always happened by then, but an emulated CPU is fifty times slower than the host that asks.  Nor does the
+ * guest know when it stood still because others had the host's CPUs: time that has passed unseen counts for little. */
 static void
 workload_begin (struct job *job)
 {
+  int64_t now = now_ms (), unseen = now - job->looked_ms;
+
   if (!job->begun_ms)
     return;
+  job->given_ms -= unseen < 2 * LOOK_MS ? unseen : 2 * LOOK_MS;
+  job->looked_ms = now;
   job->quiet = has_output (job) || !logfile_flushed () || !is_quiet () ? 0 : job->quiet + 1;
-  if (!job->exited && now_ms () < job->begun_ms && job->quiet < LOOKS)
+  if (!job->exited && job->given_ms > 0 && now < job->begun_ms && job->quiet < LOOKS)
     {
-      loop_wake_at (now_ms () + LOOK_MS);
+      loop_wake_at (now + LOOK_MS);
       return;
     }
   job->begun_ms = 0;
@@ -255,7 +265,7 @@ prepare_early (bool settle)
 {
   struct fault fault;
 
-  if (device_rules_apply (&fault) < 0 || devices_make_dev (DEV_SHM_KIB, &fault) < 0 || limits_look (&fault) < 0)
+  if (device_rules_apply (NULL, &fault) < 0 || devices_make_dev (DEV_SHM_KIB, &fault) < 0 || limits_look (&fault) < 0)
     say ("%s", fault.text);
   network_up_early (settle);
 }

@@ -43,13 +43,15 @@ run (const struct bpf_insn *program, size_t count, const struct bpf_cgroup_dev_c
   return -1;
 }
 
+static struct device_rules further;
+
 static long
 may (unsigned type, unsigned access, unsigned major, unsigned minor)
 {
   struct bpf_insn program[DEVICE_RULES_MAX];
   struct bpf_cgroup_dev_ctx ctx = { .access_type = access << 16 | type, .major = major, .minor = minor };
 
-  return run (program, device_rules_program (program), &ctx);
+  return run (program, device_rules_program (&further, program), &ctx);
 }
 
 int
@@ -58,7 +60,9 @@ main (void)
   struct bpf_insn program[DEVICE_RULES_MAX];
   enum { MAKE = BPF_DEVCG_ACC_MKNOD, READ = BPF_DEVCG_ACC_READ, BOTH = READ | BPF_DEVCG_ACC_WRITE };
 
-  EXPECT (device_rules_program (program) <= DEVICE_RULES_MAX);
+  struct fault fault;
+
+  EXPECT (device_rules_program (NULL, program) <= 64);
   EXPECT (may (BPF_DEVCG_DEV_CHAR, BOTH, 1, 3) == 1);
   EXPECT (may (BPF_DEVCG_DEV_CHAR, BOTH, 1, 9) == 1);
   EXPECT (may (BPF_DEVCG_DEV_CHAR, BOTH, 5, 2) == 1);
@@ -71,5 +75,26 @@ main (void)
   EXPECT (may (BPF_DEVCG_DEV_CHAR, READ, 1, 11) == 0);
   EXPECT (may (BPF_DEVCG_DEV_CHAR, READ, 5, 3) == 0);
   EXPECT (may (BPF_DEVCG_DEV_CHAR, BOTH, 245, 1) == 0);
+
+  EXPECT (device_rules_add (&further, "c 10:229 rw", &fault) == 0);
+  EXPECT (may (BPF_DEVCG_DEV_CHAR, BOTH, 10, 229) == 1);
+  EXPECT (may (BPF_DEVCG_DEV_CHAR, BOTH | MAKE, 10, 229) == 0);
+  EXPECT (may (BPF_DEVCG_DEV_BLOCK, BOTH, 10, 229) == 0);
+  EXPECT (may (BPF_DEVCG_DEV_CHAR, READ, 10, 228) == 0);
+  EXPECT (may (BPF_DEVCG_DEV_CHAR, BOTH, 1, 3) == 1);
+  EXPECT (device_rules_add (&further, "b 8:* rm", &fault) == 0);
+  EXPECT (may (BPF_DEVCG_DEV_BLOCK, READ, 8, 17) == 1);
+  EXPECT (may (BPF_DEVCG_DEV_BLOCK, BOTH, 8, 17) == 0);
+  EXPECT (may (BPF_DEVCG_DEV_CHAR, READ, 8, 17) == 0);
+  EXPECT (device_rules_add (&further, "a *:* rwm", &fault) == 0);
+  EXPECT (may (BPF_DEVCG_DEV_BLOCK, BOTH | MAKE, 254, 16) == 1);
+  static const char *const wrong[] = { "", "c", "d 1:1 r", "c 1 r", "c 1:1", "c 1:1 ", "c 1:1 x", "c -1:1 r",
+                                       "c 1:1  r", "c 4294967296:1 r", "c:1 r" };
+  for (size_t i = 0; i < COUNT (wrong); i++)
+    EXPECT (device_rules_add (&further, wrong[i], &fault) < 0);
+  while (further.count < DEVICE_RULES_FURTHER)
+    EXPECT (device_rules_add (&further, "c 1:2 rwm", &fault) == 0);
+  EXPECT (device_rules_add (&further, "c 1:2 rwm", &fault) < 0);
+  EXPECT (device_rules_program (&further, program) <= DEVICE_RULES_MAX);
   return failures;
 }

@@ -126,9 +126,11 @@ test_stats (void)
 {
   struct process_row row;
 
-  EXPECT (stats_parse ("42 (a) b) S 7 42 42 34817 42 4194304 1 0 0 0 5 6 0 0 20 0 1 0 900 4096 33 1844", &row));
+  EXPECT (stats_parse ("42 (a) b) S 7 42 42 34817 42 4194304 1 0 0 0 5 6 0 0 20 0 1 0 900 4096 33 1844 1 2 3 4 5 6 7 8 9 10 0 0 17 1 0", &row));
   EXPECT (row.pid == 42 && row.ppid == 7 && row.tty == 34817 && row.cpu_ticks == 11 && row.start_ticks == 900);
-  EXPECT (row.rss_pages == 33);
+  EXPECT (row.rss_pages == 33 && row.state == 'S' && row.pgid == 42 && row.sid == 42 && row.tpgid == 42);
+  EXPECT (row.flags == 4194304 && row.priority == 20 && row.nice == 0 && row.threads == 1 && row.cpu == 1);
+  EXPECT (row.virtual_bytes == 4096);
   EXPECT_TEXT ("a) b", row.name);
   EXPECT (!stats_parse ("42", &row) && !stats_parse ("42 (a) S", &row));
 }

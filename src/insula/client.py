@@ -286,6 +286,14 @@ class Client:
         sock.settimeout(None)
         return Hijacked(sock, rest, _MULTIPLEXED.get(headers.get("content-type", "")))
 
+    def stream(self) -> Hijacked:
+        """A connection as it is, for a client that speaks HTTP itself.  Raises DaemonUnreachable."""
+        connection = self._connect()
+        own = connection.sock.dup()
+        connection.close()
+        own.settimeout(None)
+        return Hijacked(own, b"", None)
+
     def _lost(self, error: Exception) -> DaemonUnreachable:
         # what a daemon makes of a client without a certificate comes with its first answer
         hint = "--tlscert and --tlskey say who you are" if "CERTIFICATE" in str(error).upper() else None

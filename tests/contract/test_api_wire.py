@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -15,6 +16,7 @@ from fake_house import House, start_house
 from insula.engine.types import LogRecord
 from insula.errors import Failure
 from insula.model.stream import Channel
+from integration.images.fake_registry import make_tar
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -122,6 +124,8 @@ async def test_already_as_asked_is_304_without_a_body(house: House) -> None:
         (b'{"Image":"busybox","StopSignal":"SIGNOPE"}', "SIGNOPE"),
         (b'{"Image":"busybox","Env":["=x"]}', "environment"),
         (b'{"Image":"","Cmd":["x"]}', "Image"),
+        (b'{"Image":""}', "no command specified"),
+        (b'{"HostConfig":{}}', "config cannot be empty in order to create a container"),
         (b'{"Image":"BAD NAME"}', "reference"),
     ],
 )
@@ -164,6 +168,34 @@ async def test_bad_parameters_are_400(house: House, target: str) -> None:
     status, _, body = await ask(house, "GET", target)
     assert status == 400, body
     assert json.loads(body)["message"]
+
+
+@pytest.mark.parametrize("target", ["/images/", "/images/%20"])
+async def test_an_image_to_be_removed_has_a_name(house: House, target: str) -> None:
+    status, _, body = await ask(house, "DELETE", target)
+    assert (400, "image name cannot be blank") == (status, json.loads(body)["message"])
+
+
+async def test_import_fetches_from_an_address(house: House) -> None:
+    archive = make_tar({"f": b"x"})
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        status = b"200 OK" if asked.startswith(b"GET /root.tar ") else b"404 Not Found"
+        length = b"Content-Length: %d" % len(archive)
+        writer.write(b"\r\n".join((b"HTTP/1.1 " + status, length, b"Connection: close", b"", archive)))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for source in (f"http://{place}/root.tar", f"{place}/root.tar"):
+            query = urlencode({"fromSrc": source, "repo": "fetched"})
+            status, _, answer = await ask(house, "POST", f"/images/create?{query}")
+            assert 200 == status, answer
+            assert f"Imported from {source}" in await house.ok("history", "--no-trunc", "fetched")
+        for source, words in ((f"http://{place}/no", "404 Not Found"), ("ftp://x/y", "address over HTTP")):
+            _, _, answer = await ask(house, "POST", f"/images/create?{urlencode({'fromSrc': source})}")
+            assert words in answer.decode()
 
 
 async def test_default_fields_of_the_docker_client_pass(house: House) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import insula
 from insula import __version__
 from insula.api.times import format_time
-from insula.api.versions import NEWEST, OLDEST, Version, text_of
+from insula.api.versions import ENGINE_VERSION, NEWEST, OLDEST, Version, text_of
 from insula.config import Settings
 from insula.engine.types import EngineInfo
 from insula.isolation.backend import BackendInfo
@@ -70,7 +70,7 @@ def render_version(info: EngineInfo) -> dict[str, Any]:
     return {
         "Platform": {"Name": "insula"},
         "Components": components,
-        "Version": __version__,
+        "Version": ENGINE_VERSION,
         **{k: v for k, v in details.items() if k != "Experimental"},
         "Experimental": True,
     }
@@ -146,7 +146,7 @@ def render_info(
         "Name": info.name,
         "Labels": list(info.labels),
         "ExperimentalBuild": True,
-        "ServerVersion": __version__,
+        "ServerVersion": ENGINE_VERSION,
         "Runtimes": {
             b.runtime or b.isolation.value: {"path": dict(b.details).get("runtime path", b.runtime)}
             | ({"status": {"isolation": b.isolation.value, "version": b.version}} if has_status else {})

@@ -55,7 +55,7 @@ def render_inspect(view: InstanceView, version: Version = NEWEST) -> ContainerIn
         Mounts=render_mounts(view),
         Config=render_config(view),
         NetworkSettings=_network_settings(view, version),
-        Insula={"Isolation": view.instance.spec.isolation.value, **view.origin},
+        Insula={"Isolation": view.instance.spec.isolation.value, **view.instance.origin},
     )
 
 

@@ -322,8 +322,6 @@ def _on_build(line: Line, _: str) -> OnBuild:
         raise InvalidRequest("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
     if trigger in ("FROM", "MAINTAINER"):
         raise InvalidRequest(f"{trigger} isn't allowed as an ONBUILD trigger")
-    if trigger not in _PARSERS:
-        raise InvalidRequest(f"unknown instruction: {trigger}")
     body = line.code.partition("\n")[2] if line.heredocs else ""
     return OnBuild(text=f"{text}\n{body}" if body else text)
 

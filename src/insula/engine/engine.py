@@ -297,6 +297,7 @@ class Engine:
         return make_view(
             entry,
             image=self._find_image(entry),
+            image_named=self._is_named(entry),
             endpoints=self.networks.endpoints(entry.id),
             ports=self.networks.ports(entry.id),
             state_dir=self._kit.state_dir(entry.id),
@@ -305,7 +306,6 @@ class Engine:
                 for name in entry.record.volumes.values()
                 if self.volumes.have(name)
             },
-            origin={k: v for keeper in self._keepers() for k, v in keeper.origin(entry.id).items()},
             links=self._links.shown(entry),
             link_names=self._links.names_of(entry),
         )
@@ -569,6 +569,13 @@ class Engine:
             return self.images.find(entry.record.image_id)
         except NoSuchImage:
             return None
+
+    def _is_named(self, entry: Entry) -> bool:
+        """What its image was called when it was created has not become another's name, or nobody's."""
+        try:
+            return self.images.find(entry.record.spec.image).id == entry.record.image_id
+        except InsulaError:  # also the beginning of several ids by now
+            return False
 
 
 def _silent(entry: Entry) -> bool:

@@ -25,7 +25,7 @@ from insula.engine.probing import Probing
 from insula.engine.restarts import decide_restart
 from insula.engine.rotation import Rotation
 from insula.errors import CommandNotExecutable, CommandNotFound, InsulaError, NoSuchInstance
-from insula.isolation.backend import Backend, Captured, Copier
+from insula.isolation.backend import Backend, Captured, Copier, TemplateKeeper
 from insula.isolation.plan import LaunchPlan
 from insula.model.instance import ExitStatus, State
 
@@ -146,6 +146,7 @@ class Lifecycle:
                 stopped_by_user=False,
                 health=at_start(entry.config.health, entry.record.health),
                 restart_count=entry.record.restart_count if by_policy else 0,
+                origin=dict(backend.origin(entry.id)) if isinstance(backend, TemplateKeeper) else {},
             )
             journal.end()
         self._instances.event(entry, "start")

@@ -16,11 +16,11 @@ def make_view(
     entry: Entry,
     *,
     image: Image | None,
+    image_named: bool,
     endpoints: tuple[Endpoint, ...],
     ports: tuple[PortBinding, ...],
     state_dir: str,
     mountpoints: Mapping[str, str],
-    origin: Mapping[str, str],
     links: tuple[tuple[str, str], ...],
     link_names: tuple[str, ...],
 ) -> InstanceView:
@@ -30,6 +30,7 @@ def make_view(
     return InstanceView(
         instance=entry.record,
         image=image,
+        image_named=image_named,
         config=entry.config,
         plan=plan if entry.record.started_ns else None,
         endpoints=endpoints,
@@ -44,7 +45,6 @@ def make_view(
         upper_path=directory.upper if directory is not None else "",
         work_path=directory.work if directory is not None else "",
         lower_paths=directory.lowers if directory is not None else (),
-        origin=origin,
         image_disk=disk.image_disk if disk is not None else "",
         upper_disk=disk.upper_disk if disk is not None else "",
         links=links,
@@ -75,8 +75,8 @@ def make_mount_views(entry: Entry, mountpoints: Mapping[str, str]) -> tuple[Moun
 
 
 def _mode(spec: MountSpec) -> str:
-    """What was written after the second colon; Docker has a `z` where nothing was, for a volume."""
-    mode = "ro" if spec.read_only else ""
+    """What was written after the second colon.  Where nothing was Docker has a `z`, for a volume, unless it
+    was made up for `-v /target` or the image."""
     if spec.text.count(":") == 2:
-        mode = spec.text.rpartition(":")[2]
-    return mode or ("z" if spec.kind is MountKind.VOLUME and spec.legacy else "")
+        return spec.text.rpartition(":")[2]
+    return "z" if spec.kind is MountKind.VOLUME and not (spec.legacy and spec.anonymous) else ""

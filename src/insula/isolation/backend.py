@@ -245,8 +245,8 @@ class TemplateKeeper(Protocol):
     """A backend whose instances start from frozen guests (docs/decisions/0008)."""
 
     def origin(self, instance_id: str) -> Mapping[str, str]:
-        """How an instance that runs came to be, for inspect: `Start` (`boot`, `clone`, `ready clone`),
-        `Template`, and the `Reason` for a boot."""
+        """How an instance that runs came to be, for its record and inspect: `Start` (`boot`, `clone`, `ready
+        clone`), `Template`, and the `Reason` for a boot."""
         ...
 
     async def templates(self) -> Sequence[TemplateView]:

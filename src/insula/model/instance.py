@@ -186,3 +186,5 @@ class Instance:
     volumes: dict[str, str] = field(default_factory=dict)
     mounts: tuple[MountSpec, ...] = ()
     health: Health | None = None
+    origin: dict[str, str] = field(default_factory=dict)
+    """How its last start came to be, of an isolation that has more than one way (`TemplateKeeper.origin`)."""

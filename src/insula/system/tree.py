@@ -22,7 +22,7 @@ import os
 import stat as st
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from insula.errors import NotFound
+from insula.errors import InvalidRequest, NotFound
 from insula.model.files import Change, ChangeKind, PathStat
 from insula.system.child import run_child, start_child
 from insula.system.openat import open_in_root
@@ -54,8 +54,10 @@ def go_mode(mode: int) -> int:
     return (mode & 0o777) | _GO_KINDS.get(st.S_IFMT(mode), 0) | sum(go for bit, go in bits if mode & bit)
 
 
-def stat(root: str, path: str) -> PathStat:
-    """Of `path` itself (a symlink is followed only when `path` ends in `/` or `/.`).  Raises NotFound."""
+def stat(root: str, path: str, *, at: str = "") -> PathStat:
+    """Of `path` itself (a symlink is followed only when `path` ends in `/` or `/.`).  `at`: where `root` is
+    mounted, for whom the target of a link is told.  Raises NotFound, and InvalidRequest where something that
+    is no directory stands for one in it."""
     missing = NotFound(f"{path}: no such file or directory")
     if "\0" in path:
         raise missing
@@ -65,12 +67,14 @@ def stat(root: str, path: str) -> PathStat:
         fd = open_in_root(root_fd, path, os.O_PATH | (0 if follow else os.O_NOFOLLOW))
         try:
             found = os.fstat(fd)
-            target = _final_target(root_fd, path, fd) if st.S_ISLNK(found.st_mode) else ""
+            target = _final_target(root_fd, path, fd, at) if st.S_ISLNK(found.st_mode) else ""
         finally:
             os.close(fd)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG):
             raise missing from None
+        if error.errno == errno.ENOTDIR:
+            raise InvalidRequest(f"{path}: not a directory") from None
         raise
     finally:
         os.close(root_fd)
@@ -88,9 +92,13 @@ def name_of(path: str) -> str:
     return os.path.basename(path.rstrip("/")) or "/"
 
 
-def _final_target(root_fd: int, path: str, link_fd: int) -> str:
-    """Where a symlink leads in the end, inside the root (what Docker's `linkTarget` means)."""
-    lexical = os.path.normpath(os.path.join("/", os.path.dirname(path), os.readlink("", dir_fd=link_fd)))
+def _final_target(root_fd: int, path: str, link_fd: int, at: str) -> str:
+    """Where a symlink leads in the end, inside the root (what Docker's `linkTarget` means).  One that leaves
+    what is mounted `at` a place leads into whatever that is in."""
+    text = os.readlink("", dir_fd=link_fd)
+    lexical = os.path.normpath(os.path.join("/", at, os.path.dirname(path).lstrip("/"), text))
+    if at and not lexical.startswith(f"{at}/"):
+        return lexical
     try:
         fd = open_in_root(root_fd, path, os.O_PATH)
     except OSError:  # it dangles
@@ -99,7 +107,9 @@ def _final_target(root_fd: int, path: str, link_fd: int) -> str:
         top, final = os.readlink(f"/proc/self/fd/{root_fd}"), os.readlink(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
-    return "/" + final[len(top) :].lstrip("/") if (final + "/").startswith(top.rstrip("/") + "/") else lexical
+    if not (final + "/").startswith(top.rstrip("/") + "/"):
+        return lexical
+    return f"{at}/{final[len(top) :].lstrip('/')}"
 
 
 async def _archive(root: str, request: dict[str, object]) -> AsyncGenerator[bytes, None]:

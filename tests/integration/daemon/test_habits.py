@@ -73,6 +73,26 @@ def test_after_run_the_first_command_has_done_its_work(client: docker.DockerClie
     assert any(found() for _ in range(4))
 
 
+def test_a_paused_one_takes_its_signals_when_it_goes_on(client: docker.DockerClient, isolation: str) -> None:
+    """Anybody may ping and have low ports in there, too."""
+    script = (
+        "trap 'echo bye; exit 7' TERM; trap 'echo hup' HUP; cd /proc/sys/net/ipv4;"
+        "cat ping_group_range ip_unprivileged_port_start; while :; do sleep 0.1; done"
+    )
+    one = client.containers.run(IMAGE, ["sh", "-c", script], detach=True, isolation=isolation)
+    try:
+        said = one.logs(stream=True, follow=True)
+        assert b"0\t2147483647\n" == next(said)
+        one.pause()
+        one.kill("HUP")
+        assert "paused" == client.api.inspect_container(one.id)["State"]["Status"]
+        one.stop(timeout=60)
+        assert 7 == one.wait()["StatusCode"]
+        assert b"0\nhup\nbye\n" == b"".join(said)
+    finally:
+        one.remove(force=True)
+
+
 def test_diff_names_what_docker_names(box: Any) -> None:
     expected = {"/bin": 0, "/bin/vi": 2, "/etc/plain": 0, "/made": 1, "/made/it": 1}
     assert expected == {change["Path"]: change["Kind"] for change in box.diff()}

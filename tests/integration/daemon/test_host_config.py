@@ -30,6 +30,34 @@ def test_device_rules_are_the_cgroup_s(daemon: Daemon, name: str) -> None:
     daemon.ok("rm", name)
 
 
+@pytest.mark.vm
+def test_devices_of_a_vm_are_its_kernel_s(daemon: Daemon) -> None:
+    """Its disk can be read, and not be written, by who has asked for that."""
+    script = (
+        "exec 3<>/dev/sub/f && echo open; head -c 2 /dev/null | wc -c;"
+        "mknod /disk b $(awk '/vda$/ {print $1, $2}' /proc/partitions);"
+        "head -c 4 /disk | wc -c; echo x >/disk"
+    )
+    asked = ("--device", "/dev/fuse:/dev/sub/f:rw", "--device", "/dev/zero:/dev/null")
+    done = daemon.docker(
+        "run",
+        "--rm",
+        "--isolation",
+        "vm",
+        *asked,
+        "--device-cgroup-rule",
+        "b *:* r",
+        IMAGE,
+        "sh",
+        "-c",
+        script,
+    )
+    assert b"open\n2\n4\n" == done.stdout
+    assert b"sh: can't create /disk: Operation not permitted\n" == done.stderr
+    refused = daemon.docker("run", "--rm", "--isolation", "vm", "--device", "/dev/kvm", IMAGE, "true")
+    assert b"HostConfig.Devices: /dev/kvm is the host kernel's" in refused.stderr
+
+
 def test_cgroup_settings_reach_the_kernel(daemon: Daemon) -> None:
     if version_in_use() == 2:
         done = daemon.docker("run", "--rm", "--memory-swappiness", "33", IMAGE, "true")

@@ -72,6 +72,9 @@ def test_the_life_of_a_template(own: Daemon, name: str) -> None:
     assert "" == insula(own, "template", "ls", "-q")
     for number in (1, 2, 3, 4):
         assert "alive" == own.ok("exec", f"{name}-{number}", "echo", "alive")
+    own.ok("rm", "-f", *(f"{name}-{number}" for number in (1, 3, 4)))
+    own.ok("kill", f"{name}-2")
+    assert second == origin(own, f"{name}-2")  # how it began is known when it is over, too
     assert "boot" == start(own, f"{name}-5")["Start"]
     assert "clone" == start(own, f"{name}-6")["Start"]
     assert f"{key}\n" in insula(own, "template", "prune", "-f", "--all")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from insula.isolation.plan import Console, ExecPlan, GuestMachine, LaunchPlan, Process, Security
+from insula.isolation.plan import Console, Device, ExecPlan, GuestMachine, LaunchPlan, Process, Security
 from insula.isolation.vm import confine, messages
 from insula.isolation.vm.machine import (
     Accelerator,
@@ -103,7 +103,8 @@ PLAN = LaunchPlan(
                   ulimits=(Ulimit(name="nofile", soft=1, hard=2),)),
     security=Security(capabilities=("CAP_CHOWN", "CAP_KILL"), seccomp="", masked_paths=("/proc/kcore",),
                       readonly_paths=("/proc/sys",), no_new_privileges=True, read_only_root=True,
-                      sysctls=(("net.ipv4.ip_forward", "1"),)),
+                      devices=(Device(host_path="/dev//fuse", path="/dev/sub/../f", rules="rw"),),
+                      device_rules=("b 8:* r",), sysctls=(("net.ipv4.ip_forward", "1"),)),
     disk=DiskRoot(image_disk="/i", upper_disk="/u"),
     machine=GuestMachine(vcpus=1, memory_mib=256),
     mounts=(

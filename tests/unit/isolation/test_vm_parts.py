@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from insula.errors import Conflict, CorruptData, InsulaError, RuntimeFailed, UnsupportedField
 from insula.isolation.plan import Device
-from insula.isolation.vm import accel, cgroup, guest, initramfs, kernel, messages, modules, stats
+from insula.isolation.vm import accel, cgroup, guest, initramfs, kernel, messages, modules
 from insula.isolation.vm.check import check_plan, check_update, parse_cpus
 from insula.isolation.vm.files import go_mode, parse_changes
 from insula.isolation.vm.initramfs import Entry
@@ -112,6 +112,14 @@ def test_the_golden_plan_is_honoured() -> None:
             "HostConfig.Devices",
         ),
         (
+            {"security": dataclasses.replace(PLAN.security, devices=(Device(host_path="/dev/fuse", path="/f", rules="r"),))},  # noqa: E501
+            "HostConfig.Devices",
+        ),
+        (
+            {"security": dataclasses.replace(PLAN.security, device_rules=("a *:* r",) * 65)},
+            "HostConfig.DeviceCgroupRules",
+        ),
+        (
             {"mounts": (Mount(kind=MountKind.BIND, target="/a", source="/", tag="a", propagation="rshared"),)},  # noqa: E501
             "HostConfig.Mounts",
         ),
@@ -161,28 +169,6 @@ def test_cpu_limits_in_both_cgroup_versions() -> None:
         "cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "-1", "cpu.shares": "1024",
     } == cgroup.cpu_settings(Limits(), 1)  # fmt: skip
     assert {"memory.max": "7", "memory.low": "3"} == cgroup.memory_settings(7, 3, 2)
-
-
-ROWS = {
-    "row": ["1\t0\troot\t?\t0\t61000\t100\tsleep 9", "bad", "2\t1\tann\tpts/0\t0\t0\t5\t/bin/sh -c x\ty\x1b"]
-}
-
-
-def test_top_has_the_columns_that_were_asked_for() -> None:
-    table = stats.finalize_table(ROWS, ["-ef"])
-    assert ("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD") == table.titles
-    assert ("root", "1", "0", "0", "00:01:01", "sleep 9") == tuple(
-        table.rows[0][i] for i in (0, 1, 2, 3, 6, 7)
-    )
-    table = stats.finalize_table(ROWS, ["-o", "pid,comm"])
-    assert (("1", "sleep"), ("2", "sh")) == table.rows
-    assert "RSS" in stats.finalize_table(ROWS, ["aux"]).titles
-
-
-@pytest.mark.parametrize("words", [["--forest"], ["-o", "pid,wchan"], ["-o"], ["-u", "x"]])
-def test_top_refuses_columns_that_it_has_not(words: list[str]) -> None:
-    with pytest.raises(UnsupportedField):
-        stats.columns_of(words)
 
 
 def test_modes_are_gos() -> None:
@@ -299,6 +285,20 @@ def test_compressed_modules_are_read_and_damaged_ones_refused(tmp_path: Path) ->
         (tmp_path / name).write_bytes(data)
         with pytest.raises(CorruptData):
             modules.read_module(str(tmp_path / name))
+
+
+def test_a_signature_is_taken_off_a_module_whose_kernel_does_not_insist_on_it() -> None:
+    plain = b"\x7fELF" + bytes(range(256))
+    signed = plain + b"s" * 70 + struct.pack(">8xI", 70) + b"~Module signature appended~\n"
+    assert plain == modules.without_signature(signed)
+    assert plain == modules.without_signature(plain)
+    for length in (0, len(signed), 0xFFFFFFFF):  # a length that cannot be
+        odd = plain + struct.pack(">8xI", length) + b"~Module signature appended~\n"
+        assert odd == modules.without_signature(odd)
+    config = "CONFIG_MODULES=y\nCONFIG_MODULE_SIG=y\n"
+    assert modules.may_be_unsigned(config + "# CONFIG_MODULE_SIG_FORCE is not set\n")
+    assert not modules.may_be_unsigned(config + "CONFIG_MODULE_SIG_FORCE=y\n")
+    assert not modules.may_be_unsigned("")  # not known
 
 
 @pytest.mark.skipif(shutil.which("cpio") is None, reason="needs cpio")

@@ -22,7 +22,7 @@ from insula.isolation.backend import BackendInfo, Files, Liveness, ProcessTable
 from insula.isolation.mounted import MountedFiles, numeric_owner
 from insula.isolation.plan import ExecPlan, LaunchPlan
 from insula.isolation.sizing import LEAST_MEMORY_MIB
-from insula.isolation.vm import boot, interfaces, messages, stats
+from insula.isolation.vm import boot, interfaces, messages, ps, stats
 from insula.isolation.vm import captured as files
 from insula.isolation.vm.boot import Booted
 from insula.isolation.vm.capture import capture, check_copyable, hold
@@ -316,7 +316,11 @@ class VmBackend:
         try:
             await vm.signal(signum)
         except AgentError as error:
-            raise translate(error) from None
+            if error.kind != "conflict":  # that it has just ended: nobody takes a signal any more
+                raise translate(error) from None
+        except (GuestFailed, Conflict):
+            if not await vm.ends_within(_ENDING_S):
+                raise
 
     async def freeze(self, instance_id: str, frozen: bool) -> None:
         await self._vm(instance_id).freeze(frozen)
@@ -381,16 +385,16 @@ class VmBackend:
             group,
             cgroups.processes(layout, group),
             vcpus=vm.plan.machine.vcpus,
-            memory_mib=vm.plan.machine.memory_mib,
+            memory_limit_bytes=vm.limits.memory_bytes or vm.plan.machine.memory_mib << 20,
             guest_pids=guest_pids,
             pids_limit=max(vm.limits.pids, 0),
             endpoints=vm.endpoints(),
         )
 
     async def processes(self, instance_id: str, ps_args: Sequence[str]) -> ProcessTable:
-        stats.columns_of(ps_args)
+        columns = ps.columns_of(ps_args)
         channel = await self._vm(instance_id).channel()
-        return stats.finalize_table(await channel.request(Type.PS), ps_args)
+        return ps.finalize_table(await channel.request(Type.PS), columns)
 
     async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
         vm = self._vm(instance_id)

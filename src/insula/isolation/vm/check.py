@@ -9,6 +9,7 @@ import stat
 from insula.errors import Conflict, UnsupportedField
 from insula.isolation.plan import LaunchPlan
 from insula.isolation.sizing import LEAST_MEMORY_MIB
+from insula.isolation.vm.own_devices import check_devices
 from insula.isolation.vm.virtiofs import binds
 from insula.model.limits import Limits
 from insula.system.cgroups import version_in_use
@@ -49,21 +50,6 @@ def _namespaces(plan: LaunchPlan) -> None:
     if plan.cgroup_parent:
         raise UnsupportedField(
             "HostConfig.CgroupParent", "the cgroup of a virtual machine is chosen by the engine"
-        )
-
-
-def _devices(plan: LaunchPlan) -> None:
-    if plan.security.device_rules:
-        raise UnsupportedField(
-            "HostConfig.DeviceCgroupRules",
-            "the devices of a virtual machine are its own kernel's, and the rule would be about the host's",
-            hint="--privileged opens all devices of the guest; or use --isolation process",
-        )
-    if plan.security.devices:
-        raise UnsupportedField(
-            "HostConfig.Devices",
-            f"{plan.security.devices[0].host_path} is the host kernel's, not the virtual machine's",
-            hint="use --isolation process",
         )
 
 
@@ -136,7 +122,7 @@ def _mounts(plan: LaunchPlan) -> None:
 def check_plan(plan: LaunchPlan) -> tuple[str, ...]:
     """Warnings.  Raises UnsupportedField for the first thing that cannot be honoured."""
     _namespaces(plan)
-    _devices(plan)
+    check_devices(plan.security)
     _limits(plan.limits)
     _mounts(plan)
     if plan.machine is not None and plan.machine.memory_mib < LEAST_MEMORY_MIB:

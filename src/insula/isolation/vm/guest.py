@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -38,6 +39,7 @@ from insula.system.run import arun, find_program, need_program, run
 
 AGENT = os.path.join(os.path.dirname(insula.__file__), "_guest", "agent-x86_64")
 _STUB = ".stub"
+_CONFIG = "config"
 _PACKAGE = "linux-image-cloud-amd64"
 _KEEP_S = 7 * 86400
 _RELEASE = re.compile(r"[0-9][0-9A-Za-z.+~_-]*")
@@ -124,6 +126,8 @@ def _complete(directory: str, release: str) -> Guest:
             write_atomic(path + _STUB, make_stub(_read(path)), 0o644)
     agent = _read_agent()
     order = modules.resolve(modules.find_modules(tree), modules.find_builtin(tree))
+    if modules.may_be_unsigned(_read_config(directory)):
+        order = [dataclasses.replace(one, data=modules.without_signature(one.data)) for one in order]
     archive = os.path.join(directory, f"initramfs-{initramfs.key_of(agent, order)}.cpio")
     if not os.path.exists(archive):
         _forget_old(directory)
@@ -139,6 +143,13 @@ def _complete(directory: str, release: str) -> Guest:
         initramfs=archive,
         rehearsal=rehearsal_disk,
     )
+
+
+def _read_config(directory: str) -> str:
+    """The kernel's; empty when it came without."""
+    with contextlib.suppress(FileNotFoundError):
+        return _read(os.path.join(directory, _CONFIG)).decode(errors="replace")
+    return ""
 
 
 def _make_rehearsal_disk(path: str, agent: bytes) -> None:
@@ -231,6 +242,10 @@ def _place(source: str, module_tree: str, release: str, temporary: str, base: st
     os.makedirs(os.path.join(fresh, "lib", "modules"), mode=0o755)
     shutil.copyfile(source, os.path.join(fresh, "vmlinuz"))
     os.chmod(os.path.join(fresh, "vmlinuz"), 0o644)  # /boot's are 0600, and QEMU is not root
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(
+            os.path.join(os.path.dirname(source), f"config-{release}"), os.path.join(fresh, _CONFIG)
+        )
     _copy_modules(module_tree, os.path.join(fresh, "lib", "modules", release))
     _complete(fresh, release)
     target = os.path.join(base, release)

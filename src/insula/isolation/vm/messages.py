@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from insula.isolation.edits import Edit
 from insula.isolation.plan import ExecPlan, LaunchPlan, Process
+from insula.isolation.vm.own_devices import finalize_devices
 from insula.model.limits import Limits
 from insula.model.mounts import EtcFile, Mount, MountKind
 from insula.model.network import Endpoint
@@ -89,6 +90,7 @@ def configure(
     pairs += [("nic", nic(endpoint)) for endpoint in plan.endpoints]
     pairs += [("mount", mount(m, share_files.get(m.tag, ""))) for m in plan.mounts]
     pairs += [("file", etc_file(file)) for file in plan.etc_files]
+    pairs += finalize_devices(plan.security)
     pairs += [("sysctl", f"{name}={value}") for name, value in plan.security.sysctls]
     if plan.limits.memory_bytes > 0:
         pairs.append(("cgroup", f"memory.max={plan.limits.memory_bytes}"))

@@ -22,6 +22,7 @@ from insula.errors import (
     CommandNotFound,
     GuestFailed,
     InsulaError,
+    InvalidRequest,
     NoSuchPath,
 )
 from insula.isolation.plan import LaunchPlan, Process
@@ -140,7 +141,7 @@ async def renew_host_keys(channel: Channel, plan: LaunchPlan) -> None:
     files = AgentFiles(channel, plan.id)
     there = []
     for kind in plan.host_keys:
-        with contextlib.suppress(NoSuchPath):
+        with contextlib.suppress(NoSuchPath, InvalidRequest):  # not there; or not a directory
             await files.stat(f"{place}/{ssh_keys.key_name(kind)}")
             there.append(kind)
     if there:

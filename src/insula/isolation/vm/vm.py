@@ -61,6 +61,8 @@ class Vm:
         self._channel: Channel | None = None
         self._channel_lock = asyncio.Lock()
         self._signalled = False
+        self._pending: list[int] = []
+        """Signals of a paused one: it takes them when it goes on."""
         self._killed = False
         self._killing: asyncio.Task[None] | None = None
         self._violation = ""
@@ -150,8 +152,11 @@ class Vm:
         self._end()
 
     async def signal(self, signum: int) -> None:
-        """To the workload.  Raises AgentError."""
+        """To the workload; when it is frozen, as soon as it goes on.  Raises AgentError."""
         self._signalled = True
+        if self.paused:
+            self._pending.append(signum)
+            return
         channel = await self.channel()
         await channel.request(Type.SIGNAL, ("signal", str(signum)))
 
@@ -255,7 +260,16 @@ class Vm:
         else:
             await self.monitor.resume()
             self.paused = False
+            await self._send_pending()
             await self.hold_workload(False)
+
+    async def _send_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        for signum in pending:
+            try:
+                await self.signal(signum)
+            except InsulaError as error:
+                log.warning("%s did not get signal %d: %s", self.plan.id[:12], signum, error)
 
     async def hold_workload(self, held: bool) -> None:
         """By the guest's own cgroup freezer.  An agent that does not answer is logged: the machine is stopped
