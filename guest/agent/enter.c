@@ -26,6 +26,14 @@ mount_in (int rootfd, const char *source, const char *target, const char *type, 
   return 0;
 }
 
+static bool
+is_mounted_over (const char *parent, const char *path)
+{
+  struct stat above, st;
+
+  return stat (parent, &above) == 0 && stat (path, &st) == 0 && st.st_dev != above.st_dev;
+}
+
 static int
 mount_kernel (int rootfd, const struct launch *launch, struct fault *fault)
 {
@@ -40,8 +48,9 @@ mount_kernel (int rootfd, const struct launch *launch, struct fault *fault)
     return -1;
   if (mount_in (rootfd, DIR_DEV, "/dev", NULL, MS_BIND | MS_REC, NULL, fault) < 0)
     return -1;
-  /* a message queue file system belongs to the IPC namespace */
-  if (mount_in (rootfd, "mqueue", "/dev/mqueue", "mqueue", safe, NULL, fault) < 0)
+  /* a message queue file system belongs to the IPC namespace; the user may have mounted something there */
+  if (!is_mounted_over (DIR_DEV, DIR_DEV "/mqueue")
+      && mount_in (rootfd, "mqueue", "/dev/mqueue", "mqueue", safe, NULL, fault) < 0)
     return -1;
   if (*launch->console && mount_in (rootfd, launch->console, "/dev/console", NULL, MS_BIND, NULL, fault) < 0)
     return -1;
@@ -107,9 +116,27 @@ protect (const char *path, struct fault *fault)
   return 0;
 }
 
+/* The engine's own files go with a read-only root; what the user has mounted over one of them does not. */
+static int
+protect_files (dev_t files, struct fault *fault)
+{
+  static const char *const paths[] = { "/etc/hosts", "/etc/hostname", "/etc/resolv.conf" };
+  struct stat st;
+
+  for (size_t i = 0; i < COUNT (paths); i++)
+    if (stat (paths[i], &st) == 0 && st.st_dev == files
+        && mount (NULL, paths[i], NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) < 0)
+      return fail (fault, FAULT_FAILED, errno, "make %s read-only", paths[i]);
+  return 0;
+}
+
 int
 enter_root (const struct launch *launch, struct fault *fault)
 {
+  struct stat files;
+
+  if (stat (DIR_FILES, &files) < 0)
+    return fail (fault, FAULT_FAILED, errno, "look at the files");
   if (mount (NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
     return fail (fault, FAULT_FAILED, errno, "make mounts private");
   cleanup_close int rootfd = open (DIR_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -131,5 +158,5 @@ enter_root (const struct launch *launch, struct fault *fault)
       return -1;
   if (launch->read_only && mount (NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) < 0)
     return fail (fault, FAULT_FAILED, errno, "make the root read-only");
-  return 0;
+  return launch->read_only ? protect_files (files.st_dev, fault) : 0;
 }

@@ -35,6 +35,17 @@ open_root (struct fault *fault)
   return fd < 0 ? fail (fault, FAULT_FAILED, errno, "open the workload's root") : fd;
 }
 
+/* The root, or for what is below /dev the workload's own /dev, which will be mounted over the root's. */
+static int
+open_root_of (const char **target, struct fault *fault)
+{
+  if (strncmp (*target, "/dev/", 5) != 0)
+    return open_root (fault);
+  int fd = open (DIR_DEV, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  *target += strlen ("/dev");
+  return fd < 0 ? fail (fault, FAULT_FAILED, errno, "open the workload's /dev") : fd;
+}
+
 int
 mounts_make_points (struct fault *fault)
 {
@@ -135,14 +146,15 @@ mounts_add (const char *text, struct fault *fault)
     return fail (fault, FAULT_INVALID, 0, "mount \"%.100s\" is not kind, source, target, flags and options", text);
   if (!mounts_flags (parts[3], &flags, data, sizeof data) || !mounts_flags (parts[4], &flags, data, sizeof data))
     return fail (fault, FAULT_INVALID, 0, "mount %.200s: options are too long", parts[2]);
-  cleanup_close int root = open_root (fault);
+  const char *target = parts[2];
+  cleanup_close int root = open_root_of (&target, fault);
   if (root < 0)
     return -1;
   if (strcmp (parts[0], "virtiofs") == 0)
-    return mount_share (root, parts[1], parts[2], flags, data, fault);
+    return mount_share (root, parts[1], target, flags, data, fault);
   if (strcmp (parts[0], "tmpfs") != 0)
     return fail (fault, FAULT_INVALID, 0, "mount kind \"%.40s\" is unknown", parts[0]);
-  cleanup_close int fd = make_in_root (root, parts[2], true, 0755);
+  cleanup_close int fd = make_in_root (root, target, true, 0755);
   if (fd < 0)
     return fail (fault, FAULT_FAILED, errno, "make mount point %.200s", parts[2]);
   return mount_at (fd, "tmpfs", parts[2], "tmpfs", flags, data, fault);

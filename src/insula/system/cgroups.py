@@ -14,10 +14,11 @@ import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from insula.errors import Failure
+from insula.errors import Failure, InvalidRequest
 
 ROOT = "/sys/fs/cgroup"
 _GIVEN = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
+_LEAST_SHARES, _MOST_SHARES = 2, 262_144
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,17 @@ def version_in_use() -> int:
         return find_layout().version
     except Failure:
         return 2
+
+
+def check_shares(shares: int) -> None:
+    """Of version 1: the kernel makes do with the nearest that it has; runc refuses, in these words.  Raises
+    InvalidRequest."""
+    if shares < 0:
+        raise InvalidRequest(f"{shares} is no number of cpu shares: invalid argument")
+    if shares and shares < _LEAST_SHARES:
+        raise InvalidRequest(f"the minimum allowed cpu-shares is {_LEAST_SHARES}")
+    if shares > _MOST_SHARES:
+        raise InvalidRequest(f"the maximum allowed cpu-shares is {_MOST_SHARES}")
 
 
 def read(path: str) -> str | None:

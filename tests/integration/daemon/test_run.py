@@ -113,11 +113,33 @@ def test_what_was_asked_for_is_so_inside(daemon: Daemon, shaped: str, command: s
     assert expected == daemon.ok("exec", shaped, "sh", "-c", command)
 
 
+def test_an_empty_home_is_the_users_own(daemon: Daemon, shaped: str) -> None:
+    assert "/home" == daemon.ok("exec", "-e", "HOME=", shaped, "sh", "-c", "echo $HOME")
+
+
 def test_read_only_root(daemon: Daemon, isolation: str) -> None:
-    script = "touch /x 2>&1; touch /tmp/y && echo tmp"
+    script = "touch /x /etc/hosts /etc/hostname /etc/resolv.conf 2>&1; touch /tmp/y && echo tmp"
     said = run(daemon, isolation, "--read-only", "--tmpfs", "/tmp", IMAGE, "sh", "-c", script)
-    assert "Read-only file system" in said
+    assert 4 == said.count("Read-only file system"), said
     assert said.endswith("tmp")
+
+
+def test_what_is_mounted_below_dev_is_there(daemon: Daemon, isolation: str, tmp_path: Path) -> None:
+    (tmp_path / "mark").write_text("mark ")
+    places = (
+        "-v",
+        f"{tmp_path}:/dev/shm:ro",
+        "--tmpfs",
+        "/dev/mine:size=1m",
+        "--tmpfs",
+        "/dev/mqueue:size=2m",
+    )
+    script = "cat /dev/shm/mark; touch /dev/shm/x 2>&1; grep -o ' /dev/m.* tmpfs .*size=[0-9]*k' /proc/mounts"
+    said = run(daemon, isolation, *places, IMAGE, "sh", "-c", script)
+    assert said.startswith("mark ")
+    assert "Read-only file system" in said
+    for name, size in (("mine", "1024k"), ("mqueue", "2048k")):
+        assert any(f"/dev/{name} " in line and size in line for line in said.splitlines()), said
 
 
 def test_a_bind_is_the_hosts_directory(daemon: Daemon, isolation: str, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ async def test_default_confinement(bench: ProcessBench, make: Make) -> None:
     script = (
         "exec 2>/dev/null; grep -E '^(CapEff|CapBnd|Seccomp|NoNewPrivs):' /proc/self/status;"
         "mount -t tmpfs x /tmp || echo no mount;"
-        "unshare -m true || echo no unshare;"
+        "unshare -m true || echo no unshare; unshare -U true || echo no user namespace;"
         "cat /proc/kcore | wc -c; echo 1 > /proc/sysrq-trigger || echo no sysrq;"
         "echo x > /sys/x || echo no sys; hostname"
     )
@@ -114,6 +114,7 @@ async def test_default_confinement(bench: ProcessBench, make: Make) -> None:
         "NoNewPrivs:\t0",
         "no mount",
         "no unshare",
+        "no user namespace",
         "0",
         "no sysrq",
         "no sys",

@@ -18,7 +18,7 @@ from insula.isolation.process.resources import control_writes, make_resources
 from insula.isolation.process.usage import parse_ps
 from insula.isolation.users import Identity
 from insula.model.limits import Limits, Throttle
-from insula.system.cgroups import Layout, parse_layout, remove
+from insula.system.cgroups import Layout, check_shares, parse_layout, remove
 from unit.isolation.test_process_golden import MINIMAL
 
 MIB = 1024 * 1024
@@ -101,6 +101,16 @@ def test_devices_of_a_directory_are_those_below_and_never_of_links(tmp_path: Pat
     with pytest.raises(InvalidRequest, match="not a device node"):
         found(tmp_path)
     assert {"/dev/mine/null", "/dev/mine/tty"} <= found("/dev/") - {"/dev/mine/stdin"} == found("/dev")
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"), [(-1, "invalid argument"), (1, "minimum allowed"), (262_145, "maximum allowed")]
+)
+def test_shares_that_the_kernel_would_change(shares: int, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        check_shares(shares)
+    for good in (0, 2, 262_144):
+        check_shares(good)
 
 
 def test_limits_as_oci_resources() -> None:

@@ -14,10 +14,9 @@ from insula.model.limits import Limits
 from insula.model.mounts import MountKind
 from insula.security.paths import check_sysctl
 from insula.security.seccomp import resolve
-from insula.system.cgroups import Layout
+from insula.system.cgroups import Layout, check_shares
 
 _RLIMITS = {name[7:].lower(): getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
-_LEAST_SHARES, _MOST_SHARES = 2, 262_144
 _PROPAGATIONS = ("", "private", "rprivate", "shared", "rshared", "slave", "rslave")
 
 
@@ -65,7 +64,7 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
         if wanted and controller not in layout.controllers:
             raise UnsupportedField(field, f"this host has no {controller} cgroup controller")
     if layout.version == 1:
-        _check_shares(limits.cpu_shares)
+        check_shares(limits.cpu_shares)
     if (limits.cpu_rt_runtime_us or limits.cpu_rt_period_us) and not _have_real_time(layout):
         raise UnsupportedField(
             f"HostConfig.CpuRealtime{'Runtime' if limits.cpu_rt_runtime_us else 'Period'}",
@@ -78,16 +77,6 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
         if ulimit.name not in _RLIMITS:
             raise InvalidRequest(f"invalid ulimit type: {ulimit.name}")
         _check_ulimit(ulimit.name, ulimit.hard)
-
-
-def _check_shares(shares: int) -> None:
-    """The kernel makes do with the nearest that it has; runc refuses, in these words."""
-    if shares < 0:
-        raise InvalidRequest(f"{shares} is no number of cpu shares: invalid argument")
-    if shares and shares < _LEAST_SHARES:
-        raise InvalidRequest(f"the minimum allowed cpu-shares is {_LEAST_SHARES}")
-    if shares > _MOST_SHARES:
-        raise InvalidRequest(f"the maximum allowed cpu-shares is {_MOST_SHARES}")
 
 
 def _have_real_time(layout: Layout) -> bool:

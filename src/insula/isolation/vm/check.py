@@ -12,7 +12,7 @@ from insula.isolation.sizing import LEAST_MEMORY_MIB
 from insula.isolation.vm.own_devices import check_devices
 from insula.isolation.vm.virtiofs import binds
 from insula.model.limits import Limits
-from insula.system.cgroups import version_in_use
+from insula.system.cgroups import check_shares, version_in_use
 
 _CPUS = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
 _TAG_BYTES = 36  # of a virtiofs device
@@ -127,6 +127,8 @@ def check_plan(plan: LaunchPlan) -> tuple[str, ...]:
     _mounts(plan)
     if plan.machine is not None and plan.machine.memory_mib < LEAST_MEMORY_MIB:
         raise UnsupportedField("HostConfig.Memory", f"a guest kernel needs at least {LEAST_MEMORY_MIB} MiB")
+    if version_in_use() == 1:
+        check_shares(plan.limits.cpu_shares)
     if plan.limits.memory_swappiness is not None and version_in_use() == 2:
         return (
             "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
