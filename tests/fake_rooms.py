@@ -173,6 +173,8 @@ class PlainNetworks(Networks):
     async def leave(self, instance_id: str, network_id: str) -> None:
         before = self.connected.get(instance_id, ())
         self.connected[instance_id] = tuple(e for e in before if e.network_id != network_id)
+        if not self.connected[instance_id]:
+            self.published.pop(instance_id, None)
 
     def rename(self, instance_id: str, old: str, new: str) -> None:
         pass

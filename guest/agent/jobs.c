@@ -340,7 +340,8 @@ settle_exec (struct job *job)
 {
   struct stream *stream = stream_next (job, NULL);
 
-  if (job->faulted ? job->reports >= 0 : !job->exited || !is_drained (job))
+  /* its helper may hold the reports open for longer than it lives, and its OK comes with their end */
+  if (job->reports >= 0 || (!job->faulted && (!job->exited || !is_drained (job))))
     return;
   if (stream && job->faulted)
     channel_error (stream->id, job->seq, &job->fault);

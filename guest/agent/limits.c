@@ -36,18 +36,11 @@ limits_set (const char *text, struct fault *fault)
   return 0;
 }
 
-static long long
-kib_of (const char *meminfo, const char *key)
-{
-  const char *at = strstr (meminfo, key);
-  return at ? strtoll (at + strlen (key), NULL, 10) : 0;
-}
-
 long long
 limits_memory (const char *meminfo)
 {
-  long long total = kib_of (meminfo, "MemTotal:"), kib = kib_of (meminfo, "MemFree:");
-  long long available = kib_of (meminfo, "MemAvailable:"); /* less than free where much is kept for huge pages */
+  long long total = number_after (meminfo, "MemTotal:"), kib = number_after (meminfo, "MemFree:");
+  long long available = number_after (meminfo, "MemAvailable:"); /* less than free where much is kept for huge pages */
 
   if (available < kib)
     kib = available;

@@ -131,6 +131,7 @@ int
 run_process (struct process *process, bool make_cwd, struct fault *fault)
 {
   char path[PATH_MAX], home[600];
+  const char *given_home;
   struct user user;
 
   if (user_look_up (process->user, process->groups, &user, fault) < 0)
@@ -145,14 +146,16 @@ run_process (struct process *process, bool make_cwd, struct fault *fault)
   umask (0022);
   if (become (process, &user, fault) < 0)
     return -1;
-  if (!process_env (process, "HOME"))
+  given_home = process_env (process, "HOME");
+  if (!given_home || !*given_home)
     {
-      char **end = process->env;
-      while (*end)
-        end++;
+      char **entry = process->env;
+      while (*entry && strncmp (*entry, "HOME=", 5) != 0)
+        entry++;
+      if (!*entry)
+        entry[1] = NULL;
       snprintf (home, sizeof home, "HOME=%s", user.home);
-      end[0] = home;
-      end[1] = NULL;
+      entry[0] = home;
     }
   if (find_program (process, path, fault) < 0)
     return -1;

@@ -8,13 +8,6 @@
 #include <sys/sysinfo.h>
 #include <time.h>
 
-static long long
-number_after (const char *text, const char *key)
-{
-  const char *at = text ? strstr (text, key) : NULL;
-  return at ? strtoll (at + strlen (key), NULL, 10) : 0;
-}
-
 void
 stats_add (struct answer *answer)
 {

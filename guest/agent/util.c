@@ -136,6 +136,13 @@ parse_number (const char *text, long long low, long long high, long long *value)
   return errno == 0 && end != text && *end == 0 && *value >= low && *value <= high;
 }
 
+long long
+number_after (const char *text, const char *key)
+{
+  const char *at = strstr (text, key);
+  return at ? strtoll (at + strlen (key), NULL, 10) : 0;
+}
+
 static int
 hex_digit (char c)
 {

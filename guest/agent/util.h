@@ -93,6 +93,8 @@ ssize_t read_all (int fd, void *data, size_t len);
 
 /* A decimal number that is all of `text` and within [low, high]. */
 bool parse_number (const char *text, long long low, long long high, long long *value);
+/* What follows the first `key`, in what the kernel has written; 0 when it is not there. */
+long long number_after (const char *text, const char *key);
 bool parse_hex (const char *text, uint8_t *bytes, size_t len);
 
 int64_t now_ms (void); /* monotonic */

@@ -79,12 +79,10 @@ workload_prepare (const uint8_t *data, size_t len, struct fault *fault)
 static bool
 had_oom_kill (void)
 {
-  static const char key[] = "\noom_kill ";
   char text[1024];
-  const char *line;
 
-  return read_text (CGROUP_WORKLOAD "/memory.events", text, sizeof text) > 0 && (line = strstr (text, key))
-         && strtoll (line + strlen (key), NULL, 10) > 0;
+  return read_text (CGROUP_WORKLOAD "/memory.events", text, sizeof text) > 0
+         && number_after (text, "\noom_kill ") > 0;
 }
 
 static void

@@ -1,7 +1,8 @@
 """A Docker-API client on the standard library: the only way in for `cli` and `compare`.
 
 Synchronous.  Speaks to a unix socket (`unix:///path`) or a TCP port (`tcp://host:port`), ours or any
-other engine's.  Nothing of the daemon is imported here: the command line must start fast.
+other engine's; to a port also under TLS.  Nothing of the daemon is imported here, and TLS only where it is
+spoken: the command line must start fast.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ import http.client
 import json
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from insula.errors import DaemonRefused, DaemonUnreachable, InvalidRequest
+
+if TYPE_CHECKING:
+    import ssl
+
+    from insula.tls import ClientFiles, TlsSocket
 
 API_VERSION = "1.47"
 _PIECE = 64 * 1024
@@ -89,7 +95,7 @@ class Hijacked:
     """A connection that has become a byte stream: attach and exec.  `multiplexed` says whether the
     output carries Docker's 8-byte headers (no tty)."""
 
-    def __init__(self, sock: socket.socket, rest: bytes, multiplexed: bool | None) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket, rest: bytes, multiplexed: bool | None) -> None:
         self._sock = sock
         self._rest = rest
         self.multiplexed = multiplexed
@@ -153,9 +159,18 @@ class Hijacked:
 class Client:
     """One daemon.  Every request has a connection of its own, so a Client may be used from threads."""
 
-    def __init__(self, host: str, *, timeout_s: float | None = None, version: str = API_VERSION) -> None:
-        """`host` is `unix:///path` or `tcp://host:port`.  Raises InvalidRequest for anything else."""
+    def __init__(
+        self,
+        host: str,
+        *,
+        timeout_s: float | None = None,
+        version: str = API_VERSION,
+        tls: ClientFiles | None = None,
+    ) -> None:
+        """`host` is `unix:///path` or `tcp://host:port`; of a port `tls` says that and how TLS is spoken.
+        Raises InvalidRequest for any other address, and for certificates that cannot be read."""
         parts = urlsplit(host)
+        self._tls: ssl.SSLContext | None = None
         if parts.scheme == "unix" and parts.path:
             self._path: str | None = parts.path
         elif parts.scheme == "tcp" and parts.hostname:
@@ -166,7 +181,11 @@ class Client:
             )
         self.host = host
         self.socket_path = self._path
-        self._tcp = (parts.hostname or "", parts.port or 2375)
+        self._tcp = (parts.hostname or "", parts.port or (2375 if tls is None else 2376))
+        if tls is not None and self._path is None:
+            from insula.tls import client_context
+
+            self._tls = client_context(tls)
         self._timeout_s = timeout_s
         self._prefix = f"/v{version}"
 
@@ -240,7 +259,6 @@ class Client:
 
     def hijack(self, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None) -> Hijacked:
         """POST, and take the connection over once the daemon has agreed (101, or 200 from older ones)."""
-        connection = self._connect()
         target = self._prefix + path
         if query:
             target += "?" + urlencode({k: _word(v) for k, v in query.items() if v is not None})
@@ -249,31 +267,63 @@ class Client:
             f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(payload)}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
         )
+        sock = self._dial()
         try:
-            connection.sock.sendall(head.encode() + payload)
-            status, headers, rest = _read_head(connection.sock)
+            sock.sendall(head.encode() + payload)
+            status, headers, rest = _read_head(sock)
+            if status not in (101, 200):
+                missing = int(headers.get("content-length", 0)) - len(rest)
+                while missing > 0 and (piece := sock.recv(min(missing, _PIECE))):
+                    rest += piece
+                    missing -= len(piece)
+                raise DaemonRefused(status, _message(rest, status))
         except (OSError, ValueError) as error:
-            connection.close()
+            sock.close()
             raise self._lost(error) from error
-        if status not in (101, 200):
-            with connection.sock.makefile("rb") as reader:
-                rest += reader.read(max(0, int(headers.get("content-length", 0)) - len(rest)))
-            connection.close()
-            raise DaemonRefused(status, _message(rest, status))
+        except DaemonRefused:
+            sock.close()
+            raise
+        sock.settimeout(None)
+        return Hijacked(sock, rest, _MULTIPLEXED.get(headers.get("content-type", "")))
+
+    def stream(self) -> Hijacked:
+        """A connection as it is, for a client that speaks HTTP itself.  Raises DaemonUnreachable."""
+        connection = self._connect()
         own = connection.sock.dup()
         connection.close()
         own.settimeout(None)
-        return Hijacked(own, rest, _MULTIPLEXED.get(headers.get("content-type", "")))
+        return Hijacked(own, b"", None)
 
     def _lost(self, error: Exception) -> DaemonUnreachable:
-        return DaemonUnreachable(f"lost the daemon at {self.host}: {error or type(error).__name__}")
+        # what a daemon makes of a client without a certificate comes with its first answer
+        hint = "--tlscert and --tlskey say who you are" if "CERTIFICATE" in str(error).upper() else None
+        return DaemonUnreachable(
+            f"lost the daemon at {self.host}: {error or type(error).__name__}", hint=hint
+        )
 
-    def _connect(self) -> http.client.HTTPConnection:
+    def _dial(self) -> socket.socket | TlsSocket:
+        """A connection that a request may take over.  http.client's own cannot close one half under TLS."""
+        connection = self._connect(plain=True)
+        own = connection.sock.dup()
+        connection.close()
+        if self._tls is None:
+            return own
+        from insula.tls import TlsSocket
+
+        try:
+            return TlsSocket(own, self._tls, self._tcp[0])
+        except OSError as error:
+            own.close()
+            raise self._no_way(error) from error
+
+    def _connect(self, *, plain: bool = False) -> http.client.HTTPConnection:
         connection: http.client.HTTPConnection
         if self._path is not None:
             connection = _UnixConnection(self._path, self._timeout_s)
-        else:
+        elif self._tls is None or plain:
             connection = http.client.HTTPConnection(*self._tcp, timeout=self._timeout_s)
+        else:
+            connection = http.client.HTTPSConnection(*self._tcp, timeout=self._timeout_s, context=self._tls)
         try:
             connection.connect()
         except PermissionError as error:
@@ -283,18 +333,23 @@ class Client:
             ) from error
         except OSError as error:
             connection.close()
-            raise DaemonUnreachable(
-                f"cannot connect to the daemon at {self.host}: {error.strerror or error}",
-                hint="start it: sudo insula daemon, or systemctl start insula",
-            ) from error
+            raise self._no_way(error) from error
         return connection
+
+    def _no_way(self, error: OSError) -> DaemonUnreachable:
+        why, hint = error.strerror or str(error), "start it: sudo insula daemon, or systemctl start insula"
+        if (reason := getattr(error, "verify_message", "")) and self._tls is not None:
+            why, hint = f"its certificate: {reason}", "--tlscacert names the authority to trust"
+        elif getattr(error, "reason", "") == "WRONG_VERSION_NUMBER":
+            why, hint = "it speaks no TLS", "leave out --tls and --tlsverify, and DOCKER_TLS_VERIFY"
+        return DaemonUnreachable(f"cannot connect to the daemon at {self.host}: {why}", hint=hint)
 
 
 def payload_is_stream(payload: Any) -> bool:
     return payload is not None and not isinstance(payload, bytes)
 
 
-def _read_head(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
+def _read_head(sock: socket.socket | TlsSocket) -> tuple[int, dict[str, str], bytes]:
     """Status, headers (names in lower case) and what has come after them.  Raises ValueError for no HTTP."""
     raw = b""
     while b"\r\n\r\n" not in raw:

@@ -28,6 +28,11 @@ class Settings:
     """Keys of the TOML file, with `-` for `_`.  Every one is also an option of `insula daemon`."""
 
     host: tuple[str, ...] = (f"unix://{DEFAULT_SOCKET}",)
+    tls: bool = False
+    tlsverify: bool = False
+    tlscacert: str = "/etc/insula/ca.pem"
+    tlscert: str = "/etc/insula/cert.pem"
+    tlskey: str = "/etc/insula/key.pem"
     data_root: str = "/var/lib/insula"
     exec_root: str = "/run/insula"
     default_isolation: Isolation = Isolation.PROCESS
@@ -83,6 +88,10 @@ def _typed(name: str, value: Any, where: str) -> Any:
         if not isinstance(value, str):
             raise InvalidRequest(f"{where}: {key}: expected a word")
         return parse_isolation(value, Isolation.PROCESS)
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"{where}: {key}: expected true or false, not {value!r}")
+        return value
     if kind == "int":
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidRequest(f"{where}: {key}: expected a whole number, not {value!r}")

@@ -174,6 +174,11 @@ def _option(name: str, **arguments: Any) -> Callable[[F], F]:
     "--config", metavar="FILE", help=f"Settings in TOML.  [default: {DEFAULT_CONFIG}, if it exists]"
 )
 @click.option("-H", "--host", multiple=True, metavar="ADDRESS", help="Listen here; may be repeated.")
+@_option("tls", is_flag=True, help="On TCP speak TLS, to every client; --tlsverify is what keeps others out.")
+@_option("tlsverify", is_flag=True, help="On TCP speak TLS, to clients with a certificate of --tlscacert.")
+@_option("tlscacert", metavar="FILE", help="Who signs clients' certificates.  [default: /etc/insula/ca.pem]")
+@_option("tlscert", metavar="FILE", help="The daemon's own certificate.  [default: /etc/insula/cert.pem]")
+@_option("tlskey", metavar="FILE", help="Its key.  [default: /etc/insula/key.pem]")
 @_option("data_root", metavar="DIR", help="What survives a reboot.")
 @_option("exec_root", metavar="DIR", help="What does not.")
 @_option("default_isolation", metavar="WORD", help="For instances that name none: process or vm.")

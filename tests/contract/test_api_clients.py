@@ -13,8 +13,11 @@ import pytest
 
 from api_wire import ask
 from fake_house import House, start_house
+from insula import __version__
+from integration.images.fake_registry import make_tar
 
 pytestmark = pytest.mark.timeout(60)
+_TAR = "Content-Type: application/x-tar\r\n"
 
 
 @pytest.fixture
@@ -92,6 +95,14 @@ async def test_ps_tells_state_ports_and_filters(house: House) -> None:
     assert await names("publish=8080") == await names("expose=80") == ["web"]
     assert await names("publish=80") == []
     assert await names("ancestor=busybox", "since=web") == ["job"]
+    for hidden in ("since=web", "exited=4"):  # what does not run is shown with -a only
+        assert await house.ok("ps", "-q", "-f", hidden) == ""
+    await house.ok("tag", "busybox", "was:mine")
+    await house.ok("run", "-d", "--name", "moved", "was:mine", "sleep", "99")
+    shown = ("ps", "-f", "name=moved", "--no-trunc", "--format", "{{.Image}}")
+    assert await house.ok(*shown) == "was:mine"
+    await house.ok("rmi", "was:mine")
+    assert await house.ok(*shown) == await house.ok("inspect", "--format", "{{.Image}}", "moved")
     assert (
         (await house.docker("ps", "-f", "nothing=1"))
         .err.strip()
@@ -212,6 +223,24 @@ async def test_images(house: House) -> None:
     assert await house.ok("rmi", "other:1") == "Untagged: other:1"
     assert (await house.ok("history", "--format", "{{.CreatedBy}}", "busybox")) == "make"
     assert "No such image" in (await house.docker("history", "nosuch")).err
+
+
+async def test_load_is_quiet_when_asked_to_be(house: House, tmp_path: Path) -> None:
+    await house.ok("import", "-", "real", stdin=make_tar({"note": b"x"}))
+    await house.ok("save", "-o", str(tmp_path / "archive"), "real")
+    archive = (tmp_path / "archive").read_bytes()
+    for query, told in (("", True), ("?quiet=1", False)):
+        await house.ok("rmi", "real")
+        answer = (await ask(house, "POST", f"/images/load{query}", archive, _TAR))[2]
+        assert b"Loaded image: real:latest" in answer
+        assert told == (b'"status":' in answer), query
+
+
+async def test_programs_that_want_a_certain_docker_are_let_in(house: House) -> None:
+    """They compare the engine's version, not the API's; ours is what comes behind the sign."""
+    said = await house.ok("version", "-f", "{{.Server.Version}} {{.Server.Platform.Name}}")
+    assert f"27.5.1+insula.{__version__} insula" == said
+    assert said.split()[0] == await house.ok("info", "-f", "{{.ServerVersion}}")
 
 
 async def test_stats_once(house: House) -> None:

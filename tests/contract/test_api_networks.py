@@ -36,7 +36,7 @@ async def test_a_network_is_made_joined_left_and_shown(house: House) -> None:
         "Internal": True,
         "Attachable": True,
         "IPAM": {"Driver": "default", "Config": [{"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25"}]},
-        "Options": {OPTION: "1400"},
+        "Options": {OPTION: "1400", "own": "kept"},
         "Labels": {"a": "b"},
     }
     status, said = await send(house, "POST", "/v1.47/networks/create", asked)
@@ -59,7 +59,7 @@ async def test_a_network_is_made_joined_left_and_shown(house: House) -> None:
     member = network["Containers"][made]
     assert ("web", "10.1.0.9/16") == (member["Name"], member["IPv4Address"])
     assert (True, True, {"a": "b"}) == (network["Internal"], network["Attachable"], network["Labels"])
-    assert {OPTION: "1400"} == network["Options"]
+    assert {OPTION: "1400", "own": "kept"} == network["Options"]
     config = {"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25", "Gateway": "10.1.0.129"}
     assert [config] == network["IPAM"]["Config"]
     leave = {"Container": "web", "Force": False}
@@ -121,7 +121,12 @@ async def test_subnets_with_host_bits_are_told_as_they_are_used(house: House) ->
         ("create", {"Name": "x", "ConfigFrom": {"Network": "y"}}, 400, "ConfigOnly"),
         ("create", {"Name": "x", "IPAM": {"Options": {"a": "b"}}}, 400, "IPAM.Options"),
         ("create", {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.0.0.0/8"}] * 2}}, 400, "one subnet"),
-        ("create", {"Name": "x", "Options": {"a": "b"}}, 400, "Options.a"),
+        (
+            "create",
+            {"Name": "x", "Options": {"com.docker.network.a": "b"}},
+            400,
+            "Options.com.docker.network.a",
+        ),
         ("create", {"Name": 5}, 400, "invalid JSON"),
         ("nobody/connect", {"Container": "web"}, 404, "network nobody not found"),
         ("bridge/connect", {"Container": "nobody"}, 404, "No such container: nobody"),
@@ -132,7 +137,7 @@ async def test_subnets_with_host_bits_are_told_as_they_are_used(house: House) ->
             "bridge/connect",
             {"Container": "web", "EndpointConfig": {"IPAMConfig": {"IPv4Address": "10.0.0"}}},
             400,
-            "EndpointConfig.IPAMConfig.IPv4Address: invalid IP address",
+            "EndpointConfig.IPAMConfig.IPv4Address: invalid IPv4 address",
         ),
         (
             "bridge/connect",

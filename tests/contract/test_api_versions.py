@@ -75,7 +75,6 @@ UNREAD = {
     ("POST /build", "Content-type"),  # the archive itself tells what it is
     ("POST /build/prune", "keep-storage"),  # of a cache that is images here
     ("POST /containers/{id}/start", "detachKeys"),  # nothing is attached; moby does not read it either
-    ("POST /images/load", "quiet"),  # there is no progress to be silent about
     ("GET /plugins", "filters"),  # of none
     ("DELETE /plugins/{name}", "force"),
     ("PUT /volumes/{name}", "version"),

@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -15,6 +16,7 @@ from fake_house import House, start_house
 from insula.engine.types import LogRecord
 from insula.errors import Failure
 from insula.model.stream import Channel
+from integration.images.fake_registry import make_tar
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -122,6 +124,8 @@ async def test_already_as_asked_is_304_without_a_body(house: House) -> None:
         (b'{"Image":"busybox","StopSignal":"SIGNOPE"}', "SIGNOPE"),
         (b'{"Image":"busybox","Env":["=x"]}', "environment"),
         (b'{"Image":"","Cmd":["x"]}', "Image"),
+        (b'{"Image":""}', "no command specified"),
+        (b'{"HostConfig":{}}', "config cannot be empty in order to create a container"),
         (b'{"Image":"BAD NAME"}', "reference"),
     ],
 )
@@ -164,6 +168,34 @@ async def test_bad_parameters_are_400(house: House, target: str) -> None:
     status, _, body = await ask(house, "GET", target)
     assert status == 400, body
     assert json.loads(body)["message"]
+
+
+@pytest.mark.parametrize("target", ["/images/", "/images/%20"])
+async def test_an_image_to_be_removed_has_a_name(house: House, target: str) -> None:
+    status, _, body = await ask(house, "DELETE", target)
+    assert (400, "image name cannot be blank") == (status, json.loads(body)["message"])
+
+
+async def test_import_fetches_from_an_address(house: House) -> None:
+    archive = make_tar({"f": b"x"})
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        status = b"200 OK" if asked.startswith(b"GET /root.tar ") else b"404 Not Found"
+        length = b"Content-Length: %d" % len(archive)
+        writer.write(b"\r\n".join((b"HTTP/1.1 " + status, length, b"Connection: close", b"", archive)))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for source in (f"http://{place}/root.tar", f"{place}/root.tar"):
+            query = urlencode({"fromSrc": source, "repo": "fetched"})
+            status, _, answer = await ask(house, "POST", f"/images/create?{query}")
+            assert 200 == status, answer
+            assert f"Imported from {source}" in await house.ok("history", "--no-trunc", "fetched")
+        for source, words in ((f"http://{place}/no", "404 Not Found"), ("ftp://x/y", "address over HTTP")):
+            _, _, answer = await ask(house, "POST", f"/images/create?{urlencode({'fromSrc': source})}")
+            assert words in answer.decode()
 
 
 async def test_default_fields_of_the_docker_client_pass(house: House) -> None:
@@ -465,3 +497,40 @@ async def test_the_server_stops_while_clients_hold_on(house: House) -> None:
                 assert await wire.reader.read() == b""
     assert house.engine.find(ident).state == "running"
     assert not Path(house.socket).exists()
+
+
+# parameters in the body
+
+FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
+
+
+async def test_parameters_in_the_body_of_a_post_count_as_those_of_the_address(house: House) -> None:
+    """As Go's ParseForm does: `curl -d` of old scripts."""
+    ref = await create(house, "sleep", "100")
+    await act(house, f"/containers/{ref}/start")
+    form = FORM.replace("\r\n", "; charset=utf-8\r\n")
+    assert (
+        400 == (await ask(house, "POST", f"/containers/{ref}/kill?signal=HUP", b"signal=NONSENSE", form))[0]
+    )
+    assert 204 == (await ask(house, "POST", f"/containers/{ref}/rename", b"name=b%65tter&x=", FORM))[0]
+    assert 204 == (await ask(house, "POST", "/containers/better/rename?name=best", b"", FORM))[0]
+    status, _, body = await ask(house, "POST", "/commit", b"container=gone&repo=kept&tag=1", FORM)
+    assert (404, "No such container: gone") == (status, json.loads(body)["message"])
+    assert 204 == (await ask(house, "POST", "/containers/best/kill", b"signal=KILL", FORM))[0]
+
+
+async def test_other_bodies_are_no_parameters(house: House) -> None:
+    ref = await create(house, "sleep", "100")
+    for kind in ("text/plain", "application/json", "application/octet-stream"):
+        status = (
+            await ask(house, "POST", f"/containers/{ref}/rename", b"name=other", f"Content-Type: {kind}\r\n")
+        )[0]
+        assert 400 == status
+    # what takes JSON says so, and an archive is one, whatever curl calls it
+    status, _, body = await ask(house, "POST", "/containers/create", b'{"Image": "busybox"}', FORM)
+    assert (400, True) == (status, b"must be 'application/json'" in body)
+    status, _, body = await ask(house, "POST", "/images/load", b"name=x", FORM)
+    assert b"name=x" not in body
+    assert status in (200, 400)
+    status, _, body = await ask(house, "POST", "/images/create", b"fromImage=UPPER&tag=x", FORM)
+    assert b"must be lowercase" in body

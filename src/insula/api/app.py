@@ -78,6 +78,8 @@ class Application:
             raise NotFound("page not found")
         route, names = found
         call = Call(self._engine, request, version, names)
+        if not route.archive:
+            await call.read_form()
         if not route.completes:
             return await route.handler(call)
         return await self._complete(route.handler(call))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import parse_qsl
 
 from aiohttp import web
+from multidict import MultiDict, MultiMapping
 
 from insula import __version__
 from insula.api.filters import Filters, parse_filters
@@ -27,6 +29,7 @@ COMMON_HEADERS = {
 
 MOST_BODY = 4 * 1024 * 1024
 _PIECE = 256 * 1024
+_FORM = "application/x-www-form-urlencoded"
 
 
 class BodyTooLarge(InsulaError):
@@ -34,7 +37,7 @@ class BodyTooLarge(InsulaError):
 
 
 class Call:
-    __slots__ = ("engine", "http", "names", "version")
+    __slots__ = ("_read", "_words", "engine", "http", "names", "version")
 
     def __init__(
         self, engine: Engine, http: web.BaseRequest, version: Version, names: dict[str, str]
@@ -43,25 +46,42 @@ class Call:
         self.http = http
         self.version = version
         self.names = names
+        self._words: MultiMapping[str] = http.query
+        self._read: bytes | None = None  # the body, if it was a form
 
     # parameters
 
+    async def read_form(self) -> None:
+        """Parameters in the body of a POST count as those of the address do, and before them, as in Go
+        (`curl -d signal=HUP …/kill`).  Any other body is left alone.  Raises BodyTooLarge."""
+        if self.http.method not in ("POST", "PUT", "PATCH") or self.http.content_type != _FORM:
+            return
+        self._read = await self.body()
+        words = MultiDict(parse_qsl(self._read.decode(errors="replace"), keep_blank_values=True))
+        words.extend(self.http.query)
+        self._words = words
+
+    @property
+    def is_form(self) -> bool:
+        """Whether the body was parameters."""
+        return self._read is not None
+
     def text(self, name: str, default: str = "") -> str:
-        return self.http.query.get(name, default)
+        return self._words.get(name, default)
 
     def texts(self, name: str) -> tuple[str, ...]:
-        return tuple(self.http.query.getall(name, ()))
+        return tuple(self._words.getall(name, ()))
 
     def flag(self, name: str, default: bool = False) -> bool:
         """As moby reads booleans: anything but "", 0, no, false and none is true."""
-        value = self.http.query.get(name)
+        value = self._words.get(name)
         if value is None:
             return default
         return value.strip().lower() not in ("", "0", "no", "false", "none")
 
     def number(self, name: str) -> int | None:
         """None when it is not given.  Raises InvalidRequest for what is no 32-bit number."""
-        value = self.http.query.get(name, "")
+        value = self._words.get(name, "")
         if not value:
             return None
         try:
@@ -73,12 +93,14 @@ class Call:
         return number
 
     def filters(self) -> Filters:
-        return parse_filters(self.http.query.get("filters", ""))
+        return parse_filters(self._words.get("filters", ""))
 
     # body
 
     async def body(self) -> bytes:
         """All of it.  Raises BodyTooLarge beyond 4 MiB."""
+        if self._read is not None:
+            return self._read
         limit = f"the request body is larger than {MOST_BODY // 2**20} MiB"
         if (self.http.content_length or 0) > MOST_BODY:
             raise BodyTooLarge(limit)

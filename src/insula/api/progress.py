@@ -26,6 +26,7 @@ class Teller:
     def __init__(self, held_lines: int) -> None:
         self._lines: list[dict[str, Any]] = []
         self._held = held_lines
+        self.has_begun = False
         self._last: dict[str, tuple[str, float]] = {}
         self.ready = asyncio.Event()
         self._taken = asyncio.Event()
@@ -49,6 +50,7 @@ class Teller:
         self._lines.append(document)
         if len(self._lines) > self._held:
             self._held = 0
+            self.has_begun = True
             self.ready.set()
 
     async def room(self) -> None:
@@ -78,7 +80,7 @@ async def stream_progress(
         while True:
             await teller.ready.wait()
             done = task.done()
-            if done and response is None and not at_once:
+            if done and response is None and not at_once and not teller.has_begun:
                 task.result()  # raises what went wrong, while a status can still say so
             if response is None:
                 response = streaming("application/json")

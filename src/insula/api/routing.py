@@ -23,12 +23,14 @@ class Route:
 
     `completes`: the handler goes on to its end when the client goes away meanwhile (what changes the
     state of an instance); otherwise it is cancelled (what waits, follows, or moves data).
+    `archive`: the body is one, whatever the client calls it (curl calls everything a form).
     """
 
     method: str
     pattern: str
     handler: Handler
     completes: bool = False
+    archive: bool = False
 
 
 class Router:

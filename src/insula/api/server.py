@@ -1,8 +1,7 @@
 """The API on its sockets.  Async.
 
-server = await start_server(engine, settings.host)
-…
-await server.stop()
+async with serve(engine, settings):
+    …
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ from collections.abc import AsyncIterator
 from insula.api.app import Application
 from insula.api.doorway import DoorServer
 from insula.api.listen import inherited_sockets, open_listeners, unlink_path
+from insula.api.tls import TlsDoor
 from insula.config import Settings
 from insula.engine.engine import Engine
+from insula.tls import server_context
 
 log = logging.getLogger(__name__)
 
@@ -42,25 +43,33 @@ class Server:
         self._servers: list[asyncio.Server] = []
         self._listeners: list[socket.socket] = []
         self._unlink = True
+        self._tls: TlsDoor | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where it listens, as clients write it."""
         return tuple(_address(listener) for listener in self._listeners)
 
-    async def start(self, hosts: tuple[str, ...]) -> None:
-        """Raises what `open_listeners` raises.  Answers requests when it returns."""
+    async def start(self, settings: Settings) -> None:
+        """Raises what `open_listeners` and `server_context` raise.  Answers requests when it returns."""
         loop = asyncio.get_running_loop()
+        if settings.tls or settings.tlsverify:
+            ca = settings.tlscacert if settings.tlsverify else None
+            context = server_context(cert=settings.tlscert, key=settings.tlskey, ca=ca)
+            self._tls = TlsDoor(self._http, context)
         inherited = inherited_sockets()
         self._unlink = not inherited  # systemd's paths stay: it goes on listening for us
-        self._listeners = inherited or open_listeners(hosts)
+        self._listeners = inherited or open_listeners(settings.host)
         for listener in self._listeners:
             if listener.family == socket.AF_UNIX:
                 started = await loop.create_unix_server(self._http, sock=listener, backlog=1024)
             else:
-                started = await loop.create_server(self._http, sock=listener, backlog=1024)
+                started = await loop.create_server(self._tls or self._http, sock=listener, backlog=1024)
             self._servers.append(started)
         log.info("API on %s", ", ".join(self.addresses))
+        if not settings.tlsverify:
+            for address in (one for one in self.addresses if one.startswith("tcp://")):
+                log.warning("%s: whoever reaches it is root on this host (see --tlsverify)", address)
 
     async def stop(self) -> None:
         """No new connections; those open are given a moment, operations under way are completed."""
@@ -69,6 +78,8 @@ class Server:
                 unlink_path(listener)
         for server in self._servers:
             server.close()  # closes the listeners too
+        if self._tls is not None:
+            self._tls.close()
         await self.app.finish()
         self._http.pre_shutdown()
         await self._http.shutdown(_GRACE_S)
@@ -80,7 +91,7 @@ class Server:
 async def serve(engine: Engine, settings: Settings) -> AsyncIterator[Server]:
     """Answers requests on `settings.host` (or systemd's sockets) inside the block."""
     server = Server(engine)
-    await server.start(settings.host)
+    await server.start(settings)
     try:
         yield server
     finally:

@@ -149,6 +149,8 @@ def _refuse(given: ContainerCreateRequest, version: Version) -> None:
     """What cannot be honoured, by the field's name."""
     host = given.HostConfig
     if not given.Image:
+        if not (given.Cmd or given.Entrypoint):
+            raise InvalidRequest("no command specified")  # moby's, which makes one without an image
         raise InvalidRequest("invalid reference format: the request names no Image")
     refuse_unsupported(host, _HOST_NOT_YET)
     if host.DeviceRequests:

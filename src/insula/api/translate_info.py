@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import insula
 from insula import __version__
 from insula.api.times import format_time
-from insula.api.versions import NEWEST, OLDEST, Version, text_of
+from insula.api.versions import ENGINE_VERSION, NEWEST, OLDEST, Version, text_of
 from insula.config import Settings
 from insula.engine.types import EngineInfo
 from insula.isolation.backend import BackendInfo
@@ -69,7 +70,7 @@ def render_version(info: EngineInfo) -> dict[str, Any]:
     return {
         "Platform": {"Name": "insula"},
         "Components": components,
-        "Version": __version__,
+        "Version": ENGINE_VERSION,
         **{k: v for k, v in details.items() if k != "Experimental"},
         "Experimental": True,
     }
@@ -145,7 +146,7 @@ def render_info(
         "Name": info.name,
         "Labels": list(info.labels),
         "ExperimentalBuild": True,
-        "ServerVersion": __version__,
+        "ServerVersion": ENGINE_VERSION,
         "Runtimes": {
             b.runtime or b.isolation.value: {"path": dict(b.details).get("runtime path", b.runtime)}
             | ({"status": {"isolation": b.isolation.value, "version": b.version}} if has_status else {})
@@ -163,7 +164,7 @@ def render_info(
         + (["name=cgroupns"] if facts.cgroup_version == 2 else []),
         "ProductLicense": "Apache-2.0",
         "CDISpecDirs": [],
-        "Warnings": _warnings(info, facts) or None,
+        "Warnings": _warnings(info, settings, facts) or None,
     }
 
 
@@ -195,8 +196,20 @@ def _registries(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _warnings(info: EngineInfo, facts: KernelFacts) -> list[str]:
-    """Docker's words for what the kernel lacks."""
+def _open_doors(settings: Settings) -> Iterator[str]:
+    if settings.tlsverify:
+        return
+    scheme, lack = ("https", "TLS client verification") if settings.tls else ("http", "encryption")
+    for host in settings.host:
+        if host.startswith("tcp://"):
+            yield (
+                f"WARNING: API is accessible on {scheme}{host.removeprefix('tcp')} without {lack}.\n"
+                "         Access to the remote API is equivalent to root access on the host."
+            )
+
+
+def _warnings(info: EngineInfo, settings: Settings, facts: KernelFacts) -> list[str]:
+    """Docker's words for what the kernel lacks, and for an API that is open to everybody."""
     lacking = (
         (facts.memory_limit, "memory limit"),
         (facts.swap_limit, "swap limit"),
@@ -206,6 +219,7 @@ def _warnings(info: EngineInfo, facts: KernelFacts) -> list[str]:
         (facts.pids_limit, "pids limit"),
     )
     return [
+        *_open_doors(settings),
         *info.warnings,
         *(f"isolation {b.isolation}: {b.problem}" for b in info.backends if b.problem),
         *(f"WARNING: No {what} support" for there, what in lacking if not there),

@@ -92,16 +92,18 @@ def merge_limits(now: model.Limits, given: Resources) -> model.Limits:
     }  # fmt: skip
     if given.PidsLimit is not None:
         changes["pids"] = fresh.pids or -1  # an end to the limit, where 0 would leave it
-    if changes.get("nano_cpus") and (now.cpu_quota_us > 0 or now.cpu_period_us):
-        raise InvalidRequest(
-            "Conflicting options: Nano CPUs cannot be updated as CPU Period/Quota has already been set"
-        )
-    if (changes.get("cpu_quota_us", 0) > 0 or changes.get("cpu_period_us")) and now.nano_cpus:
-        raise InvalidRequest(
-            "Conflicting options: CPU Period/Quota cannot be updated as NanoCPUs has already been set"
-        )
+    for field, what in (("cpu_quota_us", "CPU Quota"), ("cpu_period_us", "CPU Period")):  # moby's words
+        if changes.get("nano_cpus") and getattr(now, field) > 0:
+            raise InvalidRequest(
+                f"Conflicting options: Nano CPUs cannot be updated as {what} has already been set"
+            )
+        if changes.get(field, 0) > 0 and now.nano_cpus:
+            raise InvalidRequest(
+                f"Conflicting options: {what} cannot be updated as NanoCPUs has already been set"
+            )
     memory, swap = changes.get("memory_bytes", now.memory_bytes), changes.get("memory_swap_bytes")
-    if "memory_bytes" in changes and swap is None and 0 < now.memory_swap_bytes < memory:
+    set_swap = now.memory_swap_bytes or 2 * now.memory_bytes
+    if "memory_bytes" in changes and swap is None and 0 < set_swap < memory:
         raise InvalidRequest(
             "Memory limit should be smaller than already set memoryswap limit, "
             "update the memoryswap at the same time"

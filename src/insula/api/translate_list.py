@@ -20,7 +20,7 @@ def render_summary(view: InstanceView, now_ns: int, version: Version = NEWEST) -
     return ContainerSummary(
         Id=instance.id,
         Names=[f"/{name}" for name in (instance.name, *view.link_names)],
-        Image=spec.image if view.image is not None else instance.image_id,
+        Image=spec.image if view.image_named else instance.image_id,
         ImageID=instance.image_id,
         Command=" ".join(_quoted(word) for word in view.config.args),
         Created=instance.created_ns // SECOND_NS,

@@ -78,8 +78,8 @@ def parse_bind(text: str) -> MountSpec:
             read_only = option == "ro"
         elif group == "propagation":
             propagation = option
-        elif option in ("nocopy", "copy"):
-            no_copy = option == "nocopy"
+        elif option == "nocopy":  # `copy` is of Windows only
+            no_copy = True
         elif option not in _WITHOUT_EFFECT:
             raise InvalidRequest(f"invalid mode: {parts[2]}")
     if source.startswith("/"):
@@ -89,7 +89,10 @@ def parse_bind(text: str) -> MountSpec:
     else:
         kind = MountKind.VOLUME
         if propagation:
-            raise InvalidRequest(f"invalid mode: {parts[2]}", hint="propagation is for binds")
+            raise InvalidRequest(
+                'invalid mount config for type "volume": field BindOptions must not be specified',
+                hint=f"{propagation} is for binds",
+            )
         _check_volume_name(source)
     return MountSpec(
         kind=kind,

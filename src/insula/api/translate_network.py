@@ -12,6 +12,7 @@ from insula.api.versions import NEWEST, Version
 from insula.api.wire.container_config import EndpointIPAMConfig, EndpointSettings
 from insula.api.wire.host_config import PortBinding as WireBinding
 from insula.api.wire.network import IPAMConfig, NetworkCreateRequest
+from insula.engine.checks import check_predefined
 from insula.errors import InvalidRequest, NotFound, UnsupportedField
 from insula.model.network import (
     ANY_INTERFACE,
@@ -61,7 +62,13 @@ def parse_place(
             raise InvalidRequest(
                 f"conflicting options: NetworkMode {mode} and EndpointsConfig for network {others[0]}"
             )
-        return Place(network_mode=mode, mac_address=parse_mac(container_mac), links=links)
+        settings = known.get(mode, EndpointSettings())
+        endpoint = parse_endpoint(mode, settings, f"NetworkingConfig.EndpointsConfig.{mode}.")
+        check_predefined(dataclasses.replace(endpoint, links=()), mode)  # the client repeats HostConfig's
+        mac = parse_mac(container_mac)
+        if mode != "none" and version >= _BEYOND_ONE:  # which has no link that could have it
+            mac = mac or endpoint.mac_address
+        return Place(network_mode=mode, mac_address=mac, links=links)
     if known and mode == "bridge" and mode not in known:
         mode = next(iter(known))  # docker-py names the network here only
     order = [mode, *sorted(name for name in known if name != mode)]
@@ -212,8 +219,6 @@ def parse_port(text: str) -> tuple[int, str]:
     protocol = (protocol or "tcp").lower()
     if protocol not in ("tcp", "udp", "sctp"):
         raise InvalidRequest(f"invalid proto: {protocol}")
-    if protocol == "sctp":
-        raise UnsupportedField(f"port {text}", "SCTP is not supported")
     return _number(number, f'invalid port specification: "{text}"', least=1), protocol
 
 
@@ -286,10 +291,14 @@ def _address(text: str, what: str) -> str:
 def _address_of(version: int, text: str, what: str) -> str:
     if not text:
         return ""
-    address = _address(text, what)
-    if (":" in address) != (version == 6) or "%" in address:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        address = None
+    mapped = isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None
+    if address is None or address.version != version or mapped or "%" in text:
         raise InvalidRequest(f"{what}: invalid IPv{version} address: {text[:64]}")
-    return address
+    return str(address)
 
 
 def _link_local(given: Sequence[str], what: str) -> tuple[str, ...]:

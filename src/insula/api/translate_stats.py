@@ -87,7 +87,7 @@ def _cpu(measured: Measured | None) -> dict[str, Any]:
 
 def _block_io(sample: Sample) -> dict[str, Any]:
     done = (("read", sample.block_read_bytes), ("write", sample.block_write_bytes))
-    bytes_ = [{"major": 0, "minor": 0, "op": op, "value": value} for op, value in done]
+    bytes_ = [{"major": 0, "minor": 0, "op": op, "value": value} for op, value in done if value]
     others = (
         "io_serviced_recursive", "io_queue_recursive", "io_service_time_recursive", "io_wait_time_recursive",
         "io_merged_recursive", "io_time_recursive", "sectors_recursive",

@@ -68,7 +68,7 @@ def event_matches(event: Event, filters: Filters) -> bool:
 def _names(event: Event, wanted: tuple[str, ...]) -> bool:
     """moby's FuzzyMatch: the beginning of a name or an id is enough."""
     name = event.attributes.get("name", "")
-    return any(name.startswith(w) or event.actor_id.startswith(w) for w in wanted if w)
+    return any(name.startswith(w) or event.actor_id.startswith(w) for w in wanted)
 
 
 def _sizes(usage: DiskUsage, instance_id: str) -> dict[str, int]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from insula import __version__
 from insula.errors import InvalidRequest
 
 OLDEST = (1, 40)
 NEWEST = (1, 47)
+# what programs compare with the Docker that they want (decision 0015): the last one that speaks NEWEST
+ENGINE_VERSION = f"27.5.1+insula.{__version__}"
 
 Version = tuple[int, int]
 

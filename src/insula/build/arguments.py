@@ -23,6 +23,7 @@ class Arguments:
     def __init__(self, given: Mapping[str, str | None], platform: Mapping[str, str]) -> None:
         # a name alone takes the value of the daemon's environment in no engine: it is unset
         self._given = {name: value for name, value in given.items() if value is not None}
+        self._names = tuple(given)
         self._global: dict[str, str | None] = dict(platform)
         self._stage: dict[str, str | None] = {}
         self._used: set[str] = set()
@@ -62,7 +63,7 @@ class Arguments:
         return sorted(f"{name}={value}" for name, value in self.declared(env).items())
 
     def unused(self) -> list[str]:
-        return sorted(name for name in self._given if name not in self._used and name not in PREDEFINED)
+        return sorted(name for name in self._names if name not in self._used and name not in PREDEFINED)
 
 
 def epoch_of(given: Mapping[str, str | None]) -> int | None:

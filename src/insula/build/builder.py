@@ -41,7 +41,7 @@ from insula.dockerfile.instructions import (
 )
 from insula.dockerfile.reader import read_lines
 from insula.dockerfile.stages import Dockerfile, Stage, find_stage, parse_dockerfile
-from insula.errors import InvalidRequest, NoSuchImage
+from insula.errors import InsulaError, InvalidRequest, NoSuchImage
 from insula.images.registry.manifests import host_platform, parse_platform
 from insula.model.ids import short_id
 from insula.model.image import Image
@@ -254,11 +254,18 @@ class Builder:
         number = find_stage(self._stages[: len(self._done)], name)
         if number is not None:
             return self._layers(self._done[number].image)
+        here = self._stages[len(self._done)].origin.name if len(self._done) < len(self._stages) else ""
+        if name == str(len(self._done)) or (here and name.lower() == here):
+            raise InvalidRequest(f"invalid from flag value {name}: refers to current build stage")
         if name.isdecimal() or name.lower() in {
             stage.origin.name for stage in self._stages if stage.origin.name
         }:
             raise InvalidRequest(f"invalid from flag value {name}: it is no stage before this one")
-        image = await self._find_image(name, "")
+        try:
+            image = await self._find_image(name, "")
+        except InsulaError as error:
+            error.message = f"invalid from flag value {name}: {error.message}"
+            raise
         self._hold_as(f"{self._ident}-from-{name}", image)
         return self._layers(image)
 

@@ -6,18 +6,21 @@ with links followed inside it only.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from insula.build.git import checkout, clone, parse_git
 from insula.build.remote import fetch, is_address, is_git
 from insula.dockerfile.reader import MAX_BYTES
-from insula.errors import CorruptData, InvalidRequest
+from insula.errors import CorruptData, InvalidRequest, NotFound
 from insula.system import tree
 from insula.system.child import run_child
 from insula.system.decompress import detect
+from insula.system.files import remove_tree
 from insula.system.openat import open_beneath, open_in_root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -46,11 +49,9 @@ async def receive_context(
         raise InvalidRequest(
             "remote: client-session needs BuildKit, which this engine does not have", hint="DOCKER_BUILDKIT=0"
         )
-    if is_git(remote):
-        raise InvalidRequest(
-            "remote: git repositories are not fetched by the daemon",
-            hint="clone it and send the directory, as docker build does with an address of git",
-        )
+    if is_git(remote) or remote.startswith("github.com/"):
+        await _clone(remote, f"{place}/git", directory)
+        return Context(directory, await _take_dockerfile(directory, dockerfile))
     if not is_address(remote):
         raise InvalidRequest(f"remote: {remote!r} is not an address", hint="http:// or https://")
     fetched = f"{place}/remote"
@@ -62,6 +63,18 @@ async def receive_context(
     finally:
         os.unlink(fetched)
     return Context(directory, await _take_dockerfile(directory, dockerfile))
+
+
+async def _clone(remote: str, place: str, directory: str) -> None:
+    """With its .git, as dockerd does it."""
+    address = parse_git(remote)
+    try:
+        await clone(address, place, keep_git=True)
+        await _unpack(checkout(address, place), directory)
+    except NotFound:
+        raise InvalidRequest(f"remote: {address.url} has no directory {address.directory}") from None
+    finally:
+        await asyncio.to_thread(remove_tree, place)
 
 
 async def _unpack(pieces: AsyncIterator[bytes], directory: str) -> None:

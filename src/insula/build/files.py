@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from insula.build.copying import Copying, CopyOrder, Item, Layers
+from insula.build.git import checkout, clone, parse_git
 from insula.build.remote import check_checksum, fetch, is_address, is_git, name_of
 from insula.dockerfile.configuration import join_path
 from insula.dockerfile.instructions import Copy, check_mode
 from insula.dockerfile.reader import Heredoc
-from insula.errors import InvalidRequest
+from insula.errors import InvalidRequest, NotFound
 from insula.images.images import Images
 from insula.model.image import Image
+from insula.system import tree
+from insula.system.files import remove_tree
 
 _FILE = "file"  # what is fetched or written is called so on the disk, whatever its name is to be
 
@@ -33,6 +37,7 @@ class FileSteps:
         self._context = context
         self._find_root = find_root
         self._numbers = itertools.count()
+        self._clones: dict[str, str] = {}
 
     async def decide(
         self, copy: Copy, layers: Layers, working_dir: str, *, created_ns: int, newest_ns: int | None
@@ -45,20 +50,20 @@ class FileSteps:
         _check_checksum(copy)
         for source in copy.sources:
             if copy.add and is_git(source):
-                raise InvalidRequest(
-                    f"ADD {source}: git repositories are not fetched",
-                    hint="clone it in a RUN, or in the context",
-                )
-            if copy.add and is_address(source):
+                items.append(Item(root=len(roots), pattern="/"))
+                roots.append((await self._clone(source, keep_git=copy.keep_git),))
+            elif copy.add and is_address(source):
                 name = name_of(source)
                 if not name and copy.target.endswith("/"):
                     raise InvalidRequest(f"cannot determine filename from url: {source}")
                 place = self._place()
                 await fetch(source, f"{place}/{_FILE}", checksum=copy.checksum)
-                items.append(Item(root=len(roots), pattern=_FILE, name=name or _FILE))
+                items.append(
+                    Item(root=len(roots), pattern=_FILE, name=name or _FILE, unpack=copy.unpack is True)
+                )
                 roots.append((place,))
             else:
-                items.append(Item(root=0, pattern=source, unpack=copy.add))
+                items.append(Item(root=0, pattern=source, unpack=copy.add and copy.unpack is not False))
         for here in copy.heredocs:
             items.append(Item(root=len(roots), pattern=_FILE, name=here.name))
             roots.append((self._write(here, created_ns),))
@@ -77,6 +82,22 @@ class FileSteps:
             newest_ns=newest_ns,
             named_root=bool(copy.source_stage),
         )
+
+    async def _clone(self, source: str, *, keep_git: bool) -> str:
+        """Where its files are, everything root's.  What is cloned once is not asked for again."""
+        address = parse_git(source)
+        key = f"{source} {keep_git}"
+        if key not in self._clones:
+            place, git = self._place(), f"{self._state}/git{next(self._numbers)}"
+            try:
+                await clone(address, git, keep_git=keep_git)
+                await tree.put(place, "/", checkout(address, git), owner=(0, 0))
+            except NotFound:
+                raise InvalidRequest(f"ADD {source}: {address.directory} is no directory there") from None
+            finally:
+                await asyncio.to_thread(remove_tree, git)
+            self._clones[key] = place
+        return self._clones[key]
 
     def _place(self) -> str:
         place = f"{self._state}/made{next(self._numbers)}"
@@ -142,3 +163,7 @@ def _check_checksum(copy: Copy) -> None:
     check_checksum(copy.checksum)
     if len(copy.sources) != 1 or copy.heredocs or not is_address(copy.sources[0]):
         raise InvalidRequest("--checksum is for one source that is an address")
+    if is_git(copy.sources[0]):
+        raise InvalidRequest(
+            "--checksum of a git repository is not checked", hint="name the commit: …#COMMIT"
+        )

@@ -22,6 +22,7 @@ from insula.system import tar
 from insula.system.child import Pieces, Reply
 from insula.system.decompress import decompressed
 from insula.system.extract import clean_name
+from insula.system.sparse import read_whole
 
 _KINDS = {
     stat.S_IFREG: tar.FILE,
@@ -239,7 +240,7 @@ class Placer:
         if kind == tar.FILE:
             with open(os.open(path, _READ), "rb", buffering=0) as file:
                 member.size = found.st_size
-                self._add(member, parts, label, _pieces(file, found.st_size))
+                self._add(member, parts, label, read_whole(file.fileno(), found.st_size, tar.PIECE))
         else:
             self._add(member, parts, label)
         if found.st_nlink > 1 and kind != tar.DIRECTORY:
@@ -318,13 +319,6 @@ def _below(
             (*parts, entry),
             b"/".join((label, entry)) if label else entry,
         )
-
-
-def _pieces(file: io.FileIO, size: int) -> Iterator[bytes]:
-    while size:
-        piece = file.read(min(size, tar.PIECE)) or bytes(min(size, tar.PIECE))
-        size -= len(piece)
-        yield piece
 
 
 def whole(reader: tar.Reader, size: int) -> Iterator[bytes]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import hashlib
 import os
 import posixpath
+from collections.abc import AsyncIterator
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
+
+from aiohttp import ClientResponse
 
 from insula.errors import CorruptData, DiskFull, InvalidRequest, RegistryFailed
 from insula.images.registry.transport import Transport, show
@@ -40,11 +44,8 @@ async def fetch(url: str, path: str, *, checksum: str = "") -> str:
 
     Returns the name that the address has for it.  Raises RegistryFailed, CorruptData, DiskFull.
     """
-    transport = Transport()
     digest = hashlib.new(check_checksum(checksum)[0]) if checksum else None
-    async with transport.opened(), transport.send("GET", url, headers={}, verify=True) as response:
-        if response.status != 200:
-            raise RegistryFailed(f"failed to GET {show(url)} with status {response.status} {response.reason}")
+    async with _asked(url) as (transport, response):
         free = os.statvfs(os.path.dirname(path))
         limit = free.f_bavail * free.f_frsize - _SPARE_BYTES
         size = 0
@@ -62,6 +63,22 @@ async def fetch(url: str, path: str, *, checksum: str = "") -> str:
         )
     os.utime(path, (time_s, time_s))
     return name_of(url)
+
+
+@contextlib.asynccontextmanager
+async def pieces_of(url: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    """What is at `url`, as it comes.  Raises RegistryFailed."""
+    async with _asked(url) as (transport, response):
+        yield transport.pieces(response)
+
+
+@contextlib.asynccontextmanager
+async def _asked(url: str) -> AsyncIterator[tuple[Transport, ClientResponse]]:
+    transport = Transport()
+    async with transport.opened(), transport.send("GET", url, headers={}, verify=True) as response:
+        if response.status != 200:
+            raise RegistryFailed(f"failed to GET {show(url)} with status {response.status} {response.reason}")
+        yield transport, response
 
 
 def name_of(url: str) -> str:

@@ -1,4 +1,8 @@
-"""Finding the daemon, and starting it when there is none and we may."""
+"""Finding the daemon, and starting it when there is none and we may.
+
+TLS is docker's: the same options and variables (DOCKER_TLS_VERIFY, DOCKER_CERT_PATH), files and contexts; the
+address is insula's own (`--host`, INSULA_HOST, `--context`, INSULA_CONTEXT): docker's may be another engine.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import subprocess
 import sys
 import time
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,19 +19,23 @@ from insula.client import Client
 from insula.config import DEFAULT_SOCKET
 from insula.errors import DaemonUnreachable
 
+if TYPE_CHECKING:
+    from insula.tls import ClientFiles
+
 _START_LIMIT_S = 30.0
 
 
 class Connection:
-    """What `--host` and `INSULA_HOST` say; connects when a command first asks for `client`."""
+    """What the options and variables say; connects when a command first asks for `client`."""
 
-    def __init__(self, host: str | None) -> None:
+    def __init__(self, host: str | None, tls: ClientFiles | None = None) -> None:
         self.host = host
+        self.tls = tls
 
     @cached_property
     def client(self) -> Client:
         """A client of a daemon that answers, started if need be.  Raises DaemonUnreachable."""
-        client = Client(self.host or f"unix://{DEFAULT_SOCKET}")
+        client = Client(self.host or f"unix://{DEFAULT_SOCKET}", tls=self.tls)
         if (self.host is None and not os.path.exists(DEFAULT_SOCKET) and os.geteuid() == 0) or (
             self.host is None and os.geteuid() == 0 and not client.reachable()
         ):

@@ -187,6 +187,7 @@ def system() -> None:
 system.add_command(df)
 system.add_command(engine.info)
 system.add_command(engine.events)
+system.add_command(engine.dial_stdio)
 
 
 @system.command(name="prune")

@@ -300,14 +300,17 @@ def import_(
     message: str | None,
     platform: str | None,
 ) -> None:
-    """An image from a tar of a root file system (`-` is standard input)."""
+    """An image from a tar of a root file system: a file, `-` (standard input), or an address over HTTP."""
     repository, tag = split_reference(name) if name else ("", "")
     if not message:
         message = f"Imported from {file}"
-    query = [("fromSrc", "-"), ("repo", repository), ("tag", tag), *(("changes", text) for text in change)]
+    remote = file.startswith(("http://", "https://"))
+    query = [("fromSrc", file if remote else "-"), ("repo", repository), ("tag", tag)]
+    query += [("changes", text) for text in change]
     query += [(key, value) for key, value in (("message", message), ("platform", platform)) if value]
-    with open_input(file) as source:
-        answer = pass_client(ctx).request("POST", f"/images/create?{urlencode(query)}", raw=pieces_of(source))
+    with contextlib.nullcontext() if remote else open_input(file) as source:
+        body = pieces_of(source) if source is not None else None
+        answer = pass_client(ctx).request("POST", f"/images/create?{urlencode(query)}", raw=body)
         last = ""
         for line in answer.lines():
             if "error" in line:

@@ -115,8 +115,8 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--disable-content-trust",), {"is_flag": True, "hidden": True}),
     # the daemon refuses these by name; here so that it, and not the parser, says why
     (("--kernel-memory",), {"hidden": True}),
-    (("--cpu-rt-period",), {"type": int, "hidden": True}),
-    (("--cpu-rt-runtime",), {"type": int, "hidden": True}),
+    (("--cpu-rt-period",), {"type": int, "metavar": "US", "help": "Real-time period, where the kernel has it."}),
+    (("--cpu-rt-runtime",), {"type": int, "metavar": "US", "help": "Real-time runtime of each such period."}),
     (("--cpu-count",), {"type": int, "hidden": True}),
     (("--cpu-percent",), {"type": int, "hidden": True}),
     (("--io-maxbandwidth",), {"hidden": True}),

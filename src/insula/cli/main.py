@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -78,7 +79,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # docker's commands that are not here, and what to do instead
 ELSEWHERE = {
-    "context": "insula has no contexts: name the daemon with --host or INSULA_HOST",
+    "context": "`docker context` makes and lists them, `insula --context NAME` uses one",
     "buildx": "`insula build` builds",
     "compose": "docker-compose works with DOCKER_HOST=unix:///run/insula/insula.sock",
     "manifest": "what a registry has is not edited here; `insula image inspect` shows what was pulled",
@@ -137,11 +138,25 @@ class Lazy(click.Group):
     "          insula run --rm --isolation vm debian:12 uname -r      in a VM (its own kernel)",
 )
 @click.option("-H", "--host", metavar="ADDRESS", help="Daemon to talk to: unix:///path or tcp://host:port.")
+@click.option("-c", "--context", metavar="NAME", help="Docker's context that has its address.")
+@click.option("--tls", is_flag=True, help="TLS, whoever the daemon is; --tlsverify implies it.")
+@click.option("--tlsverify", is_flag=True, help="TLS, and the daemon must have a certificate.")
+@click.option("--tlscacert", metavar="FILE", help="Who signs its certificate.  [default: ~/.docker/ca.pem]")
+@click.option("--tlscert", metavar="FILE", help="Our certificate.  [default: ~/.docker/cert.pem]")
+@click.option("--tlskey", metavar="FILE", help="Our key.  [default: ~/.docker/key.pem]")
 @click.version_option(__version__, "-v", "--version", prog_name="insula", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, host: str | None) -> None:
+def cli(ctx: click.Context, /, host: str | None, context: str | None, **tls: Any) -> None:
     """Run an OCI image as a container, or as a virtual machine: the same image, command and API."""
-    ctx.obj = Connection(host or os.environ.get("INSULA_HOST"))
+    if host and context:
+        raise InvalidRequest("--host and --context both name a daemon", hint="leave one of them out")
+    named = context or ("" if host or os.environ.get("INSULA_HOST") else os.environ.get("INSULA_CONTEXT"))
+    if not named and not any(tls.values()) and not os.environ.get("DOCKER_TLS_VERIFY"):
+        ctx.obj = Connection(host or os.environ.get("INSULA_HOST"))
+        return
+    from insula.cli.remote import choose  # rarely needed
+
+    ctx.obj = Connection(*choose(host or os.environ.get("INSULA_HOST"), named, **tls))
 
 
 def _is_of_flags(error: click.UsageError) -> bool:

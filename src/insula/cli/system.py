@@ -1,4 +1,4 @@
-"""version, info and events: the engine itself."""
+"""version, info, events and dial-stdio: the engine itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from insula import __version__
 from insula.cli.connect import pass_client
 from insula.cli.show import filters_of, moment
 from insula.cli.table import human_binary
+from insula.cli.terminal import DEFAULT_DETACH_KEYS, pump
 from insula.client import API_VERSION
 from insula.errors import DaemonUnreachable
 from insula.model.go_template import render
@@ -89,7 +90,7 @@ def info(ctx: click.Context, template: str | None) -> None:
     for name, value in found.get("DriverStatus") or ():
         print(f"{name}: {value}")
     for warning in found.get("Warnings") or ():
-        print(f"WARNING: {warning}")
+        print(warning if warning.startswith("WARNING: ") else f"WARNING: {warning}")
 
 
 @click.command()
@@ -120,6 +121,21 @@ def events(
         attributes = ", ".join(f"{k}={v}" for k, v in sorted(event["Actor"]["Attributes"].items()))
         stamp = f"{when}.{event['timeNano'] % 1_000_000_000:09d}{zone[:3]}:{zone[3:]}"
         print(f"{stamp} {event['Type']} {event['Action']} {event['Actor']['ID']} ({attributes})", flush=True)
+
+
+@click.command(name="dial-stdio")
+@click.pass_context
+def dial_stdio(ctx: click.Context) -> None:
+    """Be a connection to the daemon on standard input and output: the far side of `docker -H ssh://`.
+
+    Ends when the daemon closes the connection.  The end of the input closes only the half that goes there, so
+    what is on its way back still arrives.
+    """
+    connection = pass_client(ctx).stream()
+    try:
+        pump(connection, stdin=True, tty_mode=False, detach_keys=DEFAULT_DETACH_KEYS)
+    finally:
+        connection.close()
 
 
 class _Attributes(dict[str, str]):

@@ -59,7 +59,10 @@ def expand_instruction(instruction: Instruction, env: Mapping[str, str], escape:
         case Expose():
             return Expose(text=" ".join(expand_words(instruction.text, env, escape)))
         case Volume():
-            return Volume(paths=tuple(one(path) for path in instruction.paths))
+            paths = tuple(one(path) for path in instruction.paths)
+            if any(not path.strip() for path in paths):
+                raise InvalidRequest("VOLUME specified can not be an empty string")
+            return Volume(paths=paths)
         case User():
             return User(user=one(instruction.user))
         case WorkDir():

@@ -55,6 +55,8 @@ class Copy:
     parents: bool = False
     exclude: tuple[str, ...] = ()
     checksum: str = ""
+    keep_git: bool = False
+    unpack: bool | None = None
 
     @property
     def word(self) -> str:
@@ -229,12 +231,6 @@ def _copy(line: Line, _: str) -> Copy:
     add = line.word == "ADD"
     flags, rest = split_flags(line.text)
     found = take_flags(line.word, flags, _ADD_FLAGS if add else _COPY_FLAGS, many=("exclude",))
-    for name, why in (
-        ("keep-git-dir", "ADD of git repositories is not supported; clone it in a RUN"),
-        ("unpack", "archives of the context are unpacked, those of an address are not"),
-    ):
-        if name in found:
-            raise InvalidRequest(f"--{name}: {why}")
     words = json_words(rest)
     words = words if words is not None else tuple(rest.split())
     if len(words) < 2:
@@ -259,6 +255,8 @@ def _copy(line: Line, _: str) -> Copy:
         parents=_single(found, "parents") == "true",
         exclude=found.get("exclude", ()),
         checksum=_single(found, "checksum"),
+        keep_git=_single(found, "keep-git-dir") == "true",
+        unpack=_single(found, "unpack") == "true" if "unpack" in found else None,
     )
 
 
@@ -324,8 +322,6 @@ def _on_build(line: Line, _: str) -> OnBuild:
         raise InvalidRequest("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
     if trigger in ("FROM", "MAINTAINER"):
         raise InvalidRequest(f"{trigger} isn't allowed as an ONBUILD trigger")
-    if trigger not in _PARSERS:
-        raise InvalidRequest(f"unknown instruction: {trigger}")
     body = line.code.partition("\n")[2] if line.heredocs else ""
     return OnBuild(text=f"{text}\n{body}" if body else text)
 

@@ -25,6 +25,7 @@ RESTART_POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9_.-]{1,63}")
 _SIZE = re.compile(r"(\d{1,15})([kmgtp]?)(?:i?b)?")
 _MOST_DISK = 16 << 40  # what ext4 can be
+_MOST_ID = 2**31 - 1
 _LEAST_MEMORY = 6 * 1024 * 1024
 
 
@@ -42,6 +43,9 @@ def check_spec(spec: InstanceSpec) -> None:
         raise InvalidRequest(
             f"the working directory '{spec.working_dir}' is invalid, it needs to be an absolute path"
         )
+    for number in spec.user.split(":"):
+        if number.removeprefix("-").isdecimal() and not 0 <= int(number) <= _MOST_ID:
+            raise InvalidRequest(f"uids and gids must be in range 0-{_MOST_ID}: {spec.user}")
     if spec.hostname and not _HOSTNAME.fullmatch(spec.hostname):
         raise InvalidRequest(f"invalid hostname format: {spec.hostname}")
     for entry in spec.env:
@@ -81,18 +85,20 @@ def disk_gib(options: Mapping[str, str]) -> int:
 
 
 def _check_network(spec: InstanceSpec) -> None:
-    if spec.network_mode.startswith("container:"):
+    if spec.network_mode.partition(":")[0] == "container":
         _check_joined(spec)
     check_link_mode(spec)
     for wanted in spec.networks or ():
-        check_on_default(wanted, wanted.name)
+        check_predefined(wanted, wanted.name)
     if spec.network_mode == "host" and spec.mac_address:
         raise InvalidRequest("conflicting options: mac-address and the network mode")
+    if spec.uts_mode == "host" and spec.hostname:
+        raise InvalidRequest("conflicting options: hostname and the UTS mode")
 
 
 def _check_joined(spec: InstanceSpec) -> None:
     """What belongs to the instance whose network it is (moby: daemon/runconfig's validateNetMode)."""
-    if not spec.network_mode.removeprefix("container:"):
+    if not spec.network_mode.partition(":")[2]:
         raise InvalidRequest("Invalid network mode: invalid container format container:<name|id>")
     conflicts = (
         (spec.hostname, "hostname"),
@@ -109,9 +115,10 @@ def _check_joined(spec: InstanceSpec) -> None:
         raise InvalidRequest("conflicting options: port exposing and the container type network mode")
 
 
-def check_on_default(wanted: NetworkSpec, network: str) -> None:
-    """What the default bridge (`network` is its name) does not have.  Raises InvalidRequest."""
-    if network not in ("", "default", "bridge"):
+def check_predefined(wanted: NetworkSpec, network: str) -> None:
+    """What no network has that is not the user's own: the default bridge, the host's, another's, none.
+    `network` is its name, or the mode.  Raises InvalidRequest."""
+    if network not in ("", "default", "bridge", "host", "none") and not network.startswith("container:"):
         return
     if wanted.ipv4_address or wanted.ipv6_address:
         raise InvalidRequest("user specified IP address is supported on user defined networks only")
@@ -169,7 +176,7 @@ def check_limits(limits: Limits) -> None:
         raise InvalidRequest("Minimum memory reservation allowed is 6MB")
     check_cpusets(limits)
     if limits.nano_cpus > 0 and (limits.cpu_quota_us > 0 or limits.cpu_period_us > 0):
-        which = "Quota" if limits.cpu_quota_us > 0 else "Period"
+        which = "Period" if limits.cpu_period_us > 0 else "Quota"
         raise InvalidRequest(f"Conflicting options: Nano CPUs and CPU {which} cannot both be set.")
     if limits.nano_cpus < 0:
         raise InvalidRequest("range of CPUs is invalid: it must be more than 0")

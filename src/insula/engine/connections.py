@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from insula.engine.checks import check_on_default
+from insula.engine.checks import check_predefined
 from insula.engine.instances import Entry, Instances
 from insula.engine.legality import Action, check, still_running
 from insula.engine.operations import Journal, exclusive
@@ -40,8 +40,8 @@ class Connections:
             check(Action.CONNECT, entry.record, ref)
             spec = entry.record.spec
             network = kit.networks.find(wanted.name)
+            check_predefined(wanted, network.name)
             _check_connectable(spec, network)
-            check_on_default(wanted, network.name)
             if self._find(spec, network) is not None:
                 raise Forbidden(
                     f"endpoint with name {entry.record.name} already exists in network {network.name}"
@@ -63,6 +63,7 @@ class Connections:
             before = entry.plan
             undo.push_async_callback(kit.networks.leave, entry.id, network.id)
             await self._preparation.connect(entry, wanted)
+            await self._preparation.publish(entry)  # if this is the first that leads out
             plan = self._with_network(entry, before, kit.networks.endpoints(entry.id))
             undo.push_async_callback(backend.set_network, entry.id, before.endpoints, before.etc_files)
             with still_running(entry):

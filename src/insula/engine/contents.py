@@ -28,6 +28,7 @@ from insula.model.files import Change, PathStat
 from insula.model.image import Image, ImageConfig
 from insula.model.instance import State
 from insula.model.mounts import MountKind
+from insula.system import tar
 from insula.volumes.volumes import tree_size
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _END_S = 5.0  # a VM writes its disk back, and powers off
+_KERNELS = ("/proc", "/sys")
 
 
 class Contents:
@@ -51,6 +53,7 @@ class Contents:
         async with AsyncExitStack() as stack:
             files = await self._open(ref, stack)
             with _as_asked(ref, path):
+                check_not_kernels(self._instances.find(ref), path)
                 return await files.stat(absolute(path))
 
     async def get(self, ref: str, path: str) -> Archive:
@@ -61,8 +64,10 @@ class Contents:
         try:
             files = await self._open(ref, stack)
             with _as_asked(ref, path):
+                kernels = check_not_kernels(self._instances.find(ref), path)
                 stat = await files.stat(absolute(path))
-                archive = Archive(stat, await _Pieces.open(files.get(absolute(path)), stack))
+                found = _empty_directory(stat) if kernels else files.get(absolute(path))
+                archive = Archive(stat, await _Pieces.open(found, stack))
         except BaseException:
             await stack.aclose()
             raise
@@ -271,6 +276,28 @@ def _as_asked(ref: str, path: str) -> Iterator[None]:
 def absolute(path: str) -> str:
     """Docker takes a path without its leading slash as one from the root."""
     return path if path.startswith("/") else f"/{path}"
+
+
+def check_not_kernels(entry: Entry, path: str) -> bool:
+    """Whether the path, as it is written, is where the kernel shows itself while an instance runs: to `docker
+    cp` an empty directory, as in dockerd, whose view of a root has no such mounts.  Raises NoSuchPath for
+    what is below: it has no sizes to write into an archive, and `docker exec … cat` reads it."""
+    assert entry.plan is not None
+    normal = posixpath.normpath(absolute(path))
+    top = next((top for top in _KERNELS if normal == top or normal.startswith(f"{top}/")), "")
+    if not entry.alive or not top:
+        return False
+    if any(normal == mount.target or normal.startswith(f"{mount.target}/") for mount in entry.plan.mounts):
+        return False
+    if normal != top:
+        raise NoSuchPath(path, entry.id)
+    return True
+
+
+async def _empty_directory(stat: PathStat) -> AsyncIterator[bytes]:
+    name = stat.name.encode() + b"/"
+    member = tar.Member(name=name, kind=tar.DIRECTORY, mode=0o40755, mtime_ns=stat.mtime_ns)
+    yield tar.header(member) + tar.END
 
 
 def committed_config(entry: Entry) -> ImageConfig:

@@ -151,9 +151,10 @@ class Control:
             backend = self._kit.backend(spec.isolation)
             if limits is not None and entry.plan is not None:
                 plan = dataclasses.replace(entry.plan, limits=limits)
-                backend.check(plan)
+                known = backend.check(entry.plan)
+                warnings = tuple(one for one in backend.check(plan) if one not in known)
                 if entry.alive:
-                    warnings = await backend.update(entry.id, limits)
+                    warnings += await backend.update(entry.id, limits)
                 self._instances.put_plan(entry, plan)
             self._instances.put(entry, spec=spec)
             self._instances.event(entry, "update")

@@ -260,7 +260,7 @@ def decide_mounts(
         target = clean_target(untrusted_target)
         if target not in covered:
             covered.add(target)
-            mounts.append(MountSpec(kind=MountKind.VOLUME, target=target))
+            mounts.append(MountSpec(kind=MountKind.VOLUME, target=target, legacy=True))
     return tuple(sorted(mounts, key=lambda mount: mount.target.count("/")))
 
 

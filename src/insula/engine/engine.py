@@ -297,6 +297,7 @@ class Engine:
         return make_view(
             entry,
             image=self._find_image(entry),
+            image_named=self._is_named(entry),
             endpoints=self.networks.endpoints(entry.id),
             ports=self.networks.ports(entry.id),
             state_dir=self._kit.state_dir(entry.id),
@@ -568,6 +569,13 @@ class Engine:
             return self.images.find(entry.record.image_id)
         except NoSuchImage:
             return None
+
+    def _is_named(self, entry: Entry) -> bool:
+        """What its image was called when it was created has not become another's name, or nobody's."""
+        try:
+            return self.images.find(entry.record.spec.image).id == entry.record.image_id
+        except InsulaError:  # also the beginning of several ids by now
+            return False
 
 
 def _silent(entry: Entry) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from insula.engine.attach import FilteredStream
 from insula.engine.health import MOST_OUTPUT
-from insula.engine.instances import Entry, Instances
+from insula.engine.instances import Entry, Instances, Run
 from insula.engine.legality import Action, check, still_running
 from insula.engine.links import Links
 from insula.engine.merge import process_env, replace_env
@@ -48,6 +48,7 @@ class ExecEntry:
     id: str
     owner: Entry
     spec: ExecSpec
+    run: Run | None  # of its owner, when it was made
     running: Exec | None = None
     started: bool = False
     exit_code: int | None = None
@@ -74,11 +75,12 @@ class Execs:
         self._all: dict[str, ExecEntry] = {}
 
     def find(self, exec_id: str) -> ExecEntry:
-        """By id or a unique prefix of it.  Raises NoSuchExec."""
-        if exec_id in self._all:
-            return self._all[exec_id]
-        matches = [found for known, found in self._all.items() if exec_id and known.startswith(exec_id)]
-        if len(matches) != 1:
+        """By id or a unique prefix of it.  Raises NoSuchExec, also for one that was never started before its
+        instance's run ended, as Docker."""
+        matches = [self._all[exec_id]] if exec_id in self._all else []
+        if not matches and exec_id:
+            matches = [found for known, found in self._all.items() if known.startswith(exec_id)]
+        if len(matches) != 1 or (not matches[0].started and matches[0].run is not matches[0].owner.run):
             raise NoSuchExec(exec_id)
         return matches[0]
 
@@ -87,7 +89,7 @@ class Execs:
         check(Action.EXEC, entry.record, ref)
         if not spec.args:
             raise InvalidRequest("No exec command specified")
-        made = ExecEntry(make_id(), entry, spec)
+        made = ExecEntry(make_id(), entry, spec, entry.run)
         self._forget_oldest(entry)
         self._all[made.id] = entry.execs[made.id] = made
         self._instances.event(entry, f"exec_create: {_shown(spec)}", execID=made.id)

@@ -118,7 +118,7 @@ REFUSALS: dict[Action, dict[State, Refusal]] = {
         _E: _NOT_RUNNING,
         _D: _NOT_RUNNING,
         _RM: _NOT_RUNNING,
-        _P: _conflict("container {ref} is paused, unpause the container before exec"),
+        _P: _conflict("Container {ref} is paused, unpause the container before exec"),
         _RS: _RESTARTING,
     },
     Action.TOP: {_C: _NOT_RUNNING, _E: _NOT_RUNNING, _D: _NOT_RUNNING, _RM: _NOT_RUNNING, _RS: _RESTARTING},

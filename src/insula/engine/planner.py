@@ -17,7 +17,7 @@ from insula.model.isolation import root_kind
 from insula.model.mounts import EtcFile, Mount
 from insula.model.network import Endpoint, NetworkSpec, PortBinding
 from insula.model.root import DirectoryRoot, DiskRoot, RootKind
-from insula.security.capabilities import finalize_capabilities
+from insula.security.capabilities import finalize_capabilities, normalise
 from insula.security.paths import finalize_paths
 
 
@@ -108,6 +108,7 @@ def decide_security(spec: InstanceSpec, default_profile: str) -> Security:
     )
     return Security(
         capabilities=finalize_capabilities(spec.cap_add, spec.cap_drop, privileged=spec.privileged),
+        all_capabilities="ALL" in normalise(spec.cap_add),
         seccomp=seccomp,
         masked_paths=masked,
         readonly_paths=read_only,

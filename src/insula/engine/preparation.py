@@ -161,9 +161,16 @@ class Preparation:
             return (), (await networks.empty_namespace(entry.id) if kind is LinkKind.VETH else "")
         for each in wanted:
             await self.connect(entry, each)
-        if ports := decide_ports(spec, entry.config):
-            await networks.publish(entry.id, ports, name=entry.record.name)
+        await self.publish(entry)
         return networks.endpoints(entry.id), ""
+
+    async def publish(self, entry: Entry) -> None:
+        """Its ports, unless they are already: the room has them follow the networks from then on.  None while
+        no network leads out.  Raises what the network room does."""
+        if self._kit.networks.ports(entry.id):
+            return
+        if ports := decide_ports(entry.record.spec, entry.config):
+            await self._kit.networks.publish(entry.id, ports, name=entry.record.name)
 
     async def connect(self, entry: Entry, wanted: NetworkSpec) -> Endpoint:
         """A place on a network, as its spec wants it.  Raises what the network room does."""

@@ -155,15 +155,16 @@ class MountView:
 class InstanceView:
     """Everything that inspect and ps render.
 
-    `image` is None when it was removed by force; `image_name` is what the user asked for.  `plan` is
-    that of the present or last run, None before the first.  `ports` are resolved (host ports filled in)
-    and, like `endpoints`, empty while it does not run.  `links`: names of those it links to, and what it
-    calls them; `link_names`: `parent/alias`, what others call it.  The paths are on the host.
+    `image` is None when it was removed by force; `image_named`: the name that the user asked for is still
+    its.  `plan` is that of the present or last run, None before the first.  `ports` are resolved (host ports
+    filled in) and, like `endpoints`, empty while it does not run.  `links`: names of those it links to, and
+    what it calls them; `link_names`: `parent/alias`, what others call it.  The paths are on the host.
     """
 
     instance: Instance
     image: Image | None
     config: MergedConfig
+    image_named: bool = True
     plan: LaunchPlan | None = None
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PortBinding, ...] = ()

@@ -16,6 +16,7 @@ def make_view(
     entry: Entry,
     *,
     image: Image | None,
+    image_named: bool,
     endpoints: tuple[Endpoint, ...],
     ports: tuple[PortBinding, ...],
     state_dir: str,
@@ -29,6 +30,7 @@ def make_view(
     return InstanceView(
         instance=entry.record,
         image=image,
+        image_named=image_named,
         config=entry.config,
         plan=plan if entry.record.started_ns else None,
         endpoints=endpoints,
@@ -73,8 +75,8 @@ def make_mount_views(entry: Entry, mountpoints: Mapping[str, str]) -> tuple[Moun
 
 
 def _mode(spec: MountSpec) -> str:
-    """What was written after the second colon; Docker has a `z` where nothing was, for a volume."""
-    mode = "ro" if spec.read_only else ""
+    """What was written after the second colon.  Where nothing was Docker has a `z`, for a volume, unless it
+    was made up for `-v /target` or the image."""
     if spec.text.count(":") == 2:
-        mode = spec.text.rpartition(":")[2]
-    return mode or ("z" if spec.kind is MountKind.VOLUME and spec.legacy else "")
+        return spec.text.rpartition(":")[2]
+    return "z" if spec.kind is MountKind.VOLUME and not (spec.legacy and spec.anonymous) else ""

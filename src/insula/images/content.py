@@ -18,9 +18,11 @@ from types import TracebackType
 
 from insula.errors import CorruptData, NotFound
 from insula.system.files import disk_errors, remove_tree
+from insula.system.sparse import is_nothing
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PIECE = 1 << 20
+_LEAST_HOLE = 1 << 16
 
 
 def check_digest(untrusted_digest: str) -> str:
@@ -79,11 +81,16 @@ class BlobWriter:
             self._keep = False
             raise CorruptData(f"blob {self._digest or ''}: more than the {self._size} bytes it should have")
         self._hash.update(data)
-        view = memoryview(data)
+        self.offset += len(data)
         with disk_errors("storing a blob"):
+            if len(data) >= _LEAST_HOLE and is_nothing(
+                data
+            ):  # of a plain layer with a large sparse file in it
+                os.lseek(self._fd, self.offset, os.SEEK_SET)
+                return
+            view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]
-        self.offset += len(data)
 
     def keep_partial(self) -> None:
         """Leaving without commit keeps what came, so that `resume` goes on from there."""
@@ -100,6 +107,7 @@ class BlobWriter:
         if self._digest is not None and actual != self._digest:
             raise CorruptData(f"blob {self._digest}: what came has digest {actual}")
         with disk_errors("storing a blob"):
+            os.ftruncate(self._fd, self.offset)  # it may end with a hole
             os.fsync(self._fd)
             os.fchmod(self._fd, 0o444)
             os.rename(self._path, self._store.path(actual))

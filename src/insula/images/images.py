@@ -182,8 +182,10 @@ class Images:
         reference = parse_reference(ref)
         if reference.digest:
             raise InvalidReference("cannot push a digest reference")
-        references = self._tags_of(reference) if all_tags else (reference.tagged(),)
+        if all_tags and reference.tag:
+            raise InvalidReference("tag can't be used with --all-tags/-a")
         progress(f"The push refers to repository [{reference.name}]")
+        references = self._tags_of(reference) if all_tags else (reference.tagged(),)
         digest = ""
         async with self._upkeep.busy():
             for one in references:
@@ -208,8 +210,6 @@ class Images:
             await self._registries.check(endpoint, credentials)
 
     def _tags_of(self, reference: Reference) -> tuple[Reference, ...]:
-        if reference.tag:
-            raise InvalidReference("tag can't be used with --all-tags/-a")
         all_tags = (parse_reference(tag) for image in self._catalog.all() for tag in image.tags)
         found = sorted((tag for tag in all_tags if tag.name == reference.name), key=str)
         if not found:

@@ -76,11 +76,12 @@ def _store(content: ContentStore, source: Source, tell: Callable[[int], None]) -
         keeps = detect(start) in _KEPT
         tee = _Tee(source, start, writer if keeps else None)
         plain, kind = decompressed(tee)
-        diff_id = hashlib.sha256()
+        diff_id = hashlib.sha256() if kind else None  # a plain blob is its layer
         buffer = memoryview(bytearray(PIECE))
         count = told = 0
         while length := plain.readinto(buffer):
-            diff_id.update(buffer[:length])
+            if diff_id is not None:
+                diff_id.update(buffer[:length])
             count += length
             if not keeps:
                 writer.write(bytes(buffer[:length]))
@@ -100,7 +101,7 @@ def _store(content: ContentStore, source: Source, tell: Callable[[int], None]) -
         blob=Descriptor(
             media_type=_LAYER + (_KEPT[kind] if keeps else ""), digest=digest, size=content.size(digest)
         ),
-        diff_id="sha256:" + diff_id.hexdigest(),
+        diff_id="sha256:" + diff_id.hexdigest() if diff_id is not None else digest,
     )
 
 

@@ -6,12 +6,13 @@ them, and writes the row last.  What a failure leaves is swept.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from insula.errors import InvalidReference
+from insula.errors import InvalidReference, NoSuchImage
 from insula.events import EventBus
 from insula.images import archive
 from insula.images.bootstrap import bootstrap
@@ -104,11 +105,24 @@ class LocalImages:
             for loaded in await archive.load(self._content, data, progress):
                 image = read_image(loaded.config, loaded.layers, manifest=loaded.manifest)
                 ready.append((await self._unpacking.unpack_all(image, progress), loaded.tags))
+            for image, tags in ready:
+                self._tell_renamed(image, tags, progress)
             # said with the names that came with them, not with all that they have here
             images = [replace(self._catalog.add(image, tags=tags), tags=tags) for image, tags in ready]
         for image in images:
             self._events.publish("image", "load", image.id, name=image.id)
         return tuple(images)
+
+    def _tell_renamed(self, image: Image, tags: Sequence[str], progress: Progress) -> None:
+        """In moby's words."""
+        for tag in tags:
+            with contextlib.suppress(NoSuchImage):
+                old = self._catalog.find(tag)
+                if old.id != image.id:
+                    progress(
+                        f"The image {tag} already exists, renaming the old one with "
+                        f"ID {old.id} to empty string"
+                    )
 
     async def import_(
         self,

@@ -18,6 +18,7 @@ from insula.system.child import Reply
 from insula.system.confine import confine, die_with_parent, own_namespaces
 from insula.system.decompress import PIECE, decompressed, preload
 from insula.system.extract import Extractor, Limits
+from insula.system.sparse import read_whole
 from insula.system.tar import Reader
 
 _PROGRESS_STEP = 4 << 20
@@ -31,12 +32,15 @@ class _Blob:
     """The packed blob, counted."""
 
     def __init__(self, reply: Reply) -> None:
+        self._pieces = read_whole(0, os.fstat(0).st_size, PIECE)
+        self._rest = b""
         self.count = 0
         self._told = 0
         self._reply = reply
 
     def read(self, size: int, /) -> bytes:
-        data = os.read(0, size)
+        data = self._rest or next(self._pieces, b"")
+        data, self._rest = data[:size], data[size:]
         self.count += len(data)
         if self.count - self._told >= _PROGRESS_STEP:
             self._told = self.count

@@ -23,11 +23,12 @@ from insula.system import tree
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """`path` below the directory `root` of the host; `name` is what it is called inside."""
+    """`path` below the directory `root` of the host, inside at `at`; `name` is what it is called there."""
 
     root: str
     path: str
     name: str
+    at: str
 
 
 class MountedFiles:
@@ -43,7 +44,7 @@ class MountedFiles:
         if place is None:
             return await self._inner.stat(path)
         with self._no_such_path(path):
-            return dataclasses.replace(tree.stat(place.root, place.path), name=place.name)
+            return dataclasses.replace(tree.stat(place.root, place.path, at=place.at), name=place.name)
 
     async def get(self, path: str) -> AsyncIterator[bytes]:
         place = self._find(path)
@@ -86,10 +87,10 @@ class MountedFiles:
             if mount.kind is not MountKind.BIND or not (normal == target or normal.startswith(f"{target}/")):
                 continue
             if os.path.isdir(mount.source):
-                return _Place(mount.source, normal.removeprefix(target) + ending or "/", name)
+                return _Place(mount.source, normal.removeprefix(target) + ending or "/", name, target)
             if normal == target and os.path.isfile(mount.source):
                 directory, base = os.path.split(mount.source)
-                return _Place(directory, f"/{base}{ending}", name)
+                return _Place(directory, f"/{base}{ending}", name, posixpath.dirname(target))
             return None
         return None
 

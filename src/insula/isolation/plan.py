@@ -49,7 +49,8 @@ class Security:
     """What the workload may do.  `capabilities` are CAP_ names, sorted: bounding, permitted and effective
     (ambient and inheritable stay empty, so a non-root user starts with none, as in Docker).
 
-    `seccomp` is the profile as JSON text in the containers-common format, "" for unconfined.
+    `all_capabilities`: they are all that there are (less some), as far as the host has them.  `seccomp` is
+    the profile as JSON text in the containers-common format, "" for unconfined.
     """
 
     capabilities: tuple[str, ...]
@@ -60,6 +61,7 @@ class Security:
     privileged: bool = False
     read_only_root: bool = False
     devices: tuple[Device, ...] = ()
+    all_capabilities: bool = False
     device_rules: tuple[str, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
 

@@ -73,9 +73,9 @@ def find_group(wanted: str, text: str) -> int:
 def _number(word: str, kind: str, file: str) -> int:
     if word == "":
         return 0
-    if not word.isdecimal():
+    if not word.removeprefix("-").isdecimal():
         raise InvalidRequest(f"unable to find {kind} {word}: no matching entries in {file} file")
-    if int(word) > _MAX_ID:
+    if not 0 <= int(word) <= _MAX_ID:
         raise InvalidRequest(f"uids and gids must be in range 0-{_MAX_ID}: {word}")
     return int(word)
 

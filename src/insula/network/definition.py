@@ -33,6 +33,7 @@ _ID_DIGITS = 12  # with the prefix, what the kernel allows for a link's name
 _LEAST_MTU, _LEAST_MTU6, _MOST_MTU = 68, 1280, 65535
 _LINK = re.compile(r"[^\s/:\x00-\x1f]{1,15}")
 _NAME = re.compile(r"[^\x00-\x1f/]{1,255}")
+_OWN_OPTIONS = "com.docker.network."
 _OPTIONS = (BRIDGE_OPTION, ICC_OPTION, MASQUERADE_OPTION, HOST_IP_OPTION, MTU_OPTION)
 
 
@@ -113,9 +114,9 @@ def _check_driver(driver: str) -> None:
 
 
 def check_options(options: dict[str, str]) -> dict[str, str]:
-    """Raises InvalidRequest, UnsupportedField."""
+    """Raises InvalidRequest, UnsupportedField.  What is no option of Docker's has no effect there either."""
     for name, value in options.items():
-        if name not in _OPTIONS:
+        if name not in _OPTIONS and name.startswith(_OWN_OPTIONS):
             raise UnsupportedField(
                 f"Options.{name}", "no option of the bridge driver here", hint=f"known: {', '.join(_OPTIONS)}"
             )

@@ -28,7 +28,7 @@ from insula.system.netlink import Netlink, NetlinkError
 from insula.system.nfnetlink import Element, change_elements, open_netfilter
 from insula.system.run import need_program, run
 
-PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 ANY_ADDRESS = ("", "0.0.0.0", "::")
 LOOPBACK6 = "::1"
 
@@ -64,7 +64,7 @@ def make_elements(address: str, binding: PortBinding) -> tuple[Element, ...]:
         return ()
     relayed = Element(_RELAYED if anywhere else _RELAYED_AT, key, b"")
     if not is_translated(address, binding):
-        return (relayed,)
+        return (relayed,) if binding.protocol != "sctp" else ()
     return (relayed, Element(_ANYWHERE6 if anywhere else _AT_ADDRESS6, key, value))
 
 
@@ -94,7 +94,9 @@ def make_ruleset(table: str, zones: Sequence[Zone], publications: Iterable[Publi
     for address, binding in publications:
         for element in make_elements(address, binding):
             anywhere = element.map in (_ANYWHERE, _ANYWHERE6, _RELAYED)
-            port = f"{binding.protocol} . {binding.host_port}"
+            # of these nft knows the first two by itself, others where /etc/protocols is there
+            word = binding.protocol if binding.protocol in ("tcp", "udp") else PROTOCOLS[binding.protocol]
+            port = f"{word} . {binding.host_port}"
             key = port if anywhere else f"{binding.host_ip} . {port}"
             value = f" : {address} . {binding.container_port}" if element.value else ""
             found.setdefault(element.map, []).append(key + value)

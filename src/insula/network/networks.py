@@ -335,7 +335,7 @@ class Networks:
         for one that is on internal networks only, as in Docker.
 
         One that names no address is two, of IPv4 and IPv6, on a host that has both.  `name` is the
-        instance's, for the message.  Raises Failure (port taken), InvalidRequest, UnsupportedField (sctp).
+        instance's, for the message.  Raises Failure (port taken), InvalidRequest, UnsupportedField.
         """
         if not bindings:
             return ()
@@ -372,10 +372,10 @@ class Networks:
             raise
         member.held += held
         self._relays.update(instance_id, member.relays())
-        if udp := {b.host_port for b in decided if b.protocol == "udp"}:
+        if lasting := {(b.protocol, b.host_port) for b in decided if b.protocol != "tcp"}:
             # flows seen before, which would go on to the host itself
-            await self._plumbing.forget_udp(
-                lambda flow: flow.port in udp and flow.answers_from == flow.destination
+            await self._plumbing.forget_flows(
+                lambda flow: (flow.protocol, flow.port) in lasting and flow.answers_from == flow.destination
             )
         return decided
 
@@ -395,9 +395,9 @@ class Networks:
             await self._fabric.write_rules()
         self._relays.update(instance_id, {})
         member.let_go()
-        if any(binding.protocol == "udp" for binding in member.ports):
+        if any(binding.protocol != "tcp" for binding in member.ports):
             addresses = {a for e in member.endpoints.values() for a in (e.address, e.address6)}
-            await self._plumbing.forget_udp(lambda flow: flow.answers_from in addresses)
+            await self._plumbing.forget_flows(lambda flow: flow.answers_from in addresses)
         if path:
             self._plumbing.release(path)
         for endpoint in member.endpoints.values():

@@ -22,7 +22,7 @@ from insula.network.neighbours import find_forward_drop
 from insula.network.ranges import IPNetwork
 from insula.network.slots import Seat, Slot, SlotMaker
 from insula.system import links, namespaces
-from insula.system.conntrack import Flow, forget_udp
+from insula.system.conntrack import Flow, forget_flows
 
 log = logging.getLogger(__name__)
 
@@ -137,11 +137,11 @@ class Plumbing:
     async def install_rules(self, zones: Sequence[Zone], publications: Iterable[Publication]) -> None:
         await self.do(self._firewall.install, zones, tuple(publications))
 
-    async def forget_udp(self, wanted: Callable[[Flow], bool]) -> None:
+    async def forget_flows(self, wanted: Callable[[Flow], bool]) -> None:
         try:
-            await self.do(forget_udp, wanted)
-        except OSError as error:  # no ctnetlink: flows end by themselves after 30 to 120 s without traffic
-            log.warning("cannot drop tracked UDP flows: %s", error)
+            await self.do(forget_flows, wanted)
+        except OSError as error:  # no ctnetlink: flows end by themselves after 30 to 210 s without traffic
+            log.warning("cannot drop tracked flows: %s", error)
 
     async def plug_in_again(self, endpoints: Sequence[tuple[Endpoint, Seat]], bridges: Set[int]) -> None:
         """Links that lost their bridge; taps that lost their endpoint are deleted."""

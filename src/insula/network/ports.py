@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from insula.errors import Failure, InvalidRequest, UnsupportedField
 from insula.model.network import PortBinding
 from insula.network.firewall import ANY_ADDRESS, LOOPBACK6, PROTOCOLS
+from insula.network.sctp import hold_sctp
 
 _SO_ATTACH_FILTER = 26
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # classic BPF: ret #0
@@ -35,7 +36,7 @@ def check_binding(binding: PortBinding) -> None:
     """Refuse what cannot be published.  Pure.  Raises InvalidRequest, UnsupportedField."""
     if binding.protocol not in PROTOCOLS:
         raise UnsupportedField(
-            "PortBindings", f"protocol {binding.protocol!r} cannot be published, only tcp and udp"
+            "PortBindings", f"protocol {binding.protocol!r} cannot be published, only tcp, udp and sctp"
         )
     end = binding.host_port_end or binding.host_port
     if not 0 < binding.container_port < 65536 or not 0 <= binding.host_port <= end < 65536:
@@ -104,10 +105,9 @@ def _hold_same(wanted: Sequence[PortBinding], port: int) -> list[Held]:
         for binding in wanted:
             one = dataclasses.replace(binding, host_port=port, host_port_end=0)
             try:
-                taken = _socket(one)
+                taken, port = _socket(one)
             except OSError as error:
                 raise _CannotHold(error, one) from error
-            port = taken.getsockname()[1]
             held.append((dataclasses.replace(one, host_port=port), taken))
     except BaseException:
         for _, taken in held:
@@ -129,7 +129,9 @@ def hold_all(bindings: Sequence[PortBinding]) -> list[Held]:
     return held
 
 
-def _socket(binding: PortBinding) -> socket.socket:
+def _socket(binding: PortBinding) -> tuple[socket.socket, int]:
+    if binding.protocol == "sctp":
+        return hold_sctp(binding.host_ip, binding.host_port)
     tcp = binding.protocol == "tcp"
     family = socket.AF_INET6 if binding.is_ipv6 else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
@@ -146,7 +148,7 @@ def _socket(binding: PortBinding) -> socket.socket:
     except BaseException:
         made.close()
         raise
-    return made
+    return made, made.getsockname()[1]
 
 
 def _drop_all(held: socket.socket) -> None:

@@ -165,12 +165,13 @@ class Member:
         return self.ways_out().publications(self.ports)
 
     def relays(self) -> dict[socket.socket, Target]:
-        """Where what comes to the sockets of its ports is to be carried: those of IPv6."""
+        """Where what comes to the sockets of its ports is to be carried: those of IPv6.  Not SCTP's:
+        what it says in messages and on several streams would become one stream of bytes."""
         ways = self.ways_out()
         return {
             taken: Target(binding.protocol, address, binding.container_port)
             for binding, taken in self.held
-            if binding.is_ipv6 and (address := ways.target(binding))
+            if binding.is_ipv6 and binding.protocol != "sctp" and (address := ways.target(binding))
         }
 
     def let_go(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from insula.errors import InvalidRequest, Unavailable
 from insula.security import bpf
+from insula.security.tighten import tighten
 
 DEFAULT_PROFILE = "/usr/share/containers/seccomp.json"
 _OPERATORS = ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")
@@ -55,11 +56,14 @@ class Filter:
 
 
 def read_default_profile() -> str:
-    """Text of the distribution's profile.  Raises Unavailable when the package is not there."""
+    """Text of the distribution's profile, made as strict as Docker's.  Raises Unavailable when the package is
+    not there."""
     path = os.environ.get("INSULA_SECCOMP_PROFILE", DEFAULT_PROFILE)
     try:
         with open(path, encoding="utf-8") as file:
-            return file.read()
+            return tighten(file.read())
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unavailable(f"the seccomp profile {path} is not valid: {error!r}") from error
     except OSError as error:
         raise Unavailable(
             f"the seccomp profile {path} cannot be read: {error.strerror}",

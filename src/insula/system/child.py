@@ -1,9 +1,10 @@
 """Our own modules as child processes: how they are started, fed, and how they tell what happened.
 
 A child gets its request as one JSON argument and its data on stdin or on descriptors passed to it.  It
-answers on stdout in frames (one letter, four bytes of length, payload): `D` data, `P` progress (a number),
-`R` its result as JSON, `E` an error, raised again in the parent as the same class.  `serve` is the child's
-side, synchronous and light to import; `start_child` and `run_child` are the parent's, async.
+answers on stdout in frames (one letter, four bytes of length, payload): `D` data, `Z` so many bytes of zeros,
+`P` progress (a number), `R` its result as JSON, `E` an error, raised again in the parent as the same class.
+`serve` is the child's side, synchronous and light to import; `start_child` and `run_child` are the parent's,
+async.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import insula
 from insula import errors
+from insula.system.sparse import PIECE, ZEROS, is_nothing
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,7 +37,8 @@ _RAISED_AGAIN = {
     )
 }
 _HEAD = struct.Struct(">cI")
-_PIECE = 1 << 19
+_PIECE, _LARGE = 1 << 19, 1 << 17
+_MOST_ZEROS = 1 << 24  # in one frame
 _END_S = 2.0
 _MAX_FRAME = 256 << 20  # a result may carry many names
 
@@ -57,12 +60,19 @@ class Reply:
         self._fd = fd
 
     def _send(self, kind: bytes, payload: bytes) -> None:
-        view = memoryview(_HEAD.pack(kind, len(payload)) + payload)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        head = _HEAD.pack(kind, len(payload))
+        sent = os.writev(self._fd, (head, payload))
+        rest = (
+            memoryview(head[sent:] + payload) if sent < len(head) else memoryview(payload)[sent - len(head) :]
+        )
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
 
     def data(self, piece: bytes) -> None:
         self._send(b"D", piece)
+
+    def zeros(self, count: int) -> None:
+        self._send(b"Z", b"%d" % count)
 
     def progress(self, current: int) -> None:
         self._send(b"P", b"%d" % current)
@@ -75,13 +85,24 @@ class Reply:
 
 
 class Pieces:
-    """Data that comes in little bits, sent half a MiB at a time; `flush` sends what is left."""
+    """Data that comes in bits, sent some hundred KiB at a time; `flush` sends what is left."""
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
         self._held = bytearray()
+        self._zeros = 0  # after what is held
 
     def put(self, data: bytes) -> None:
+        if _LARGE <= len(data) <= PIECE and is_nothing(data):
+            self._zeros += len(data)
+            if self._zeros >= _MOST_ZEROS - PIECE:
+                self.flush()
+            return
+        if self._zeros or len(data) >= _LARGE:
+            self.flush()
+        if len(data) >= _LARGE:  # not copied once more
+            self._reply.data(data)
+            return
         self._held += data
         if len(self._held) >= _PIECE:
             self.flush()
@@ -90,6 +111,9 @@ class Pieces:
         if self._held:
             self._reply.data(bytes(self._held))
             self._held.clear()
+        if self._zeros:
+            self._reply.zeros(self._zeros)
+            self._zeros = 0
 
 
 def serve(main: Callable[[Any, Reply], dict[str, Any]]) -> None:
@@ -144,6 +168,13 @@ class Child:
                 ) from None
             if kind == b"D":
                 yield payload
+            elif kind == b"Z":
+                left = int(payload)
+                if left > _MOST_ZEROS:
+                    raise errors.Failure(f"the child process {self._module} answered nonsense")
+                while left > 0:
+                    yield ZEROS if left >= len(ZEROS) else ZEROS[:left]
+                    left -= len(ZEROS)
             elif kind == b"P":
                 if on_progress is not None:
                     on_progress(int(payload))

@@ -34,6 +34,7 @@ PACKAGES: Mapping[str, str] = {
     "dpkg-deb": "dpkg",
     "tini": "tini",
     "ssh-keygen": "openssh-client",
+    "git": "git",
 }
 
 

@@ -124,6 +124,8 @@ class Reader:
         if first.strip(b"\0"):
             return first
         second = self._source.read(BLOCK) or b""
+        if 0 < len(second) < BLOCK:
+            second += self._exactly(BLOCK - len(second))
         if second.strip(b"\0"):
             raise CorruptData("tar: a lone block of zeros in the middle of the archive")
         return None

@@ -54,9 +54,10 @@ def go_mode(mode: int) -> int:
     return (mode & 0o777) | _GO_KINDS.get(st.S_IFMT(mode), 0) | sum(go for bit, go in bits if mode & bit)
 
 
-def stat(root: str, path: str) -> PathStat:
-    """Of `path` itself (a symlink is followed only when `path` ends in `/` or `/.`).  Raises NotFound, and
-    InvalidRequest where something that is no directory stands for one in it."""
+def stat(root: str, path: str, *, at: str = "") -> PathStat:
+    """Of `path` itself (a symlink is followed only when `path` ends in `/` or `/.`).  `at`: where `root` is
+    mounted, for whom the target of a link is told.  Raises NotFound, and InvalidRequest where something that
+    is no directory stands for one in it."""
     missing = NotFound(f"{path}: no such file or directory")
     if "\0" in path:
         raise missing
@@ -66,7 +67,7 @@ def stat(root: str, path: str) -> PathStat:
         fd = open_in_root(root_fd, path, os.O_PATH | (0 if follow else os.O_NOFOLLOW))
         try:
             found = os.fstat(fd)
-            target = _final_target(root_fd, path, fd) if st.S_ISLNK(found.st_mode) else ""
+            target = _final_target(root_fd, path, fd, at) if st.S_ISLNK(found.st_mode) else ""
         finally:
             os.close(fd)
     except OSError as error:
@@ -91,9 +92,13 @@ def name_of(path: str) -> str:
     return os.path.basename(path.rstrip("/")) or "/"
 
 
-def _final_target(root_fd: int, path: str, link_fd: int) -> str:
-    """Where a symlink leads in the end, inside the root (what Docker's `linkTarget` means)."""
-    lexical = os.path.normpath(os.path.join("/", os.path.dirname(path), os.readlink("", dir_fd=link_fd)))
+def _final_target(root_fd: int, path: str, link_fd: int, at: str) -> str:
+    """Where a symlink leads in the end, inside the root (what Docker's `linkTarget` means).  One that leaves
+    what is mounted `at` a place leads into whatever that is in."""
+    text = os.readlink("", dir_fd=link_fd)
+    lexical = os.path.normpath(os.path.join("/", at, os.path.dirname(path).lstrip("/"), text))
+    if at and not lexical.startswith(f"{at}/"):
+        return lexical
     try:
         fd = open_in_root(root_fd, path, os.O_PATH)
     except OSError:  # it dangles
@@ -102,7 +107,9 @@ def _final_target(root_fd: int, path: str, link_fd: int) -> str:
         top, final = os.readlink(f"/proc/self/fd/{root_fd}"), os.readlink(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
-    return "/" + final[len(top) :].lstrip("/") if (final + "/").startswith(top.rstrip("/") + "/") else lexical
+    if not (final + "/").startswith(top.rstrip("/") + "/"):
+        return lexical
+    return f"{at}/{final[len(top) :].lstrip('/')}"
 
 
 async def _archive(root: str, request: dict[str, object]) -> AsyncGenerator[bytes, None]:

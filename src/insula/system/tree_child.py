@@ -20,6 +20,7 @@ from insula.system.confine import CAP_DAC_OVERRIDE, confine, die_with_parent, ow
 from insula.system.decompress import PIECE, decompressed, preload
 from insula.system.extract import Extractor, Limits
 from insula.system.scaffold import is_scaffold
+from insula.system.sparse import read_whole
 
 _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN = 2, 21  # the second only to read trusted.overlay.opaque
 _KEPT_XATTRS = ("user.", "security.capability", "system.posix_acl_")
@@ -133,13 +134,11 @@ class _Packer:
             now = os.fstat(fd)
             if not stat.S_ISREG(now.st_mode):
                 return False
-            member.size = left = now.st_size
+            member.size = now.st_size
             member.xattrs = _xattrs(fd)
             self._out.put(tar.header(member))
-            while left:
-                piece = os.read(fd, min(left, PIECE)) or bytes(min(left, PIECE))
+            for piece in read_whole(fd, member.size, PIECE):
                 self._out.put(piece)
-                left -= len(piece)
         finally:
             os.close(fd)
         self._out.put(tar.padding(member.size))

@@ -20,6 +20,14 @@ sync
 """
 _TMPFS_FLAGS = frozenset(_FLAG_WORDS.split())
 _TMPFS_VALUES = frozenset({"gid", "mode", "mpol", "nr_blocks", "nr_inodes", "size", "uid"})
+# runc refuses all else below /proc, which says what the workload may see (checkProcMount in rootfs_linux.go)
+_PROC_FILES = frozenset(
+    f"/proc/{name}"
+    for name in (
+        *("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo"),
+        *("net/dev", "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled"),
+    )
+)
 _PROPAGATION = frozenset({"", "private", "rprivate", "shared", "rshared", "slave", "rslave"})
 
 
@@ -91,6 +99,8 @@ def clean_target(untrusted_target: str) -> str:
     target = "/" + posixpath.normpath(untrusted_target).lstrip("/")
     if target == "/":
         raise InvalidRequest("invalid specification: destination can't be '/'")
+    if target.startswith("/proc/") and target not in _PROC_FILES:
+        raise InvalidRequest(f'"{target}" cannot be mounted because it is inside /proc')
     return target
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import tarfile
 import time
@@ -256,4 +257,41 @@ def test_a_client_that_goes_ends_its_build(daemon: Daemon, isolation: str, tmp_p
     limit = time.monotonic() + LIMIT_S
     while leftovers(daemon) or daemon.ok("ps", "-aq", "-f", f"label={label}"):
         assert time.monotonic() < limit, daemon.log[-3000:]
+        time.sleep(POLL_S)
+
+
+def test_a_repository_of_git_is_added_and_built(daemon: Daemon, tmp_path: Path, name: str) -> None:
+    source = make_context(
+        tmp_path / "s", {"Dockerfile": f"FROM {IMAGE}\nCOPY f /f\n", "f": "f", "sub/g": "g"}
+    )
+    who = ("-c", "user.name=x", "-c", "user.email=x")
+    for words in (("init", "-q", "-b", "main"), ("add", "."), (*who, "commit", "-qm", "one")):
+        subprocess.run(["git", "-C", str(source), *words], check=True)
+    serve = daemon.inside("git", "daemon", "--listen=127.0.0.1", f"--base-path={tmp_path}", "--export-all")
+    with subprocess.Popen(serve, start_new_session=True) as server:
+        try:
+            wait_for_port(daemon, 9418)
+            text = f"FROM {IMAGE}\nADD git://127.0.0.1/s/.git#main:sub /sub/\nADD --keep-git-dir=true git://127.0.0.1/s/.git /all"
+            built(daemon, "docker", "-q", "-t", name, "-", stdin=text.encode())
+            files = tree(daemon, name)
+            ours = {path for path in files if path.startswith(("sub/", "all/")) and ".git/" not in path}
+            assert {"sub/g", "all/Dockerfile", "all/f", "all/sub/g"} == ours
+            assert b"g" == files["sub/g"]
+            assert "all/.git/HEAD" in files
+            query = {"remote": "git://127.0.0.1/s/.git#main", "t": name, "q": "1"}
+            last = list(daemon.client.request("POST", "/build", query=query).lines())[-1]
+            assert last["stream"].startswith("sha256:"), last
+            assert b"f" == tree(daemon, name)["f"]
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+    daemon.ok("rmi", name)
+    assert [] == leftovers(daemon)
+
+
+def wait_for_port(daemon: Daemon, port: int) -> None:
+    limit = time.monotonic() + LIMIT_S
+    while not subprocess.run(
+        daemon.inside("ss", "-Hltn", f"sport = :{port}"), capture_output=True, check=True
+    ).stdout:
+        assert time.monotonic() < limit
         time.sleep(POLL_S)

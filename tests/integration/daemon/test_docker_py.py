@@ -161,6 +161,8 @@ def test_archives_out_and_in(long: Any) -> None:
     assert {"d", "d/a", "d/l", "d/sub"} == set(members(pieces))
     pieces, stat = long.get_archive("/dl")
     assert ("/d", "/d") == (stat["linkTarget"], members(pieces)["dl"].linkname)
+    pieces, stat = long.get_archive("/d/l")
+    assert ("/d/a", "a") == (stat["linkTarget"], members(pieces)["l"].linkname)
     assert {".", "./a", "./l", "./sub"} == set(members(long.get_archive("/dl/.")[0]))
     assert long.put_archive("/dl", archive_of(new=b"12345"))
     assert b"640 7 5\n" == long.exec_run(["stat", "-c", "%a %u %s", "/d/new"]).output

@@ -196,3 +196,19 @@ def test_commit_of_what_has_just_ended(client: docker.DockerClient, isolation: s
             client.images.remove(one.commit().id, force=True)
         finally:
             one.remove(force=True)
+
+
+def test_the_kernels_own_files_are_not_copied(box: Any) -> None:
+    """As dockerd has it: an empty directory, and nothing below."""
+    with pytest.raises(NotFound, match="Could not find the file /proc/version"):
+        box.get_archive("/proc/version")
+    assert {"sys": b""} == unpacked(box.get_archive("/sys")[0])
+
+
+@pytest.mark.parametrize("program", ["docker", "insula"])
+def test_a_push_says_whereto_before_it_finds_nothing(daemon: Daemon, program: str) -> None:
+    done = daemon.run_client(program, "push", "127.0.0.1:1/none:x")
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert b"The push refers to repository [127.0.0.1:1/none]\n" in said
+    assert said.rstrip().endswith(b"An image does not exist locally with the tag: 127.0.0.1:1/none")

@@ -43,10 +43,12 @@ def test_published_port_from_loopback_and_neighbours(daemon: Daemon, isolation: 
 def test_ranges_udp_hairpin_and_the_hosts_own_name(daemon: Daemon, isolation: str, name: str) -> None:
     """On the host's own 127.0.0.1 and ::1, and back in by the host's address from the instance itself."""
     words = ("--add-host", "host:host-gateway", "-p", "8190-8192:80", "-p", "5390-5391:5390-5391/udp")
+    words += ("-p", "8193:80/sctp")
     daemon.ok(*isolated(isolation, "run", "-d", "--name", name, *words, IMAGE, "sh", "-c", SERVE))
     try:
         assert daemon.ok("port", name, "80").splitlines() == ["0.0.0.0:8190", "[::]:8190"]
         assert daemon.ok("port", name, "5391/udp").splitlines() == ["0.0.0.0:5391", "[::]:5391"]
+        assert daemon.ok("port", name, "80/sctp").splitlines() == ["0.0.0.0:8193", "[::]:8193"]
         for host in ("127.0.0.1", "[::1]"):
             assert "served\n" == fetch(daemon, f"http://{host}:8190/")
         assert "served" == daemon.shell(name, "wget -qO- http://host:8190/")

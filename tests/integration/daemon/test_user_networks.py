@@ -278,7 +278,8 @@ def test_networks_of_a_stopped_instance_are_those_of_its_next_start(
     daemon: Daemon, lan: Lan, made: Callable[..., str], isolation: str, name: str
 ) -> None:
     other = made("--subnet", "10.215.0.0/24")
-    daemon.ok(*isolated(isolation, "create", "--name", name, "--network", other, IMAGE, "sleep", "1000"))
+    words = ("create", "--name", name, "--network", other, "-p", "80", IMAGE, "sleep", "1000")
+    daemon.ok(*isolated(isolation, *words))
     try:
         daemon.ok("network", "connect", lan.name, name)
         daemon.ok("network", "connect", "bridge", name)
@@ -297,8 +298,10 @@ def test_networks_of_a_stopped_instance_are_those_of_its_next_start(
         for network in (lan.name, "bridge"):
             daemon.ok("network", "disconnect", network, name)
         assert {} == interfaces(daemon, name)
+        assert "" == daemon.ok("port", name)
         assert "nameserver" in daemon.ok("exec", name, "cat", "/etc/resolv.conf")
         daemon.ok("network", "connect", lan.name, name)
+        assert "80/tcp -> " in daemon.ok("port", name)  # published again
         assert "vm-server" == await_server(daemon, name, "http://vm-server/")
     finally:
         daemon.ok("rm", "-f", name)
@@ -347,7 +350,7 @@ def test_refusals_are_dockers(daemon: Daemon, lan: Lan) -> None:
         (("create", "--subnet", "10.0.0.1", "x"), "invalid CIDR"),
         (("create", "--subnet", daemon.subnet, "x"), "Pool overlaps with other one on this address space"),
         (("create", "--ipv6", "--subnet", "fe80::/64", "x"), "addresses of this kind"),
-        (("create", "-o", "nonsense=1", "x"), "Options.nonsense"),
+        (("create", "-o", "com.docker.network.x=1", "x"), "Options.com.docker.network.x"),
         (("rm", lan.name), f"network {lan.name} has active endpoints"),
         (("rm", "host"), "host is a pre-defined network and cannot be removed"),
         (("rm", "nobody"), "network nobody not found"),

@@ -163,6 +163,44 @@ async def test_a_udp_client_that_never_stops_finds_the_new_server(networks: Netw
             await networks.disconnect(instance_id)
 
 
+def sctp_init(source_port: int, port: int) -> bytes:
+    """The first packet of an SCTP association: a chunk INIT with one stream each way (RFC 9260 §3.3.2)."""
+    chunk = struct.pack(">BBHIIHHI", 1, 0, 20, 0x1234, 65536, 1, 1, 1)
+    head = struct.pack(">HHI", source_port, port, 0)
+    crc = 0xFFFFFFFF
+    for byte in head + bytes(4) + chunk:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    return head + struct.pack("<I", crc ^ 0xFFFFFFFF) + chunk
+
+
+async def test_sctp_is_published_without_sctp_on_this_host(networks: Networks, host: Host) -> None:
+    """The kernel translates it; raw sockets stand for programs that speak it.  Also for the next instance."""
+    binding = PortBinding(container_port=80, host_port=8080, protocol="sctp")
+    with inside(
+        host.outside, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP)
+    ) as raw:
+        for instance_id in (A, B):
+            server = await veth(networks, instance_id)
+            assert both(binding) == await networks.publish(instance_id, [binding])
+            with pytest.raises(Failure, match="port is already allocated"):
+                await networks.publish(instance_id, [dataclasses.replace(binding, host_ip="127.0.0.1")])
+            (picked, *_) = await networks.publish(instance_id, [dataclasses.replace(binding, host_port=0)])
+            assert picked.host_port > 1023
+
+            def make() -> socket.socket:
+                made = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_SCTP)
+                made.settimeout(5)
+                return made
+
+            with inside(server.netns, make) as service:
+                raw.sendto(sctp_init(5000, 8080), (HOST, 0))
+                packet, (peer, _) = service.recvfrom(1000)
+                assert (OUTSIDE, (5000, 80)) == (peer, struct.unpack(">HH", packet[20:24]))
+            await networks.disconnect(instance_id)
+
+
 async def test_a_port_at_loopback_is_for_the_host_alone(networks: Networks, host: Host) -> None:
     server, other = await veth(networks, A), await veth(networks, B)
     at_loopback = PortBinding(container_port=80, host_port=8080, host_ip="127.0.0.1")
@@ -296,8 +334,8 @@ async def test_refusals(networks: Networks) -> None:
         await veth(networks, A)
     with pytest.raises(InvalidRequest, match="driver host"):
         await networks.connect(B, "host", LinkKind.VETH)
-    with pytest.raises(InvalidRequest, match="sctp"):
-        await networks.publish(A, [PortBinding(container_port=1, protocol="sctp")])
+    with pytest.raises(InvalidRequest, match="dccp"):
+        await networks.publish(A, [PortBinding(container_port=1, protocol="dccp")])
     with pytest.raises(InvalidRequest, match="invalid IP address"):
         await networks.publish(A, [PortBinding(container_port=1, host_ip="somewhere")])
     with pytest.raises(Failure, match="cannot assign requested address"):

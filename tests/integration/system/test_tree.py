@@ -158,6 +158,19 @@ async def test_symlinks_are_resolved_inside_the_root(overlay: Overlay) -> None:
     assert not os.path.exists("/etc/new")
 
 
+def test_links_in_what_is_mounted_are_told_as_they_are_inside(overlay: Overlay) -> None:
+    for name, text, told in (
+        ("rel", "etc/passwd", "/vol/etc/passwd"),
+        ("chain", "rel", "/vol/etc/passwd"),
+        ("gone", "nothing", "/vol/nothing"),
+        ("abs", "/etc", "/etc"),
+        ("back", "/vol/deep", "/vol/deep"),
+        ("out", "../srv", "/srv"),
+    ):
+        (overlay / name).symlink_to(text)
+        assert told == tree.stat(overlay.merged, f"/{name}", at="/vol").link_target
+
+
 def test_stat_has_go_modes(overlay: Overlay) -> None:
     os.chmod(overlay / "deep", 0o1777)
     assert tree.stat(overlay.merged, "/deep").mode == (1 << 31) | (1 << 20) | 0o777

@@ -85,7 +85,7 @@ def test_binds(text: str, expected: MountSpec) -> None:
 @pytest.mark.parametrize(
     "text",
     ["a:b", ":/b", "/a:", "/a:/", "/a:/b:ro,rw", "/a:/b:odd", "/a:/b:nocopy", "vol:/b:rshared", "-x:/b",
-     "/a:/b:c:d", "rel/path:/b"],
+     "vol:/b:copy", "/a:/b:c:d", "rel/path:/b"],
 )  # fmt: skip
 def test_bad_binds(text: str) -> None:
     with pytest.raises(InvalidRequest):
@@ -202,11 +202,13 @@ def test_ports() -> None:
     bindings = {
         "80/tcp": [{"HostIp": "", "HostPort": "8080"}, {"HostIp": "127.0.0.1"}],
         "53/udp": [{"HostPort": "53"}],
+        "7/SCTP": [{}],
     }
     assert parse(host={"PortBindings": bindings}).spec.ports == (
         PortBinding(container_port=80, host_port=8080),
         PortBinding(container_port=80, host_ip="127.0.0.1"),
         PortBinding(container_port=53, protocol="udp", host_port=53),
+        PortBinding(container_port=7, protocol="sctp"),
     )
     ranges = {"80/tcp": [{"HostPort": "8000-8010"}, {"HostPort": "9-9"}]}
     assert parse(host={"PortBindings": ranges}).spec.ports == (
@@ -237,12 +239,37 @@ def test_networking() -> None:
     }
     several = parse(host={"NetworkMode": "b"}, **both)
     assert several.spec.networks == (NetworkSpec(name="b"), NetworkSpec(name="a", ipv4_address="10.0.0.9"))
+    for field, text in (
+        ("IPv4Address", "web"),
+        ("IPv6Address", "10.0.0.1"),
+        ("IPv6Address", "::ffff:10.0.0.1"),
+    ):
+        with pytest.raises(InvalidRequest, match=f"invalid {field[:4]} address: {text}"):
+            parse(NetworkingConfig={"EndpointsConfig": {"lan": {"IPAMConfig": {field: text}}}})
     with pytest.raises(InvalidRequest, match="cannot be created with multiple network endpoints: a, b"):
         parse(host={"NetworkMode": "b"}, version=(1, 43), **both)
     with pytest.raises(InvalidRequest, match="conflicting options: NetworkMode none"):
         parse(host={"NetworkMode": "none"}, **both)
     with pytest.raises(InvalidRequest, match="MAC"):
         parse(MacAddress="not a mac")
+
+
+@pytest.mark.parametrize("mode", ["host", "none", "container:x"])
+def test_what_networks_have_that_are_not_the_users(mode: str) -> None:
+    def on(**endpoint: object) -> str:
+        return parse(
+            host={"NetworkMode": mode}, NetworkingConfig={"EndpointsConfig": {mode: endpoint}}
+        ).spec.mac_address
+
+    mac = "02:00:00:00:00:01"
+    assert ("" if mode == "none" else mac) == on(MacAddress=mac)  # which the engine refuses
+    assert "" == on(Links=["a:b"])  # as HostConfig.Links, which it refuses, too
+    for endpoint, words in (
+        ({"IPAMConfig": {"IPv4Address": "10.0.0.9"}}, "user specified IP address is supported on user"),
+        ({"Aliases": ["x"]}, "network-scoped alias is supported only"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            on(**endpoint)
 
 
 @pytest.mark.parametrize(
@@ -384,6 +411,17 @@ def test_update_leaves_what_it_does_not_name() -> None:
     changed = merge_limits(now, UpdateConfig(Memory=2**27))
     assert (changed.memory_bytes, changed.pids, changed.nano_cpus) == (2**27, 10, 10**9)
     assert merge_limits(now, UpdateConfig(PidsLimit=0)).pids == -1  # said, where 0 is not
+    for given, field, words in (
+        (
+            Limits(memory_bytes=2**27),
+            {"Memory": 2**28 + 1},
+            "than already set memoryswap limit",
+        ),  # twice as much
+        (Limits(nano_cpus=10**9), {"CpuQuota": 5000}, "CPU Quota cannot be updated as NanoCPUs has"),
+        (Limits(cpu_period_us=5000), {"NanoCpus": 10**9}, "cannot be updated as CPU Period has"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            merge_limits(given, UpdateConfig(**field))  # type: ignore[arg-type]
     assert merge_limits(now, UpdateConfig(PidsLimit=-2)).pids == -1
     with pytest.raises(InvalidRequest, match="Conflicting"):
         merge_limits(now, UpdateConfig(CpuQuota=5000))

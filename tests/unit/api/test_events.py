@@ -38,6 +38,7 @@ _ALL = (_DIED, _HEALTH, _EXEC, _TAGGED, _VOLUME, _JOINED)
         ({"container": ["web"]}, (_DIED, _HEALTH, _EXEC)),
         ({"container": [_ID[:12]]}, (_DIED, _HEALTH, _EXEC)),
         ({"container": ["other"]}, ()),
+        ({"container": [""]}, (_DIED, _HEALTH, _EXEC)),
         ({"image": ["nginx"]}, (_DIED, _TAGGED)),
         ({"image": ["nginx:1"]}, (_DIED, _TAGGED)),
         ({"image": ["nginx:2"]}, ()),

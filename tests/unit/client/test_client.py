@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,6 +103,49 @@ def test_hijack_refused_is_an_error(serve: Callable[..., tuple[str, list[bytes]]
     host, _ = serve(b'HTTP/1.1 409 Conflict\r\nContent-Length: 20\r\n\r\n{"message":"paused"}')
     with pytest.raises(DaemonRefused, match="paused"):
         Client(host).hijack("/containers/x/attach")
+
+
+def test_dial_stdio_closes_one_half_and_hears_the_other(
+    serve: Callable[..., tuple[str, list[bytes]]],
+) -> None:
+    """The far side of `docker -H ssh://`: what ssh gives it, to the daemon and back, as it is."""
+    request = b"POST /exec/x/start HTTP/1.1\r\n\r\n"
+    host, seen = serve(b"HTTP/1.1 101 UPGRADED\r\n\r\n", echo_after=True)
+    with _dial_stdio(host) as dialled:
+        assert dialled.stdin is not None
+        assert dialled.stdout is not None
+        dialled.stdin.write(request)
+        dialled.stdin.flush()
+        assert [b"HTTP/1.1 101 UPGRADED\r\n", b"\r\n"] == [dialled.stdout.readline() for _ in range(2)]
+        out, errors = dialled.communicate(b"\x00binary\xff" * 50_000)
+    assert (0, b"") == (dialled.returncode, errors)
+    assert b"\x00binary\xff" * 50_000 == out
+    assert [request] == seen
+
+
+def test_dial_stdio_ends_with_the_daemon(serve: Callable[..., tuple[str, list[bytes]]]) -> None:
+    """Whatever its input does: sshd keeps that open."""
+    host, _ = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    with _dial_stdio(host) as dialled:
+        assert dialled.stdin is not None
+        assert dialled.stdout is not None
+        dialled.stdin.write(b"GET /_ping HTTP/1.1\r\n\r\n")
+        dialled.stdin.flush()
+        assert b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" == dialled.stdout.read()
+        assert 0 == dialled.wait()
+
+
+def test_dial_stdio_with_nobody_there(tmp_path: Path) -> None:
+    with _dial_stdio(f"unix://{tmp_path}/none") as dialled:
+        out, errors = dialled.communicate()
+    assert (1, b"") == (dialled.returncode, out)
+    assert b"cannot connect to the daemon" in errors
+
+
+def _dial_stdio(host: str) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-m", "insula.cli", "-H", host, "system", "dial-stdio"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
 def test_nobody_there_says_how_to_start_it(tmp_path: Path) -> None:

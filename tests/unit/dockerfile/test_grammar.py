@@ -149,6 +149,15 @@ def test_here_documents() -> None:
     assert ["1\n", "$v\n"] == [here.content for here in expanded.heredocs]
 
 
+def test_a_volume_is_not_empty_after_its_expansion_either() -> None:
+    with pytest.raises(InvalidRequest, match="VOLUME specified can not be an empty string"):
+        expand_instruction(only("VOLUME /a $b"), {"b": ""})
+
+
+def test_what_on_build_triggers_is_read_when_it_triggers() -> None:
+    assert OnBuild(text="/no/instruction x") == only("ONBUILD /no/instruction x")
+
+
 def test_a_default_may_name_what_stands_before_it() -> None:
     expected = Arg(pairs=(("a", "1"), ("b", "1x")))
     assert expected == expand_instruction(only("ARG a=1 b=${a}x"), {})

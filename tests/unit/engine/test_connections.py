@@ -16,7 +16,7 @@ from insula.errors import (
 )
 from insula.model.instance import InstanceSpec
 from insula.model.isolation import Isolation
-from insula.model.network import SYSCTLS_OPTION, NetworkRequest, NetworkSpec
+from insula.model.network import SYSCTLS_OPTION, NetworkRequest, NetworkSpec, PortBinding
 
 from .rooms import World, spec
 
@@ -47,6 +47,23 @@ async def test_a_running_instance_joins_and_leaves(engine: Engine, world: World)
     assert {"two"} == world.backend.networks_of(web) == set(await networks_of(engine, web))
     await engine.restart(web, timeout_s=0)
     assert {"two"} == world.backend.networks_of(web)
+    await engine.remove(web, force=True)
+
+
+async def test_what_gets_a_network_publishes_its_ports(engine: Engine, world: World) -> None:
+    binding = PortBinding(container_port=80, host_port=8080)
+    web = await started(engine, spec(*SLEEP, ports=(binding,)))
+    await engine.disconnect(web, "bridge")
+    assert () == world.networks.ports(web)
+    other = (await engine.create(spec(*SLEEP, ports=(binding,)), "other")).id
+    await engine.start_instance(other)
+    with pytest.raises(Failure, match="port is already allocated"):
+        await engine.connect(web, NetworkSpec(name="one"))
+    assert set() == set(await networks_of(engine, web)) == world.backend.networks_of(web)
+    await engine.remove(other, force=True)
+    for name in ("one", "two"):
+        await engine.connect(web, NetworkSpec(name=name))
+        assert (binding,) == world.networks.ports(web)
     await engine.remove(web, force=True)
 
 

@@ -55,6 +55,23 @@ async def test_copies_before_during_and_after_a_run(
     await engine.remove(made.id, force=True)
 
 
+async def test_where_the_kernel_shows_itself_there_is_nothing_to_copy(engine: Engine, tmp_path: Path) -> None:
+    mounts = (MountSpec(kind=MountKind.BIND, source=str(tmp_path), target="/sys/fs/x", read_only=False),)
+    made = await engine.create(spec("sleep", "infinity", mounts=mounts), None)
+    for path in ("/proc/one", "/sys/fs/x/one"):
+        top = path.rpartition("/")[0]
+        await engine.put_archive(made.id, "/", tar_of(f"{top[1:]}/one", b"1"))
+    await engine.start_instance(made.id)
+    for path in ("/proc/one", "sys/kernel", "/etc/../proc/one"):
+        for ask in (engine.stat_path, engine.get_archive):
+            with pytest.raises(NoSuchPath, match=path):
+                await ask(made.id, path)
+    assert ["proc"] == await names_in((await engine.get_archive(made.id, "/proc/")).pieces)
+    assert 1 == (await engine.stat_path(made.id, "/sys/fs/x/one")).size
+    await engine.kill(made.id)
+    assert 1 == (await engine.stat_path(made.id, "/proc/one")).size
+
+
 @pytest.mark.parametrize(
     ("path", "why"),
     [

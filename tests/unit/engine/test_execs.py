@@ -95,12 +95,19 @@ async def test_what_is_refused(engine: Engine, one: str) -> None:
 
 async def test_execs_fall_with_their_instance(engine: Engine, one: str) -> None:
     made = await engine.exec_create(one, wanted("sleep", "infinity"))
+    unstarted = await engine.exec_create(one, wanted("true"))
     stream = await engine.exec_start(made, detach=False, tty=False)
     assert stream is not None
     await engine.kill(one)
     assert await read_all(stream) == b""
     assert engine.exec_inspect(made).exit_code == 137
-    assert [view.id for view in engine.describe(one).execs] == [made]
+    assert made in [view.id for view in engine.describe(one).execs]
+    with pytest.raises(NoSuchExec):
+        await engine.exec_start(unstarted, detach=True, tty=False)
+    await engine.start_instance(one)
+    with pytest.raises(NoSuchExec):
+        engine.exec_inspect(unstarted)
+    await engine.kill(one)
     await engine.remove(one)
     with pytest.raises(NoSuchExec):
         engine.exec_inspect(made)

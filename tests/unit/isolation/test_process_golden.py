@@ -157,8 +157,19 @@ def test_exec_has_the_instances_limits_and_privileged_exec_everything() -> None:
 def test_home_is_set_only_when_missing() -> None:
     assert with_home(("A=b",), "/h") == ["A=b", "HOME=/h"]
     assert with_home(("HOME=/x",), "/h") == ["HOME=/x"]
+    assert with_home(("HOME=", "A=b"), "/h") == ["A=b", "HOME=/h"]
 
 
 def test_cgroup_is_named_by_the_instance_below_its_parent() -> None:
     assert cgroup_name(MINIMAL) == f"insula/{ID}"
     assert cgroup_name(dataclasses.replace(MINIMAL, cgroup_parent="/mine/")) == f"mine/{ID}"
+    for parent in ("../../../mine", "/a/../../mine/.", "//mine"):
+        assert cgroup_name(dataclasses.replace(MINIMAL, cgroup_parent=parent)) == f"mine/{ID}"
+    assert cgroup_name(dataclasses.replace(MINIMAL, cgroup_parent="..")) == f"insula/{ID}"
+
+
+def test_all_capabilities_are_those_that_the_host_has() -> None:
+    security = dataclasses.replace(MINIMAL.security, capabilities=tuple(sorted(ALL)), all_capabilities=True)
+    facts = dataclasses.replace(FACTS, capabilities=frozenset({"CAP_CHOWN", "CAP_KILL"}))
+    config = make_config(dataclasses.replace(MINIMAL, security=security), ROOT, facts)
+    assert ["CAP_CHOWN", "CAP_KILL"] == config["process"]["capabilities"]["bounding"]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 
 from insula.errors import CommandNotExecutable, CommandNotFound, InvalidRequest, RuntimeFailed
-from insula.isolation.plan import Process
+from insula.isolation.plan import Device, Process
+from insula.isolation.process.checks import weight_warnings
 from insula.isolation.process.complaints import translate
 from insula.isolation.process.mounts import tmpfs_options
-from insula.isolation.process.prepare import check_program, identify, make_cwd
+from insula.isolation.process.prepare import check_program, find_devices, identify, make_cwd
 from insula.isolation.process.resources import control_writes, make_resources
 from insula.isolation.process.usage import parse_ps
 from insula.isolation.users import Identity
-from insula.model.limits import Limits
+from insula.model.limits import Limits, Throttle
 from insula.system.cgroups import Layout, parse_layout, remove
+from unit.isolation.test_process_golden import MINIMAL
 
 MIB = 1024 * 1024
 
@@ -70,6 +73,13 @@ MIB = 1024 * 1024
             RuntimeFailed,
             "the OCI runtime could not create the container: mount `proc`: Operation not permitted",
         ),
+        (
+            "mount `/etc/passwd` to `etc`: Not a directory",
+            InvalidRequest,
+            "the OCI runtime could not create the container: mount `/etc/passwd` to `etc`: Not a directory: "
+            "Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host "
+            "path exists and is the expected type",
+        ),
         ("", RuntimeFailed, "the OCI runtime could not create the container: it said nothing"),
     ],
 )
@@ -77,6 +87,20 @@ def test_complaints_of_runtimes(said: str, kind: type[Exception], message: str) 
     error = translate(said, "nope")
     assert type(error) is kind
     assert error.message == message
+
+
+def test_devices_of_a_directory_are_those_below_and_never_of_links(tmp_path: Path) -> None:
+    def found(directory: Path | str) -> set[str]:
+        device = Device(host_path=str(directory), path="/dev/mine", rules="r")
+        security = dataclasses.replace(MINIMAL.security, devices=(device,))
+        return {node.path for node in find_devices(dataclasses.replace(MINIMAL, security=security))}
+
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/loop").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to("/dev/null")
+    with pytest.raises(InvalidRequest, match="not a device node"):
+        found(tmp_path)
+    assert {"/dev/mine/null", "/dev/mine/tty"} <= found("/dev/") - {"/dev/mine/stdin"} == found("/dev")
 
 
 def test_limits_as_oci_resources() -> None:
@@ -215,3 +239,18 @@ def test_working_directory_is_made_inside_the_root(root: int, tmp_path: Path) ->
     with pytest.raises(InvalidRequest, match="not a directory"):
         make_cwd(root, process("x", cwd="/etc/passwd/x"))
     os.close(root)
+
+
+def test_weights_of_block_io_are_discarded_with_a_warning_where_the_kernel_has_none(tmp_path: Path) -> None:
+    layout = Layout(1, {"blkio": str(tmp_path)})
+    (tmp_path / "insula").mkdir()
+    device = Throttle(what="weight", path="/dev/vda", value=200)
+    both = Limits(blkio_weight=300, throttles=(device,))
+    reason = "Your kernel does not support Block I/O"
+    assert weight_warnings(both, layout) == (
+        f"{reason} weight or the cgroup is not mounted. Weight discarded.",
+        f"{reason} weight_device or the cgroup is not mounted. Weight-device discarded.",
+    )
+    assert weight_warnings(Limits(), layout) == ()
+    (tmp_path / "insula" / "blkio.bfq.weight").touch()
+    assert weight_warnings(both, layout) == ()

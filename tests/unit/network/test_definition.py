@@ -102,7 +102,7 @@ def test_what_is_given_is_kept() -> None:
             InvalidRequest,
             "at least 1280",
         ),
-        ({"options": {"encrypted": ""}}, UnsupportedField, "Options.encrypted"),
+        ({"options": {"com.docker.network.bridge.odd": ""}}, UnsupportedField, "bridge.odd"),
     ],
 )
 def test_refusals(fields: dict[str, Any], error: type[InsulaError], words: str) -> None:

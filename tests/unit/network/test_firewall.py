@@ -31,12 +31,13 @@ def test_the_rule_set_replaces_the_table_and_carries_what_is_published() -> None
         [ZONE],
         [
             ("172.29.0.2", PortBinding(container_port=80, host_port=8080)),
+            ("172.29.0.2", PortBinding(container_port=80, host_port=81, protocol="sctp")),
             ("172.29.0.3", PortBinding(container_port=53, host_port=53, protocol="udp", host_ip="10.0.0.1")),
         ],
     )
     assert text.startswith("add table inet insula0\ndelete table inet insula0\ntable inet insula0 {")
-    assert "elements = { tcp . 8080 : 172.29.0.2 . 80 }" in text
     assert "elements = { 10.0.0.1 . udp . 53 : 172.29.0.3 . 53 }" in text
+    assert "elements = { tcp . 8080 : 172.29.0.2 . 80, 132 . 81 : 172.29.0.2 . 80 }" in text
     assert 'oifname "insula0" drop' in text
     assert "elements" not in make_ruleset("insula0", [ZONE])
 

@@ -10,6 +10,7 @@ from insula.errors import InvalidRequest
 from insula.security import bpf
 from insula.security.capabilities import finalize_capabilities
 from insula.security.seccomp import compile_bpf, make_oci_section, resolve, syscall_numbers
+from insula.security.tighten import tighten
 from unit.security.bpf_machine import run_filter
 
 KERNEL = (6, 1)
@@ -93,6 +94,41 @@ def test_verdicts(name: str, args: tuple[int, ...], expected: int) -> None:
 
 def test_a_capability_opens_its_calls() -> None:
     assert answer("mount", caps=("CAP_SYS_ADMIN",)) == bpf.ALLOW
+
+
+NESTING = profile(
+    rule("read", "clone", "clone3", "unshare", "mount", "setns", "syslog", "keyctl", "mbind"),
+    rule("setns", includes={"caps": ["CAP_SYS_ADMIN"]}),
+)
+NEW_USER = 0x10000000
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "caps", "expected"),
+    [
+        ("read", (), (), bpf.ALLOW),
+        ("clone", (0x00000F11,), (), bpf.ALLOW),
+        ("clone", (NEW_USER | 0x11,), (), ERRNO | 1),
+        ("clone", (0x00020000,), (), ERRNO | 1),
+        ("clone", (NEW_USER,), ("CAP_SYS_ADMIN",), bpf.ALLOW),
+        ("clone3", (), (), ERRNO | 38),
+        ("clone3", (), ("CAP_SYS_ADMIN",), bpf.ALLOW),
+        ("unshare", (NEW_USER,), (), ERRNO | 1),
+        ("unshare", (NEW_USER,), ("CAP_SYS_ADMIN",), bpf.ALLOW),
+        ("mount", (), ("CAP_NET_ADMIN",), ERRNO | 1),
+        ("setns", (), (), ERRNO | 1),
+        ("setns", (), ("CAP_SYS_ADMIN",), bpf.ALLOW),
+        ("syslog", (), (), ERRNO | 1),
+        ("syslog", (), ("CAP_SYSLOG",), bpf.ALLOW),
+        ("syslog", (), ("CAP_SYS_ADMIN",), bpf.ALLOW),
+        ("mbind", (), ("CAP_SYS_ADMIN",), ERRNO | 1),
+        ("keyctl", (), ("CAP_SYS_ADMIN", "CAP_SYS_NICE"), ERRNO | 1),
+    ],
+)
+def test_the_distributions_profile_is_made_as_strict_as_dockers(
+    name: str, args: tuple[int, ...], caps: tuple[str, ...], expected: int
+) -> None:
+    assert answer(name, *args, caps=caps, text=tighten(NESTING)) == expected
 
 
 @pytest.mark.parametrize(

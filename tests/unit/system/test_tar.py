@@ -107,6 +107,14 @@ def test_a_lone_block_of_zeros_is_refused() -> None:
         _read(one + bytes(512) + one + tar.END)
 
 
+def test_an_end_that_is_cut_off_is_refused() -> None:
+    one = _written(tarfile.USTAR_FORMAT, (tarfile.TarInfo("a"), b"1"))[:1024]
+    for end in (b"", bytes(512), bytes(1024)):
+        assert 1 == len(_read(one + end))
+    with pytest.raises(CorruptData, match="cut off"):
+        _read(one + bytes(1023))
+
+
 def test_an_enormous_extended_header_is_refused_unread() -> None:
     head = bytearray(tar.header(tar.Member(name=b"x", size=1 << 30)))
     head[156:157] = b"x"

@@ -19,13 +19,20 @@ def tmpfs(*options: str) -> MountSpec:
 
 
 @pytest.mark.parametrize(
-    ("untrusted", "clean"), [("/a", "/a"), ("//a/./b/", "/a/b"), ("/a/../b", "/b"), ("/../etc", "/etc")]
+    ("untrusted", "clean"),
+    [
+        ("/a", "/a"),
+        ("//a/./b/", "/a/b"),
+        ("/a/../b", "/b"),
+        ("/../etc", "/etc"),
+        ("/proc/cpuinfo", "/proc/cpuinfo"),
+    ],
 )
 def test_targets(untrusted: str, clean: str) -> None:
     assert clean_target(untrusted) == clean
 
 
-@pytest.mark.parametrize("untrusted", ["", "a", "/", "/..", "/a\0b", "./x"])
+@pytest.mark.parametrize("untrusted", ["", "a", "/", "/..", "/a\0b", "./x", "/proc//sys", "/proc/1/root"])
 def test_targets_that_are_refused(untrusted: str) -> None:
     with pytest.raises(InvalidRequest):
         clean_target(untrusted)

@@ -80,6 +80,6 @@ async def prune(call: Call) -> web.StreamResponse:
 
 
 ROUTES = (
-    Route("POST", "/build", build),
+    Route("POST", "/build", build, archive=True),
     Route("POST", "/build/prune", prune, completes=True),
 )

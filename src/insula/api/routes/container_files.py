@@ -76,7 +76,7 @@ async def export(call: Call) -> web.StreamResponse:
 
 async def commit(call: Call) -> web.StreamResponse:
     container = call.text("container")
-    raw = await call.json_body()
+    raw = b"" if call.is_form else await call.json_body()
     given = decode(raw, ContainerConfig) if raw.strip() not in (b"", b"null", b"{}") else None
     if not container:
         raise InvalidRequest("commit: the request names no container")
@@ -98,7 +98,7 @@ async def commit(call: Call) -> web.StreamResponse:
 ROUTES = (
     Route("HEAD", "/containers/{id}/archive", stat),
     Route("GET", "/containers/{id}/archive", get),
-    Route("PUT", "/containers/{id}/archive", put),
+    Route("PUT", "/containers/{id}/archive", put, archive=True),
     Route("GET", "/containers/{id}/changes", changes),
     Route("GET", "/containers/{id}/export", export),
     Route("POST", "/commit", commit),

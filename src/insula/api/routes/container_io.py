@@ -35,6 +35,7 @@ async def attach_websocket(call: Call) -> web.StreamResponse:
     """The module, and aiohttp's part that it needs, come with the first that asks."""
     from insula.api.websocket import pump_websocket
 
+    call.engine.find(call.names["id"])  # what is not there is said first
     if call.http.headers.get("Upgrade", "").lower() != "websocket":
         raise InvalidRequest(
             "attach/ws: this is no websocket's handshake", hint="POST …/attach upgrades, too"

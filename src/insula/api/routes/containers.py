@@ -24,6 +24,8 @@ from insula.errors import Conflict, InvalidRequest, NoSuchInstance, NotFound
 
 async def create(call: Call) -> web.StreamResponse:
     document = spell(read_json(await call.json_body()), ContainerCreateRequest)
+    if isinstance(document, dict) and not document.keys() - {"HostConfig", "NetworkingConfig"}:
+        raise InvalidRequest("config cannot be empty in order to create a container")
     request = convert(document, ContainerCreateRequest)
     parsed = parse_create(request, call.engine.settings.default_isolation, call.version)
     _check_platform(call, request.Image)

@@ -118,7 +118,7 @@ _ONE = "/insula/v1/containers/{id}/snapshots/{name}"
 ROUTES = (
     Route("POST", "/insula/v1/containers/{id}/fork", fork, completes=True),
     Route("GET", "/insula/v1/snapshots", list_snapshots),
-    Route("POST", "/insula/v1/snapshots/import", import_snapshot),
+    Route("POST", "/insula/v1/snapshots/import", import_snapshot, archive=True),
     Route("POST", "/insula/v1/containers/{id}/snapshots", make_snapshot, completes=True),
     Route("POST", f"{_ONE}/restore", restore, completes=True),
     Route("GET", f"{_ONE}/export", export_snapshot),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -28,6 +30,7 @@ from insula.api.wire.registry import AuthConfig
 from insula.errors import InvalidRequest, NotFound, NotImplementedYet
 from insula.images.changes import apply_changes
 from insula.model.image import ImageConfig
+from insula.model.progress import no_progress
 
 
 async def list_(call: Call) -> web.StreamResponse:
@@ -65,6 +68,8 @@ async def history(call: Call) -> web.StreamResponse:
 
 async def create(call: Call) -> web.StreamResponse:
     """`docker pull` (fromImage) and `docker import` (fromSrc)."""
+    if call.text("fromSrc") != "-":
+        await call.read_form()
     name, source, tag = call.text("fromImage"), call.text("fromSrc"), call.text("tag")
     platform = call.text("platform") or None
     images = call.engine.images
@@ -83,26 +88,37 @@ async def create(call: Call) -> web.StreamResponse:
         return await stream_progress(call, pull, held_lines=1)
     if not source:
         raise InvalidRequest("neither fromImage nor fromSrc is given: nothing to pull or import")
-    if source != "-":
-        raise InvalidRequest(
-            "fromSrc: only an archive in the request's body (-) can be imported, not an address",
-            hint="curl ADDRESS | docker import - NAME",
-        )
     ref = repository_tag(call.text("repo"), tag)
     changes = tuple(line for text in call.texts("changes") for line in text.splitlines() if line.strip())
 
     apply_changes(ImageConfig(), changes)  # what is wrong in them is said before anything is read
 
     async def import_(tell: Teller) -> None:
-        message = call.text("message") or "Imported from -"
-        with archive_of_client():
-            # its progress is not told: clients take the first line for the id, and the status for the end
-            image = await images.import_(
-                call.pieces(), ref=ref, message=message, changes=changes, platform=platform
-            )
+        message = call.text("message") or f"Imported from {source}"
+        async with _to_import(call, source) as pieces:
+            with archive_of_client():
+                # its progress is not told: clients take the first line for the id, and the status for the end
+                image = await images.import_(
+                    pieces, ref=ref, message=message, changes=changes, platform=platform
+                )
         tell(image.id)
 
     return await stream_progress(call, import_)
+
+
+@contextlib.asynccontextmanager
+async def _to_import(call: Call, source: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    """What the request has in its body, or what is at an address, as Docker reads `fromSrc`."""
+    if source == "-":
+        yield call.pieces()
+        return
+    from insula.build.remote import is_address, pieces_of  # with the first that asks
+
+    url = source if "://" in source else f"http://{source}"
+    if not is_address(url):
+        raise InvalidRequest(f"fromSrc: {source[:256]!r} is neither - nor an address over HTTP")
+    async with pieces_of(url) as pieces:
+        yield pieces
 
 
 async def push(call: Call) -> web.StreamResponse:
@@ -135,8 +151,11 @@ async def tag(call: Call) -> web.StreamResponse:
 
 
 async def remove(call: Call) -> web.StreamResponse:
+    name = call.names.get("name", "")
+    if not name.strip():
+        raise InvalidRequest("image name cannot be blank")
     removed = await call.engine.remove_image(
-        call.names["name"], force=call.flag("force"), prune_children=not call.flag("noprune")
+        name, force=call.flag("force"), prune_children=not call.flag("noprune")
     )
     return answer([ImageDeleteResponseItem(Untagged=r.untagged, Deleted=r.deleted) for r in removed])
 
@@ -164,9 +183,11 @@ async def save(call: Call) -> web.StreamResponse:
 
 
 async def load(call: Call) -> web.StreamResponse:
+    quiet = call.flag("quiet")
+
     async def work(tell: Teller) -> None:
         with archive_of_client():
-            loaded = await call.engine.images.load(call.pieces(), tell)
+            loaded = await call.engine.images.load(call.pieces(), no_progress if quiet else tell)
         for image in loaded:
             named = f"Loaded image: {image.tags[0]}" if image.tags else f"Loaded image ID: {image.id}"
             for text in [f"Loaded image: {t}" for t in image.tags] or [named]:
@@ -213,12 +234,13 @@ ROUTES = (
     Route("GET", "/images/{name*}/get", save),
     Route("GET", "/images/{name*}/json", inspect),
     Route("GET", "/images/{name*}/history", history),
-    Route("POST", "/images/load", load),
-    Route("POST", "/images/create", create),
+    Route("POST", "/images/load", load, archive=True),
+    Route("POST", "/images/create", create, archive=True),
     Route("POST", "/images/prune", prune, completes=True),
     Route("POST", "/images/{name*}/push", push),
     Route("POST", "/images/{name*}/tag", tag, completes=True),
     Route("DELETE", "/images/{name*}", remove, completes=True),
+    Route("DELETE", "/images/", remove),
     Route("GET", "/distribution/{name*}/json", distribution),
     Route("POST", "/auth", auth),
 )

@@ -247,6 +247,8 @@ class ProcessBackend:
         if not limits.blkio_weight and not limits.throttles:
             return
         file = find_weight_file(self._layout, group)
+        if not file:  # `check` has warned of it
+            return
         for path, value in block_weights(limits, devices, file):
             cgroups.write(path, value)
 

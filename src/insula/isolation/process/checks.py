@@ -17,6 +17,7 @@ from insula.security.seccomp import resolve
 from insula.system.cgroups import Layout
 
 _RLIMITS = {name[7:].lower(): getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+_LEAST_SHARES, _MOST_SHARES = 2, 262_144
 _PROPAGATIONS = ("", "private", "rprivate", "shared", "rshared", "slave", "rslave")
 
 
@@ -43,7 +44,7 @@ def check_plan(plan: LaunchPlan, facts: HostFacts, layout: Layout) -> tuple[str,
             "privileged mode is incompatible with private cgroup namespaces.  You must run the container in "
             "the host cgroup namespace when running privileged mode"
         )
-    return swappiness_warning(plan.limits, layout)
+    return (*weight_warnings(plan.limits, layout), *swappiness_warning(plan.limits, layout))
 
 
 def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
@@ -55,10 +56,16 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
         (limits.cpu_shares, "cpu", "HostConfig.CpuShares"),
         (limits.cpuset_cpus or limits.cpuset_mems, "cpuset", "HostConfig.CpusetCpus"),
         (limits.pids > 0, "pids", "HostConfig.PidsLimit"),
-        (limits.throttles, "io" if layout.version == 2 else "blkio", "HostConfig.BlkioDevice"),
+        (
+            any(t.what != "weight" for t in limits.throttles),
+            "io" if layout.version == 2 else "blkio",
+            "HostConfig.BlkioDevice",
+        ),
     ):
         if wanted and controller not in layout.controllers:
             raise UnsupportedField(field, f"this host has no {controller} cgroup controller")
+    if layout.version == 1:
+        _check_shares(limits.cpu_shares)
     if (limits.cpu_rt_runtime_us or limits.cpu_rt_period_us) and not _have_real_time(layout):
         raise UnsupportedField(
             f"HostConfig.CpuRealtime{'Runtime' if limits.cpu_rt_runtime_us else 'Period'}",
@@ -67,22 +74,37 @@ def _check_limits(plan: LaunchPlan, layout: Layout) -> None:
         )
     if limits.oom_kill_disable and layout.version == 2:
         raise UnsupportedField("HostConfig.OomKillDisable", "cgroup version 2 has no such switch")
-    weight = "weight" if any(t.what == "weight" for t in limits.throttles) else ""
-    if (limits.blkio_weight or weight) and not _have_block_weights(layout):
-        raise UnsupportedField(
-            "HostConfig.BlkioWeightDevice" if weight else "HostConfig.BlkioWeight",
-            "this host's kernel does not weigh block I/O by cgroup",
-            hint="load the bfq scheduler, or limit rates with --device-read-bps and its like",
-        )
     for ulimit in limits.ulimits:
         if ulimit.name not in _RLIMITS:
             raise InvalidRequest(f"invalid ulimit type: {ulimit.name}")
         _check_ulimit(ulimit.name, ulimit.hard)
 
 
+def _check_shares(shares: int) -> None:
+    """The kernel makes do with the nearest that it has; runc refuses, in these words."""
+    if shares < 0:
+        raise InvalidRequest(f"{shares} is no number of cpu shares: invalid argument")
+    if shares and shares < _LEAST_SHARES:
+        raise InvalidRequest(f"the minimum allowed cpu-shares is {_LEAST_SHARES}")
+    if shares > _MOST_SHARES:
+        raise InvalidRequest(f"the maximum allowed cpu-shares is {_MOST_SHARES}")
+
+
 def _have_real_time(layout: Layout) -> bool:
     group = layout.path("cpu", "") if layout.version == 1 else None
     return group is not None and os.path.exists(f"{group}/cpu.rt_runtime_us")
+
+
+def weight_warnings(limits: Limits, layout: Layout) -> tuple[str, ...]:
+    """Few kernels weigh block I/O (those with the bfq scheduler loaded), and Docker goes on without, too."""
+    of_devices = any(throttle.what == "weight" for throttle in limits.throttles)
+    if not (limits.blkio_weight or of_devices) or _have_block_weights(layout):
+        return ()
+    lacking = "Your kernel does not support Block I/O {} or the cgroup is not mounted. {} discarded."
+    return (
+        *((lacking.format("weight", "Weight"),) if limits.blkio_weight else ()),
+        *((lacking.format("weight_device", "Weight-device"),) if of_devices else ()),
+    )
 
 
 def swappiness_warning(limits: Limits, layout: Layout) -> tuple[str, ...]:
@@ -129,7 +151,7 @@ def _may_raise() -> bool:
 def _check_security(plan: LaunchPlan, facts: HostFacts) -> None:
     security = plan.security
     missing = set(security.capabilities) - facts.capabilities
-    if missing and not security.privileged:
+    if missing and not (security.privileged or security.all_capabilities):
         raise UnsupportedField(
             "HostConfig.CapAdd", f"the daemon itself lacks {', '.join(sorted(missing))} and cannot give it"
         )

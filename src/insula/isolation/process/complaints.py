@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from insula.errors import CommandNotExecutable, CommandNotFound, InsulaError, RuntimeFailed
+from insula.errors import CommandNotExecutable, CommandNotFound, InsulaError, InvalidRequest, RuntimeFailed
 
 _QUOTED = r'[`"\\]*(?P<what>[^`"\\]+)[`"\\]*'
 # crun's words and runc's; the first match decides
@@ -32,6 +32,8 @@ _DENIED = (
     re.compile(rf"the path {_QUOTED} exists but it is not executable", re.I),  # crun 1.21
     re.compile(r"permission denied: unknown|^exec: Permission denied", re.I | re.M),
 )
+# crun and runc, of a directory to be mounted on a file, or a file on a directory
+_MOUNT_ON_OTHER = re.compile(r"mount.*: (?:not|is) a directory", re.I | re.S)
 
 
 def translate(said: str, program: str, *, doing: str = "create the container") -> InsulaError:
@@ -49,7 +51,13 @@ def translate(said: str, program: str, *, doing: str = "create the container") -
         return CommandNotExecutable(program, "exec format error")
     if "chdir" in text:
         return CommandNotExecutable(program, f"the working directory cannot be entered: {text}")
-    return RuntimeFailed(f"the OCI runtime could not {doing}: {text or 'it said nothing'}")
+    message = f"the OCI runtime could not {doing}: {text or 'it said nothing'}"
+    if _MOUNT_ON_OTHER.search(text):
+        return InvalidRequest(  # moby's words
+            f"{message}: Are you trying to mount a directory onto a file (or vice-versa)? Check if the "
+            "specified host path exists and is the expected type"
+        )
+    return RuntimeFailed(message)
 
 
 def plain(said: str) -> str:

@@ -96,24 +96,31 @@ def find_block_devices(plan: LaunchPlan) -> tuple[tuple[int, int], ...]:
 
 
 def _nodes(device: Device) -> Iterator[DeviceNode]:
-    if os.path.isdir(device.host_path):
-        for name in sorted(os.listdir(device.host_path)):
-            child = Device(
-                host_path=f"{device.host_path.rstrip('/')}/{name}",
-                path=f"{device.path.rstrip('/')}/{name}",
-                rules=device.rules,
-            )
-            if os.path.isdir(child.host_path) or _is_device(child.host_path):
-                yield from _nodes(child)
-        return
+    """Of a directory those in it, and below; of links there none, as in Docker (/sys has loops)."""
     wrong = f'error gathering device information while adding custom device "{device.host_path}"'
     try:
         found = os.stat(device.host_path)
     except OSError as error:
         raise InvalidRequest(f"{wrong}: {(error.strerror or '').lower()}") from error
-    if not (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)):
+    if _is_device(found):
+        yield _node(found, device.path, device.rules)
+        return
+    nodes = list(_nodes_below(device.host_path.rstrip("/"), device.path.rstrip("/"), device.rules))
+    if not nodes:
         raise InvalidRequest(f"{wrong}: not a device node")
-    yield _node(found, device.path, device.rules)
+    yield from nodes
+
+
+def _nodes_below(host_path: str, path: str, rules: str) -> Iterator[DeviceNode]:
+    for directory, _, names in os.walk(host_path):
+        for name in sorted(names):
+            source = f"{directory}/{name}"
+            try:
+                found = os.lstat(source)
+            except OSError:
+                continue  # it has just gone
+            if _is_device(found):
+                yield _node(found, path + source.removeprefix(host_path), rules)
 
 
 def _node(found: os.stat_result, path: str, rules: str) -> DeviceNode:
@@ -129,12 +136,8 @@ def _node(found: os.stat_result, path: str, rules: str) -> DeviceNode:
     )
 
 
-def _is_device(path: str) -> bool:
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+def _is_device(found: os.stat_result) -> bool:
+    return stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)
 
 
 def _host_devices(directory: str) -> Iterator[DeviceNode]:
@@ -144,8 +147,8 @@ def _host_devices(directory: str) -> Iterator[DeviceNode]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from _host_devices(entry.path)
-            elif _is_device(entry.path):
-                yield _node(entry.stat(), entry.path, "rwm")
+            elif _is_device(found := entry.stat(follow_symlinks=False)):
+                yield _node(found, entry.path, "rwm")
 
 
 def check_program(root: int, process: Process, identity: Identity) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from insula.isolation.plan import LaunchPlan, Process
+from insula.isolation.plan import LaunchPlan, Process, Security
 from insula.isolation.process.mounts import make_mounts
 from insula.isolation.process.resources import BlockDevices, make_resources
 from insula.isolation.users import Identity
@@ -55,8 +56,8 @@ class HostFacts:
 
 
 def cgroup_name(plan: LaunchPlan) -> str:
-    """Below the root of every hierarchy, without a leading slash."""
-    parent = plan.cgroup_parent.strip("/")
+    """Below the root of every hierarchy, without a leading slash; `..` leads no higher."""
+    parent = posixpath.normpath(f"/{plan.cgroup_parent}").strip("/")
     return f"{parent or DEFAULT_PARENT}/{plan.id}"
 
 
@@ -79,9 +80,7 @@ def make_config(
         "process": _make_process(
             plan.process,
             identity,
-            capabilities=security.capabilities
-            if not security.privileged
-            else tuple(sorted(facts.capabilities)),
+            capabilities=_capabilities(security, facts),
             ulimits=plan.limits.ulimits,
             no_new_privileges=security.no_new_privileges,
             args=(INIT_TARGET, "--", *args) if plan.init else args,
@@ -112,7 +111,7 @@ def make_exec_process(
     document = _make_process(
         process,
         identity,
-        capabilities=tuple(sorted(facts.capabilities)) if full else plan.security.capabilities,
+        capabilities=_capabilities(plan.security, facts, everything=full),
         ulimits=plan.limits.ulimits,
         no_new_privileges=plan.security.no_new_privileges and not privileged,
         args=process.args,
@@ -122,8 +121,20 @@ def make_exec_process(
     return document
 
 
+def _capabilities(security: Security, facts: HostFacts, *, everything: bool = False) -> tuple[str, ...]:
+    """All that there are means all that the daemon itself has, as in Docker."""
+    if everything or security.privileged:
+        return tuple(sorted(facts.capabilities))
+    if security.all_capabilities:
+        return tuple(name for name in security.capabilities if name in facts.capabilities)
+    return security.capabilities
+
+
 def with_home(env: tuple[str, ...], home: str) -> list[str]:
-    return list(env) if any(e.startswith("HOME=") for e in env) else [*env, f"HOME={home}"]
+    """An empty one is none, as runc has it."""
+    if any(e.startswith("HOME=") and e != "HOME=" for e in env):
+        return list(env)
+    return [*(e for e in env if e != "HOME="), f"HOME={home}"]
 
 
 def _make_process(

@@ -7,6 +7,7 @@ channel; the backend opens a helper VM on the same disks when the instance is st
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import AsyncIterator
 
@@ -39,6 +40,13 @@ def go_mode(st_mode: int) -> int:
     return mode
 
 
+def _from_root(path: str, untrusted_link: str) -> str:
+    """Where a link at `path` leads, from the root on, as Docker tells it; the agent tells the link's text."""
+    if not untrusted_link:
+        return ""
+    return "/" + os.path.normpath(os.path.join("/", os.path.dirname(path), untrusted_link)).lstrip("/")
+
+
 class AgentFiles:
     """`Files` over a channel."""
 
@@ -69,7 +77,7 @@ class AgentFiles:
             size=number(answer, "size", 0, 1 << 62),
             mode=go_mode(number(answer, "st_mode", 0, 0o177777)),
             mtime_ns=number(answer, "mtime_ns", -(1 << 63), (1 << 63) - 1),
-            link_target=text("link"),
+            link_target=_from_root(path, text("link")),
         )
 
     async def _receive(self, stream: AgentStream, path: str) -> AsyncIterator[bytes]:
