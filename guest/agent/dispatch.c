@@ -148,7 +148,7 @@ on_synchronised (void)
   sysinfo (&memory);
   if (*machine.identity.boot_id)
     memcpy (boot_id, machine.identity.boot_id, sizeof machine.identity.boot_id);
-  answer_add (&answer, "version", "1");
+  answer_add (&answer, "version", "2");
   answer_add (&answer, "state", "%s", machine_state_name ());
   answer_add (&answer, "boot_id", "%s", boot_id);
   answer_add (&answer, "kernel", "%s", uts.release);

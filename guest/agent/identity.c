@@ -39,8 +39,8 @@ add_entropy (const char *hex, struct fault *fault)
   return 0;
 }
 
-static int
-set_clock (long long time_ns, struct fault *fault)
+int
+identity_set_clock (long long time_ns, struct fault *fault)
 {
   struct timespec now = { .tv_sec = time_ns / 1000000000, .tv_nsec = time_ns % 1000000000 };
 
@@ -102,7 +102,7 @@ identity_take (struct identity *identity, const uint8_t *data, size_t len, struc
     return fail (fault, FAULT_INVALID, 0, "generation is missing or too long");
   if (time_ns == 0)
     return fail (fault, FAULT_INVALID, 0, "time_ns is missing");
-  if (add_entropy (field_text (&fields, "entropy"), fault) < 0 || set_clock (time_ns, fault) < 0)
+  if (add_entropy (field_text (&fields, "entropy"), fault) < 0 || identity_set_clock (time_ns, fault) < 0)
     return -1;
   if (hostname && sethostname (hostname, strlen (hostname)) < 0)
     return fail (fault, FAULT_INVALID, errno, "host name \"%.100s\"", hostname);

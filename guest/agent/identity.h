@@ -9,4 +9,6 @@ struct identity
   char boot_id[40];
 };
 
+/* Nanoseconds since 1970. */
+int identity_set_clock (long long time_ns, struct fault *fault);
 int identity_take (struct identity *identity, const uint8_t *data, size_t len, struct fault *fault);

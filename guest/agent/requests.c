@@ -3,6 +3,7 @@
 #include "channel.h"
 #include "devices.h"
 #include "files.h"
+#include "identity.h"
 #include "limits.h"
 #include "mounts.h"
 #include "network.h"
@@ -22,6 +23,7 @@ static const struct field_rule signal_rules[]
 static const struct field_rule resize_rules[]
     = { { "seq", false }, { "rows", false }, { "cols", false }, { NULL, false } };
 static const struct field_rule on_rules[] = { { "seq", false }, { "on", false }, { NULL, false } };
+static const struct field_rule pause_rules[] = { { "seq", false }, { "on", false }, { "time_ns", false }, { NULL, false } };
 static const struct field_rule limit_rules[] = { { "seq", false }, { "cgroup", true }, { NULL, false } };
 static const struct field_rule reset_rules[] = { { "seq", false }, { "settle", false }, { NULL, false } };
 static const struct field_rule path_rules[] = { { "seq", false }, { "path", false }, { NULL, false } };
@@ -210,10 +212,14 @@ static int
 handle_pause (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
               struct fault *fault)
 {
-  long long on;
+  long long on, time_ns;
 
   (void) message, (void) answer;
-  if (field_number (fields, "on", 0, 1, 0, &on, fault) < 0 || workload_pause (on, fault) < 0)
+  if (field_number (fields, "on", 0, 1, 0, &on, fault) < 0
+      || field_number (fields, "time_ns", 0, INT64_MAX, 0, &time_ns, fault) < 0)
+    return -1;
+  /* a machine that stood still does not know how long: the workload must not see the time of before */
+  if ((time_ns && identity_set_clock (time_ns, fault) < 0) || workload_pause (on, fault) < 0)
     return -1;
   return on ? start_task (work_await_frozen, NULL, seq, fault) : 0;
 }
@@ -390,7 +396,7 @@ static const struct request requests[] = {
   [MSG_RESET] = { handle_reset, reset_rules, ON_CONNECTION },
   [MSG_LIMIT] = { handle_limit, limit_rules, ON_CONNECTION },
   [MSG_NETWORK] = { handle_network, network_rules, ON_CONNECTION },
-  [MSG_PAUSE] = { handle_pause, on_rules, ON_CONNECTION },
+  [MSG_PAUSE] = { handle_pause, pause_rules, ON_CONNECTION },
   [MSG_RENEW] = { handle_renew, NULL, ON_CONNECTION },
 };
 

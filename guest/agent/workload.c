@@ -26,7 +26,7 @@ enum
   EXECS_MS = 1000, /* how long the end waits for execs to be told of theirs */
   FROZEN_MS = 10000, /* one that sleeps in the kernel freezes when it wakes */
   BEGUN_MS = 400,  /* how long START is not answered while the workload computes; */
-  BEGUN_MOST = 10, /* so many times as long where the host has no time for us */
+  BEGUN_MOST = 15, /* so many times as long where the host has no time for us */
   LOOK_MS = 4,     /* how often it is looked at meanwhile, */
   LOOKS = 2,       /* and how often in a row nothing must be going on */
 };
@@ -182,7 +182,7 @@ workload_begin (struct job *job)
 
   if (!job->begun_ms)
     return;
-  job->given_ms -= unseen < 2 * LOOK_MS ? unseen : 2 * LOOK_MS;
+  job->given_ms -= unseen < LOOK_MS ? unseen : LOOK_MS;
   job->looked_ms = now;
   job->quiet = has_output (job) || !logfile_flushed () || !is_quiet () ? 0 : job->quiet + 1;
   if (!job->exited && job->given_ms > 0 && now < job->begun_ms && job->quiet < LOOKS)

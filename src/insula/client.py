@@ -1,8 +1,9 @@
 """A Docker-API client on the standard library: the only way in for `cli` and `compare`.
 
 Synchronous.  Speaks to a unix socket (`unix:///path`) or a TCP port (`tcp://host:port`), ours or any
-other engine's; to a port also under TLS.  Nothing of the daemon is imported here, and TLS only where it is
-spoken: the command line must start fast.
+other engine's; to a port also under TLS; to a daemon of ours on another machine through ssh (`ssh://user@host`).
+Nothing of the daemon is imported here, and TLS and ssh only where they are used: the command line must start
+fast.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from insula.errors import DaemonRefused, DaemonUnreachable, InvalidRequest
 if TYPE_CHECKING:
     import ssl
 
+    from insula.ssh import SshTarget
     from insula.tls import ClientFiles, TlsSocket
 
 API_VERSION = "1.47"
@@ -38,6 +40,18 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+class _SshConnection(http.client.HTTPConnection):
+    def __init__(self, target: SshTarget, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._target = target
+
+    def connect(self) -> None:
+        from insula.ssh import open_connection
+
+        self.sock = open_connection(self._target)
+        self.sock.settimeout(self.timeout)
 
 
 class Answer:
@@ -167,17 +181,23 @@ class Client:
         version: str = API_VERSION,
         tls: ClientFiles | None = None,
     ) -> None:
-        """`host` is `unix:///path` or `tcp://host:port`; of a port `tls` says that and how TLS is spoken.
+        """`host` is `unix:///path`, `tcp://host:port` or `ssh://user@host`; of a port `tls` says that and how
+        TLS is spoken.
         Raises InvalidRequest for any other address, and for certificates that cannot be read."""
         parts = urlsplit(host)
         self._tls: ssl.SSLContext | None = None
+        self._ssh: SshTarget | None = None
         if parts.scheme == "unix" and parts.path:
             self._path: str | None = parts.path
         elif parts.scheme == "tcp" and parts.hostname:
             self._path = None
+        elif parts.scheme == "ssh":
+            from insula.ssh import target_of
+
+            self._path, self._ssh, parts, tls = None, target_of(parts), urlsplit(""), None
         else:
             raise InvalidRequest(
-                f"--host: {host!r} is not an address", hint="unix:///path or tcp://host:port"
+                f"--host: {host!r} is not an address", hint="unix:///path, tcp://host:port or ssh://user@host"
             )
         self.host = host
         self.socket_path = self._path
@@ -288,15 +308,15 @@ class Client:
 
     def stream(self) -> Hijacked:
         """A connection as it is, for a client that speaks HTTP itself.  Raises DaemonUnreachable."""
-        connection = self._connect()
-        own = connection.sock.dup()
-        connection.close()
+        own = self._dial()
         own.settimeout(None)
         return Hijacked(own, b"", None)
 
     def _lost(self, error: Exception) -> DaemonUnreachable:
         # what a daemon makes of a client without a certificate comes with its first answer
         hint = "--tlscert and --tlskey say who you are" if "CERTIFICATE" in str(error).upper() else None
+        if self._ssh is not None:
+            hint = f"`ssh {self._ssh.host} insula version` says what is wrong there"
         return DaemonUnreachable(
             f"lost the daemon at {self.host}: {error or type(error).__name__}", hint=hint
         )
@@ -320,6 +340,8 @@ class Client:
         connection: http.client.HTTPConnection
         if self._path is not None:
             connection = _UnixConnection(self._path, self._timeout_s)
+        elif self._ssh is not None:
+            connection = _SshConnection(self._ssh, self._timeout_s)
         elif self._tls is None or plain:
             connection = http.client.HTTPConnection(*self._tcp, timeout=self._timeout_s)
         else:

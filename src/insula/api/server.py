@@ -11,14 +11,16 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from insula.api.app import Application
 from insula.api.doorway import DoorServer
 from insula.api.listen import inherited_sockets, open_listeners, unlink_path
-from insula.api.tls import TlsDoor
 from insula.config import Settings
 from insula.engine.engine import Engine
-from insula.tls import server_context
+
+if TYPE_CHECKING:
+    from insula.api.tls import TlsDoor
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,9 @@ class Server:
         """Raises what `open_listeners` and `server_context` raise.  Answers requests when it returns."""
         loop = asyncio.get_running_loop()
         if settings.tls or settings.tlsverify:
+            from insula.api.tls import TlsDoor
+            from insula.tls import server_context
+
             ca = settings.tlscacert if settings.tlsverify else None
             context = server_context(cert=settings.tlscert, key=settings.tlskey, ca=ca)
             self._tls = TlsDoor(self._http, context)

@@ -108,10 +108,10 @@ async def clone(address: GitAddress, place: str, *, keep_git: bool) -> None:
     words = [f"{name}={value}" for name, value in {**_ENVIRONMENT, **_proxies()}.items()]
     script = ("sh", "-euc", _SCRIPT, "git", address.url, address.ref or "HEAD", "keep" if keep_git else "")
     argv = [
-        # all of it ends with the daemon, and with this call
-        *(need_program("setpriv"), "--pdeathsig", "KILL"),
+        # all of it ends with the daemon, and with this call; who becomes another user must say so once more
+        *(setpriv := (need_program("setpriv"), "--pdeathsig", "KILL")),
         *(need_program("unshare"), "--pid", "--fork", "--kill-child"),
-        *wrap(_confinement(work, root), ["/usr/bin/env", "-i", *words, *script], ()),
+        *wrap(_confinement(work, root), [*setpriv, "/usr/bin/env", "-i", *words, *script], ()),
     ]
     log.debug("run: git for %s", shlex.quote(address.url))
     status, said = await _run(argv)

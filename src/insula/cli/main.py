@@ -137,7 +137,12 @@ class Lazy(click.Group):
     epilog="Examples: insula run --rm debian:12 uname -r      in a container (the host's kernel)\n\n"
     "          insula run --rm --isolation vm debian:12 uname -r      in a VM (its own kernel)",
 )
-@click.option("-H", "--host", metavar="ADDRESS", help="Daemon to talk to: unix:///path or tcp://host:port.")
+@click.option(
+    "-H",
+    "--host",
+    metavar="ADDRESS",
+    help="Daemon to talk to: unix:///path, tcp://host:port or ssh://user@host.",
+)
 @click.option("-c", "--context", metavar="NAME", help="Docker's context that has its address.")
 @click.option("--tls", is_flag=True, help="TLS, whoever the daemon is; --tlsverify implies it.")
 @click.option("--tlsverify", is_flag=True, help="TLS, and the daemon must have a certificate.")

@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import os
 import posixpath
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from insula.engine.health import merge_health
 from insula.engine.instances import Entry, Instances, Run
@@ -21,7 +21,7 @@ from insula.engine.legality import Action, check
 from insula.engine.mounting import Mounting
 from insula.engine.operations import exclusive
 from insula.engine.types import Archive, CommitSpec, InstanceSizes
-from insula.errors import Failure, Forbidden, InsulaError, NoSuchPath
+from insula.errors import Conflict, Failure, Forbidden, GuestFailed, InsulaError, NoSuchPath
 from insula.images.changes import apply_changes
 from insula.isolation.backend import Files
 from insula.model.files import Change, PathStat
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from insula.engine.kit import Kit
 
 
-_END_S = 2.0
+T = TypeVar("T")
+_END_S = 5.0  # a VM writes its disk back, and powers off
 _KERNELS = ("/proc", "/sys")
 
 
@@ -46,6 +47,9 @@ class Contents:
         self._mounting = mounting
 
     async def stat(self, ref: str, path: str) -> PathStat:
+        return await self._also_at_its_end(ref, lambda: self._stat(ref, path))
+
+    async def _stat(self, ref: str, path: str) -> PathStat:
         async with AsyncExitStack() as stack:
             files = await self._open(ref, stack)
             with _as_asked(ref, path):
@@ -53,6 +57,9 @@ class Contents:
                 return await files.stat(absolute(path))
 
     async def get(self, ref: str, path: str) -> Archive:
+        return await self._also_at_its_end(ref, lambda: self._get(ref, path))
+
+    async def _get(self, ref: str, path: str) -> Archive:
         stack = AsyncExitStack()
         try:
             files = await self._open(ref, stack)
@@ -80,10 +87,16 @@ class Contents:
         self._instances.event(self._instances.find(ref), "extract-to-dir")
 
     async def changes(self, ref: str) -> tuple[Change, ...]:
+        return await self._also_at_its_end(ref, lambda: self._changes(ref))
+
+    async def _changes(self, ref: str) -> tuple[Change, ...]:
         async with AsyncExitStack() as stack:
             return await (await self._open(ref, stack)).changes()
 
     async def export(self, ref: str) -> AsyncIterator[bytes]:
+        return await self._also_at_its_end(ref, lambda: self._export(ref))
+
+    async def _export(self, ref: str) -> AsyncIterator[bytes]:
         stack = AsyncExitStack()
         try:
             files = await self._open(ref, stack)
@@ -145,6 +158,16 @@ class Contents:
         return InstanceSizes(
             written_bytes=written, total_bytes=written + (image.size_bytes if image is not None else 0)
         )
+
+    async def _also_at_its_end(self, ref: str, work: Callable[[], Awaitable[T]]) -> T:
+        """What runs may end while it is asked, and answers differently then."""
+        run = self._instances.find(ref).run
+        try:
+            return await work()
+        except (Conflict, GuestFailed):
+            if run is None or not await _ended(run):
+                raise
+        return await work()
 
     async def _open(self, ref: str, stack: AsyncExitStack) -> Files:
         entry = self._instances.find(ref)

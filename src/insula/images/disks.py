@@ -79,7 +79,8 @@ class Disks:
         with self._scratch() as fresh, self._scratch() as mount_point, self._scratch() as scratch:
             os.mkdir(mount_point, 0o700)
             os.mkdir(scratch, 0o700)
-            if len(lowers) == 1:  # a mere bind would show the layer's own whiteouts
+            # a mere bind would show the layer's own whiteouts; an image of no layers is the empty one already
+            if len(lowers) == 1 and lowers[0] != self.empty_layer:
                 lowers = [*lowers, self.empty_layer]
             request = {
                 "mkfs": mkfs,

@@ -19,6 +19,7 @@ from insula.system import tar
 from insula.system.decompress import PIECE, Source, decompressed
 from insula.system.extract import clean_name
 from insula.system.files import disk_errors
+from insula.system.sparse import is_nothing
 
 _MAX_ENTRIES = 100_000
 _MAX_LINKS = 40
@@ -89,8 +90,12 @@ class Staging:
         with disk_errors("loading an image"), open(path, "xb") as file:
             for _, data in reader.data():
                 digest.update(data)
-                file.write(data)
+                if is_nothing(data):
+                    file.seek(len(data), os.SEEK_CUR)
+                else:
+                    file.write(data)
                 self._on_bytes(len(data))
+            file.truncate(member.size)  # it may end with a hole
         if (old := self._files.get(name)) is not None:  # the last one counts, as in tar
             os.unlink(old.path)
         self._links.pop(name, None)

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from insula.errors import Failure, InvalidRequest, UnsupportedField
 from insula.model.network import PortBinding
 from insula.network.firewall import ANY_ADDRESS, LOOPBACK6, PROTOCOLS
-from insula.network.sctp import hold_sctp
 
 _SO_ATTACH_FILTER = 26
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # classic BPF: ret #0
@@ -131,6 +130,8 @@ def hold_all(bindings: Sequence[PortBinding]) -> list[Held]:
 
 def _socket(binding: PortBinding) -> tuple[socket.socket, int]:
     if binding.protocol == "sctp":
+        from insula.network.sctp import hold_sctp  # rarely needed
+
         return hold_sctp(binding.host_ip, binding.host_port)
     tcp = binding.protocol == "tcp"
     family = socket.AF_INET6 if binding.is_ipv6 else socket.AF_INET

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import insula
 from insula import errors
-from insula.system.sparse import PIECE, ZEROS, is_nothing
+from insula.system.sparse import PIECE, is_nothing, zeros
 
 if TYPE_CHECKING:
     import asyncio
@@ -173,8 +173,8 @@ class Child:
                 if left > _MOST_ZEROS:
                     raise errors.Failure(f"the child process {self._module} answered nonsense")
                 while left > 0:
-                    yield ZEROS if left >= len(ZEROS) else ZEROS[:left]
-                    left -= len(ZEROS)
+                    yield zeros() if left >= PIECE else bytes(left)
+                    left -= PIECE
             elif kind == b"P":
                 if on_progress is not None:
                     on_progress(int(payload))

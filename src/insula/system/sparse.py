@@ -7,27 +7,33 @@ as well.  What remains is hashing them.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from collections.abc import Iterator
 
 PIECE = 1 << 18
-ZEROS = bytes(PIECE)
+
+
+@functools.cache
+def zeros() -> bytes:
+    """A piece of them; made by the first that needs it."""
+    return bytes(PIECE)
 
 
 def read_whole(fd: int, size: int, piece: int) -> Iterator[bytes]:
     """`size` bytes from the beginning, at most `piece` at a time.  Holes are not read but made up, which is
     what lets a file of many GiB of nothing pass quickly; so is what is missing when the file is shorter."""
-    zeros = bytes(min(size, piece))
+    nothing = bytes(min(size, piece))
     at = 0
     while at < size:
         data = min(_seek(fd, at, os.SEEK_DATA, size), size)
         while at < data:
             count = min(data - at, piece)
-            yield zeros if count == len(zeros) else zeros[:count]
+            yield nothing if count == len(nothing) else nothing[:count]
             at += count
         end = min(_seek(fd, at, os.SEEK_HOLE, size), size)
         while at < end:
-            some = os.pread(fd, min(end - at, piece), at) or zeros[: end - at]
+            some = os.pread(fd, min(end - at, piece), at) or nothing[: end - at]
             yield some
             at += len(some)
 
@@ -48,4 +54,4 @@ def is_nothing(data: bytes) -> bool:
     """Only zeros: a hole does as well.  Costs nothing where there is data, else a comparison."""
     if not data or data[0]:
         return False
-    return data == (ZEROS if len(data) == len(ZEROS) else bytes(len(data)))
+    return data == (zeros() if len(data) == PIECE else bytes(len(data)))

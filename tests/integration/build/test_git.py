@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from insula.build.context import receive_context
-from insula.build.git import checkout, clone, parse_git
+from insula.build.git import _UID, checkout, clone, parse_git
 from insula.errors import InvalidRequest
 from insula.system import tree
 
@@ -153,6 +155,37 @@ async def test_what_is_not_there_is_said(by_git: str, tmp_path: Path) -> None:
 async def test_a_repository_does_not_reach_the_hosts_files(by_git: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="transport 'file' not allowed"):
         await fetched(f"{by_git}/bad.git", tmp_path)
+
+
+async def test_nothing_of_it_outlives_the_build(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = parse_git(f"git://127.0.0.1:{server.getsockname()[1]}/silent.git")
+        cloning = asyncio.create_task(clone(address, str(tmp_path / "git"), keep_git=False))
+        server.setblocking(False)
+        client, _ = await asyncio.get_running_loop().sock_accept(server)
+        with client:
+            assert await asyncio.to_thread(running_as_git)
+            cloning.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cloning
+            assert b"" == await asyncio.wait_for(end_of(client), 20)
+
+
+async def end_of(client: socket.socket) -> bytes:
+    """What comes when whoever holds the other end is gone."""
+    client.setblocking(False)
+    while await asyncio.get_running_loop().sock_recv(client, 4096):
+        pass
+    return b""
+
+
+def running_as_git() -> bool:
+    """Whether somebody runs as the user that owns nothing."""
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if f"\nUid:\t{_UID}\t" in path.read_text():
+                return True
+    return False
 
 
 async def nothing():  # type: ignore[no-untyped-def]

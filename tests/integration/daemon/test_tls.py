@@ -77,14 +77,24 @@ def client(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.parametrize(
+    ("client", "isolation"),
+    [("docker", "process"), ("insula", "process"), pytest.param("docker", "vm", marks=pytest.mark.vm)],
+)
 def test_streams_both_ways(remote: Remote, client: str, isolation: str, name: str) -> None:
+    """The end of stdin is not the end of what comes back: of `run`, and of an exec meanwhile."""
     data = os.urandom(300_000)
-    words = isolated(isolation, "run", "--name", name, "-i", IMAGE, "sh", "-c", "cat; echo after >&2")
-    done = remote.run(client, *words, stdin=data)
-    assert (0, data, b"after\n") == (done.returncode, done.stdout, done.stderr)
-    remote.ok(client, "start", name)
-    assert b"fed\nend\n" == remote.ok(client, "exec", "-i", name, "sh", "-c", "cat; echo end", stdin=b"fed\n")
-    remote.ok(client, "rm", "-f", name)
+    script = "echo up; cat; echo after >&2"
+    words = isolated(isolation, "run", "--rm", "--name", name, "-i", IMAGE, "sh", "-c", script)
+    argv, environment = remote.command(client, *words)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(argv, env=environment, **pipes) as child:
+        assert child.stdout is not None
+        assert b"up\n" == child.stdout.readline(), remote.daemon.log[-3000:]
+        exec_ = ("exec", "-i", name, "sh", "-c", "cat; echo end")
+        assert b"fed\nend\n" == remote.ok(client, *exec_, stdin=b"fed\n")
+        out, err = child.communicate(data, timeout=120)
+    assert (0, data, b"after\n") == (child.returncode, out, err)
 
 
 def test_a_terminal(remote: Remote, client: str, name: str) -> None:

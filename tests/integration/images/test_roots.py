@@ -122,6 +122,9 @@ async def test_an_image_without_layers_is_an_empty_root(place: Place) -> None:
     root = await place.roots.make_directory(await place.image(), "i1")
     assert os.listdir(root.merged) == []
     await place.roots.remove("i1")
+    disk = await place.roots.make_disk(await place.image(), "v1", size_gib=1)
+    assert {} == await asyncio.to_thread(_on_disk, disk.image_disk, place.path / "mnt")
+    await place.roots.remove("v1")
 
 
 async def test_odd_characters_in_the_data_root(tmp_path: Path) -> None:

@@ -142,6 +142,47 @@ def test_dial_stdio_with_nobody_there(tmp_path: Path) -> None:
     assert b"cannot connect to the daemon" in errors
 
 
+def test_a_daemon_elsewhere_is_reached_through_ssh(
+    serve: Callable[..., tuple[str, list[bytes]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, seen = serve(b"HTTP/1.1 101 UPGRADED\r\n\r\n", echo_after=True)
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        f'#!/bin/sh\necho "$@" > {tmp_path}/argv\n'
+        f"exec {sys.executable} -m insula.cli -H {host} system dial-stdio\n"
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    connection = Client("ssh://me@far:2222/run/x y.sock").hijack("/exec/x/start", body={})
+    connection.send(b"payload")
+    connection.close_stdin()
+    assert b"payload" == b"".join(data for _, data in connection.frames())
+    connection.close()
+    assert seen[0].startswith(b"POST /v1.47/exec/x/start HTTP/1.1\r\n")
+    ours, there = (tmp_path / "argv").read_text().split(" -- ")
+    assert "-T -o ConnectTimeout=30 -l me -p 2222" == ours
+    assert "far insula --host 'unix:///run/x y.sock' system dial-stdio\n" == there
+
+
+def test_ssh_that_does_not_get_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DaemonUnreachable, match="there is no ssh here"):
+        Client("ssh://far").get("/info")
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    with pytest.raises(DaemonUnreachable, match="ssh far insula version"):
+        Client("ssh://far").get("/info")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["ssh://", "ssh:///run/x", "ssh://me:secret@far", "ssh://far:port", "ssh://far/x?y", "ssh://far#x"],
+)
+def test_a_wrong_address_of_ssh_is_refused(host: str) -> None:
+    with pytest.raises(InvalidRequest, match="--host"):
+        Client(host)
+
+
 def _dial_stdio(host: str) -> subprocess.Popen[bytes]:
     argv = [sys.executable, "-m", "insula.cli", "-H", host, "system", "dial-stdio"]
     pipe = subprocess.PIPE

@@ -25,6 +25,13 @@ def test_the_command_line_outranks_the_file(tmp_path: Path) -> None:
     assert "auto" == settings.accel
 
 
+def test_switches_are_dockerds(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", 'tlsverify = true\ntlscacert = "/c"\n')
+    settings = read_settings(path, {"tls": None, "tlsverify": None})
+    assert (False, True, "/c") == (settings.tls, settings.tlsverify, settings.tlscacert)
+    assert read_settings(path, {"tls": True}).tls
+
+
 def test_no_file_is_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("insula.config.DEFAULT_CONFIG", str(tmp_path / "none"))
     assert Settings() == read_settings(None, {})
@@ -38,6 +45,9 @@ def test_no_file_is_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("vm-memory-mib = true", "vm-memory-mib"),
         ("vm-memory-mib = 1", "vm-memory-mib"),
         ('accel = "warp"', "accel"),
+        ('tls = "yes"', "tls"),
+        ("tlsverify = 1", "tlsverify"),
+        ("tlskey = true", "tlskey"),
         ('subnet = "10.0.0.0/30"', "subnet"),
         ('subnet = "ten"', "subnet"),
         ("dns = 8", "dns"),

@@ -338,7 +338,7 @@ async def test_a_hostile_guest_loses_its_connection(name: str) -> None:
 async def test_a_guest_of_another_version_is_refused() -> None:
     agent, (reader, writer) = await connected()
     channel = Channel()
-    greeting = frame(1, 0, fields(("version", "2"), ("state", "idle")))
+    greeting = frame(1, 0, fields(("version", "3"), ("state", "idle")))
     playing = asyncio.create_task(agent.synchronise(greeting=greeting))
     with pytest.raises(GuestFailed):
         await channel.open(reader, writer, 5)

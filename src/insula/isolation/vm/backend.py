@@ -406,7 +406,7 @@ class VmBackend:
                 answer = await (await vm.channel()).request(Type.LIMIT, *pairs)
             except AgentError as error:
                 raise translate(error) from None
-            warnings = _too_much(answer, limits)
+            warnings = _too_much(answer, vm.limits, limits)
         vm.cgroup.limit_cpu(limits)
         vm.cgroup.reserve_memory(limits)
         if limits.cpuset_cpus != vm.limits.cpuset_cpus:
@@ -455,13 +455,13 @@ class VmBackend:
         remove_tree(os.path.join(plan.run_dir, "files"))
 
 
-def _too_much(answer: Fields, limits: Limits) -> tuple[str, ...]:
-    """Sentences about limits above what the guest has booted with; they hold from the next start on."""
+def _too_much(answer: Fields, old: Limits, limits: Limits) -> tuple[str, ...]:
+    """Sentences about new limits above what the guest has booted with; they hold from the next start on."""
     memory, pids = number(answer, "memory", 0, 1 << 62), number(answer, "pids", 0, 1 << 22)
     warnings = []
-    if limits.memory_bytes > memory:
+    if limits.memory_bytes > memory and limits.memory_bytes != old.memory_bytes:
         warnings.append(f"This virtual machine has {memory >> 20} MiB for its workload until its next start.")
-    if limits.pids > pids:
+    if limits.pids > pids and limits.pids != old.pids:
         warnings.append(f"This virtual machine can run {pids} processes until its next start.")
     return tuple(warnings)
 

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from insula.errors import Conflict, GuestFailed, InvalidRequest
+from insula.isolation.vm import messages
 from insula.isolation.vm.captured import Captured
 from insula.isolation.vm.channel import AgentError, Channel, translate
 from insula.isolation.vm.interfaces import slots_of
@@ -175,7 +176,7 @@ async def _save_devices(monitor: Monitor, state: int) -> None:
 async def hold(channel: Channel, held: bool) -> None:
     """Freeze a workload, or let it go on.  Raises what the agent says."""
     try:
-        await channel.request(Type.PAUSE, ("on", str(int(held))))
+        await channel.request(Type.PAUSE, *messages.pause(held, version=channel.version))
     except AgentError as error:
         raise translate(error) from None
 

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _READ = 65_536
 _GRANT = CREDIT // 4
-_VERSION = 1
+_VERSION = 2
 
 
 class State(enum.Enum):
@@ -200,6 +200,7 @@ class Channel:
     ) -> None:
         self.state = State.IDLE
         self.hello: Fields = {}
+        self.version = 0  # of the agent's protocol
         self.error: InsulaError | None = None
         self._on_exited = on_exited
         self._on_violation = on_violation
@@ -352,7 +353,7 @@ class Channel:
             if message.type is not Type.HELLO or message.stream != 0:
                 raise ProtocolViolation(f"the guest sent {message.type.name} before HELLO")
             self.hello = decode_fields(message.payload)
-            number(self.hello, "version", _VERSION, _VERSION)
+            self.version = number(self.hello, "version", 1, _VERSION)
             self.state = State.OPEN
             if self._greeted and not self._greeted.done():
                 self._greeted.set_result(None)

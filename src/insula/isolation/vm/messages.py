@@ -1,8 +1,9 @@
-"""From a plan to the fields that the agent gets.  Pure: golden files hold the results."""
+"""From a plan to the fields that the agent gets.  Pure but for the time: golden files hold the results."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable, Sequence
 
 from insula.isolation.edits import Edit
@@ -15,6 +16,7 @@ from insula.model.network import Endpoint
 Pairs = list[tuple[str, str]]
 
 # Docker's defaults for --tmpfs; the options given come after and override them
+_WITH_CLOCK = 2  # from which version on PAUSE takes the time
 _TMPFS_FLAGS = "nosuid,nodev,noexec"
 
 
@@ -116,6 +118,12 @@ def change(old: Limits, new: Limits) -> Pairs:
     pids = str(new.pids) if new.pids > 0 else "max"
     pairs: Pairs = [("cgroup", f"memory.max={memory}")] if old.memory_bytes != new.memory_bytes else []
     return pairs + ([("cgroup", f"pids.max={pids}")] if old.pids != new.pids else [])
+
+
+def pause(held: bool, *, version: int) -> Pairs:
+    """`version`: the agent's.  The machine has stood still in between, and so has its clock."""
+    clock = [("time_ns", str(time.time_ns()))] if not held and version >= _WITH_CLOCK else []
+    return [("on", str(int(held))), *clock]
 
 
 def rlimits(limits: Limits) -> Pairs:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 
 from insula.errors import Conflict, GuestFailed, InsulaError
 from insula.isolation.plan import LaunchPlan
-from insula.isolation.vm import boot
+from insula.isolation.vm import boot, messages
 from insula.isolation.vm.boot import stop_helpers
 from insula.isolation.vm.cgroup import Cgroup
 from insula.isolation.vm.channel import Channel, State
@@ -276,7 +276,8 @@ class Vm:
         as a whole too."""
         try:
             async with asyncio.timeout(_HOLD_S):
-                await (await self._connected()).request(Type.PAUSE, ("on", str(int(held))))
+                channel = await self._connected()
+                await channel.request(Type.PAUSE, *messages.pause(held, version=channel.version))
         except (InsulaError, TimeoutError) as error:
             log.warning("the agent of %s does not freeze its workload: %s", self.plan.id[:12], error)
 
