@@ -30,6 +30,7 @@ from insula.engine.lifecycle import Lifecycle
 from insula.engine.links import Links
 from insula.engine.logs import await_output, read_log
 from insula.engine.mounting import Mounting
+from insula.engine.operations import begun
 from insula.engine.preparation import Preparation
 from insula.engine.probing import Probing
 from insula.engine.recovery import Recovery
@@ -393,6 +394,7 @@ class Engine:
     # execs
 
     async def exec_create(self, ref: str, spec: ExecSpec) -> str:
+        await begun(self._instances.find(ref))
         return self._execs.create(ref, spec)
 
     async def exec_start(
@@ -413,6 +415,7 @@ class Engine:
 
     async def top(self, ref: str, ps_args: Sequence[str]) -> ProcessTable:
         entry = self._instances.find(ref)
+        await begun(entry)
         check(Action.TOP, entry.record, ref)
         with still_running(entry):
             table = await self._kit.backend(entry.record.spec.isolation).processes(entry.id, ps_args)

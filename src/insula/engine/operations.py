@@ -40,6 +40,14 @@ async def exclusive(entry: Entry, name: str) -> AsyncIterator[AsyncExitStack]:
             entry.holder = ""
 
 
+async def begun(entry: Entry) -> None:
+    """While it is being started, wait until that is over: what it says first can be read before it counts as
+    running, in a virtual machine long before, and whoever has read it may come at once."""
+    if entry.holder == "start" and not entry.alive:
+        async with entry.lock:
+            pass
+
+
 async def uncut(work: Coroutine[Any, Any, A]) -> A:
     """`work` to its end, also when whoever waits for it is cancelled meanwhile; the cancellation follows.
 

@@ -104,6 +104,9 @@ class FaultyBackend(FakeBackend):
         super().__init__(isolation)
         self.break_at = ""
         self.fate = Fate()
+        self.answers = asyncio.Event()
+        """Without it, a release is answered late, as a guest's."""
+        self.answers.set()
 
     def _break(self, where: str) -> None:
         if self.break_at == where:
@@ -117,6 +120,7 @@ class FaultyBackend(FakeBackend):
     async def release(self, instance_id: str) -> None:
         self._break("release")
         await super().release(instance_id)
+        await self.answers.wait()
 
     async def set_network(self, instance_id, endpoints, files) -> None:  # type: ignore[no-untyped-def]
         self.fate.check()

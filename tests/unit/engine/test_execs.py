@@ -50,6 +50,25 @@ async def test_environment_directory_and_user_are_the_instance_s_unless_told_oth
     assert b"A=1" not in output.split()
 
 
+async def test_who_has_read_its_first_words_may_come_before_its_start_is_over(
+    world: World, engine: Engine
+) -> None:
+    made = await engine.create(spec("sh", "-c", "echo up; sleep 1000"), None)
+    stream = await engine.attach(made.id, stdin=False, stdout=True, stderr=True, logs=False, stream=True)
+    world.backend.answers.clear()
+    starting = asyncio.create_task(engine.start_instance(made.id))
+    assert await stream.read()
+    execution = asyncio.create_task(run(engine, made.id, wanted("echo", "hi")))
+    table = asyncio.create_task(engine.top(made.id, ()))
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in (starting, execution, table))
+    world.backend.answers.set()
+    assert await execution == (b"hi\n", 0)
+    assert (await table).rows
+    await starting
+    await stream.close()
+
+
 async def test_input(engine: Engine, one: str) -> None:
     made = await engine.exec_create(one, wanted("cat", open_stdin=True, attach_stdin=True))
     stream = await engine.exec_start(made, detach=False, tty=False)
