@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -88,6 +89,23 @@ def _pss_kib(pid: str) -> int:
         return 0
 
 
+def _program(pid: str) -> str:
+    """Empty once it ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return os.readlink(f"/proc/{pid}/exe")
+    return ""
+
+
+def count(new: set[str], own: set[str], program: Callable[[str], str]) -> set[str]:
+    """Of the processes that are new, those that are there for the instances whose own these are.
+
+    An instance may get a machine that was there before, made ahead, and the engine makes more of them
+    meanwhile: what runs the same program and is nobody's is not counted.
+    """
+    programs = {program(pid) for pid in own}
+    return own | {pid for pid in new if program(pid) not in programs}
+
+
 def _memory(bench: Bench, instances: int, result: Result) -> list[str]:
     """Start idle instances (they are used further on) and note what the processes cost that came with them.
 
@@ -102,7 +120,8 @@ def _memory(bench: Bench, instances: int, result: Result) -> list[str]:
         result.missing["memory_mib"] = "the engine is on another host"
         return idle
     try:
-        total_kib = sum(_pss_kib(pid) for pid in _pids() - before)
+        own = {bench.pid(instance) for instance in idle}
+        total_kib = sum(_pss_kib(pid) for pid in count(_pids() - before, own, _program))
     except PermissionError:
         result.missing["memory_mib"] = "needs root"
     else:

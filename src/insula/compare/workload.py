@@ -163,6 +163,9 @@ class Bench:
             raise Failure(f"{self.column.title}: probe {' '.join(arguments)}: exit code {code}: {detail}")
         return took, output[1].decode()
 
+    def pid(self, instance: str) -> str:
+        return str(self.column.client.get(f"/containers/{instance}/json")["State"]["Pid"])
+
     def address(self, instance: str) -> str:
         networks = self.column.client.get(f"/containers/{instance}/json")["NetworkSettings"]["Networks"]
         return next((str(n["IPAddress"]) for n in networks.values() if n.get("IPAddress")), "")
