@@ -7,6 +7,7 @@ procps's ps(1).  Selection has no meaning here: it is always the workload's proc
 from __future__ import annotations
 
 import functools
+import grp
 import pwd
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,25 +95,25 @@ def _percent_memory(row: _Row) -> float:
     return min(99.9, row.number["rss"] * 100 / max(1, row.memory_kib))
 
 
+def _fitting(name: str, number: int) -> str:
+    return name if len(name) <= _USER_WIDTH else str(number)
+
+
 @functools.lru_cache(maxsize=256)
 def _user(uid: int) -> str:
     """As ps names it: by the host's users, as for a container; the number where the name is too long."""
     try:
-        name = pwd.getpwuid(uid).pw_name
+        return _fitting(pwd.getpwuid(uid).pw_name, uid)
     except (KeyError, OverflowError):
         return str(uid)
-    return name if len(name) <= _USER_WIDTH else str(uid)
 
 
 @functools.lru_cache(maxsize=256)
 def _group(gid: int) -> str:
-    import grp
-
     try:
-        name = grp.getgrgid(gid).gr_name
+        return _fitting(grp.getgrgid(gid).gr_name, gid)
     except (KeyError, OverflowError):
         return str(gid)
-    return name if len(name) <= _USER_WIDTH else str(gid)
 
 
 def _of(name: str) -> Callable[[_Row], str]:
