@@ -208,4 +208,4 @@ def remove_networks(ctx: click.Context, force: bool, name: tuple[str, ...]) -> i
 def prune_networks(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
     """Remove all networks that no running instance is on."""
     ask("Remove all networks that no running instance is on?", force)
-    prune(pass_client(ctx), "networks", parse_filters(filters))
+    prune(pass_client(ctx), ("networks", parse_filters(filters)))

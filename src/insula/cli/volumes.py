@@ -82,4 +82,4 @@ def prune_volumes(ctx: click.Context, everything: bool, force: bool, filters: tu
     wanted = parse_filters(filters)
     if everything:
         wanted["all"] = ["true"]
-    prune(pass_client(ctx), "volumes", wanted)
+    prune(pass_client(ctx), ("volumes", wanted))
