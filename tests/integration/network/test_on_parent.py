@@ -217,10 +217,11 @@ async def test_what_cannot_be_is_said(networks: Networks, wire: Wire) -> None:
     run_each("ip link set lan0 master wire")
     with pytest.raises(Failure, match=r"lan0 is taken: .*bridge"):
         await join(networks, A)
-    run_each("ip link set lan0 nomaster", "ip link set lan0 name lan9")
+    # kernels before 6.3 rename no link that is up
+    run_each("ip link set lan0 nomaster", "ip link set lan0 down", "ip link set lan0 name lan9")
     with pytest.raises(Failure, match="parent interface lan0 was not found"):  # it went away meanwhile
         await join(networks, A)
-    run_each("ip link set lan9 name lan0", "ip link set lan0 mtu 1400")
+    run_each("ip link set lan9 name lan0", "ip link set lan0 mtu 1400 up")
     assert (await join(networks, A)).mtu == 1400
     await let_go(networks, A)
     assert networks.endpoints(A) == ()
