@@ -224,9 +224,9 @@ class Preparation:
         )
 
     def _host_gateway(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
-        """The host as the instance sees it: its way out, else (an internal network, or none any more) the
-        default bridge's address, which is Docker's answer always."""
-        if gateway := next((e.gateway for e in endpoints if e.default_route), ""):
+        """The host as the instance sees it: its way out, else (an internal network, one beside the host, or
+        none any more) the default bridge's address, which is Docker's answer always."""
+        if gateway := next((e.gateway for e in endpoints if e.default_route and not e.on_parent), ""):
             return gateway
         bridged = attachment(entry.record.spec)[0] is Attachment.BRIDGE
         return self._kit.networks.find("bridge").gateway if bridged else ""

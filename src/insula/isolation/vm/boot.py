@@ -57,7 +57,7 @@ from insula.system.cgroups import Layout
 from insula.system.files import disk_errors
 from insula.system.jail import Confinement, ShareSpec, wrap
 from insula.system.memory_file import make_memory_file, open_again
-from insula.system.tap import open_tap
+from insula.system.tap import open_link
 
 _MIB = 1024 * 1024
 _LOAD_S = 60.0
@@ -209,7 +209,7 @@ def _open_machine(
         exit_fd=files.file(os.path.join(order.run_dir, "exit"), _FRESH),
         log_fd=files.file(order.log_path or os.devnull, _APPEND, 0o640),
         disks=tuple(disks),
-        nics=tuple(Nic(fd=files.fd(open_tap(link)), mac=mac) for link, mac in order.taps),
+        nics=tuple(Nic(fd=files.fd(open_link(link)), mac=mac) for link, mac in order.taps),
         shares=shares,
         ram_fd=memory.ram_fd,
         ram_shared=memory.shared,

@@ -35,6 +35,8 @@ class Order:
     shares: tuple[tuple[str, ShareSpec], ...] = ()
     background: bool = False
     """Nobody waits for it: others go first."""
+    fixed_taps: bool = False
+    """Nothing can stand in for one of its taps: it is a macvtap, which is its own way to the wire."""
 
     @property
     def has_more(self) -> bool:
@@ -60,6 +62,7 @@ def order_for(plan: LaunchPlan) -> Order:
         log_path=plan.console.log_path,
         taps=tuple((endpoint.link, endpoint.mac) for endpoint in plan.endpoints),
         shares=tuple((m.tag, share_of(m, plan.run_dir)) for m in binds(plan.mounts)),
+        fixed_taps=any(endpoint.on_parent for endpoint in plan.endpoints),
     )
 
 
