@@ -35,10 +35,6 @@ class Mapping:
     file: str
     offset: int
 
-    def open_file(self) -> int:
-        """For reading; closed by the caller."""
-        return os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
-
 
 def find_mapping(pid: int, address: int, size: int) -> Mapping:
     """That of `size` bytes from `address`.  Raises Failure when they are not in one mapping."""

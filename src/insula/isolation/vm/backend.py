@@ -69,8 +69,6 @@ from insula.system.files import remove_tree
 
 log = logging.getLogger(__name__)
 
-_QEMU = "qemu-system-x86_64"
-_BOOT_S = 300.0  # software emulation on a busy host; a panic or QEMU's end is noticed at once
 _MOST_MEMORY_MIB, _MOST_VCPUS = 1 << 20, 255  # of q35 without further devices
 _TRIM_S = 20.0
 _SIGKILL = 9
