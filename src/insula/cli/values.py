@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
 
 from insula.errors import InvalidRequest
 from insula.model.durations import parse_duration
-
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(i?b)?", re.IGNORECASE)
+from insula.model.sizes import parse_size
 
 
 def parse_bytes(text: str, flag: str) -> int:
     """`64m`, `1.5g`, `1024` (binary units, as Docker).  Raises InvalidRequest naming the flag."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    size = parse_size(text.strip())
+    if size is None:
         raise InvalidRequest(f"{flag}: {text!r} is not a size", hint="a number, then b, k, m or g: 512m")
-    return int(float(match[1]) * 1024 ** " kmgtp".index((match[2] or " ").lower()))
+    return size
 
 
 def parse_duration_ns(text: str, flag: str) -> int:
