@@ -202,6 +202,9 @@ def main() -> None:
         # whoever read our output has gone (`insula ps | head -1`); don't complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except UnicodeEncodeError as error:
+        print(f"insula: not UTF-8: {os.fsencode(error.object)!r}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         print(f"insula: {error.filename or error}: {error.strerror or ''}", file=sys.stderr)
         sys.exit(1)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from insula.errors import InvalidRequest
 from insula.model.durations import parse_duration
 from insula.model.sizes import parse_size
+
+_CPUS = re.compile(r"\d{1,9}(?:\.\d{0,9})?|\.\d{1,9}", re.ASCII)
 
 
 def parse_bytes(text: str, flag: str) -> int:
@@ -16,6 +19,13 @@ def parse_bytes(text: str, flag: str) -> int:
     if size is None:
         raise InvalidRequest(f"{flag}: {text!r} is not a size", hint="a number, then b, k, m or g: 512m")
     return size
+
+
+def parse_cpus(text: str) -> int:
+    """`--cpus 1.5` in billionths of a CPU.  Raises InvalidRequest."""
+    if not _CPUS.fullmatch(text):
+        raise InvalidRequest(f"--cpus: {text!r} is not a number of CPUs", hint="for example 1.5")
+    return round(float(text) * 1e9)
 
 
 def parse_duration_ns(text: str, flag: str) -> int:
