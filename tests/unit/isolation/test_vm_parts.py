@@ -188,6 +188,9 @@ def test_changes_are_sorted_and_checked() -> None:
     for bad in (b"X /a\0", b"A a\0", b"A\0"):
         with pytest.raises(ProtocolViolation):
             parse_changes(bad)
+    assert 3 == len(parse_changes(b"A /a\0" * 3, most=3))
+    with pytest.raises(ProtocolViolation, match="more than 3"):
+        parse_changes(b"A /a\0" * 4, most=3)
 
 
 # -- accelerator ------------------------------------------------------------------------------
