@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
 
+from insula.api.browsers import refuse_web_pages
 from insula.api.call import COMMON_HEADERS, Call
 from insula.api.hijack import Hijacked
 from insula.api.routes.table import ROUTES
@@ -66,6 +67,8 @@ class Application:
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if _is_tcp(request):
+            refuse_web_pages(request.headers)
         word, path = split_version(request.rel_url.path)
         version = check_version(word)
         found = self._router.find(request.method, path)
@@ -112,6 +115,12 @@ def _has_begun(request: web.BaseRequest) -> bool:
     return request.writer.output_size > 0 or (
         transport is not None and transport.get_protocol() is not request.protocol
     )
+
+
+def _is_tcp(request: web.BaseRequest) -> bool:
+    """A browser knows no other sockets."""
+    transport = request.transport
+    return transport is not None and isinstance(transport.get_extra_info("sockname"), tuple)
 
 
 def _clean_url(path: str) -> str:

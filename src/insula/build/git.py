@@ -14,7 +14,7 @@ import os
 import shlex
 from dataclasses import dataclass
 
-from insula.errors import InvalidRequest
+from insula.errors import DiskFull, InvalidRequest
 from insula.system import tree
 from insula.system.files import remove_tree
 from insula.system.jail import FIRST_UID, Confinement, find_programs, wrap
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 _UID = FIRST_UID - 1  # virtual machines have those from there on
 _WORK = "/work"
 _MOST_SAID = 4000
+_SPARE_BYTES = 64 << 20  # left free for the daemon's own records
+_LOOK_S = 0.25
 _NEEDED = (
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -41,6 +43,8 @@ _ENVIRONMENT = {
     "GIT_ALLOW_PROTOCOL": "git:http:https",
     "GIT_ASKPASS": "/bin/false",
     "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_HTTP_LOW_SPEED_LIMIT": "1",  # bytes per second, over so many seconds: less is a server that is gone
+    "GIT_HTTP_LOW_SPEED_TIME": "60",
     "GIT_TERMINAL_PROMPT": "0",
     **{f"GIT_{who}_{what}": "insula" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
 }
@@ -101,7 +105,7 @@ def parse_git(text: str) -> GitAddress:
 async def fetch_repository(address: GitAddress, directory: str, place: str, *, keep_git: bool) -> None:
     """What it has, or the address's directory of it, into `directory`, everything root's.  `place` is the
     path of a directory that is there meanwhile.  Raises InvalidRequest, NotFound for a directory that it has
-    not, ProgramMissing."""
+    not, ProgramMissing, DiskFull."""
     try:
         await _clone(address, place, keep_git=keep_git)
         checkout = tree.get(f"{place}/work/tree", f"/{address.directory}/.", name=".")
@@ -125,7 +129,7 @@ async def _clone(address: GitAddress, place: str, *, keep_git: bool) -> None:
         *wrap(_confinement(work, root), [*setpriv, "/usr/bin/env", "-i", *words, *script], ()),
     ]
     log.debug("run: git for %s", shlex.quote(address.url))
-    status, said = await _run(argv)
+    status, said = await _run(argv, place)
     if status != 0:
         raise InvalidRequest(f"unable to clone {address.url}: {said.strip() or f'git ended with {status}'}")
 
@@ -146,7 +150,9 @@ def _proxies() -> dict[str, str]:
     return {name: value for name in _PROXIES if (value := os.environ.get(name))}
 
 
-async def _run(argv: list[str]) -> tuple[int, str]:
+async def _run(argv: list[str], place: str) -> tuple[int, str]:
+    """Its status, and the end of what it says.  Raises DiskFull before the disk of `place` is full: a small
+    repository can hold more than any disk."""
     child = await asyncio.create_subprocess_exec(
         *argv,
         stdin=asyncio.subprocess.DEVNULL,
@@ -155,12 +161,27 @@ async def _run(argv: list[str]) -> tuple[int, str]:
         env=fixed_environment(),
     )
     assert child.stderr is not None
-    said = b""
+    ending = asyncio.ensure_future(_end_of(child.stderr))
     try:
-        while piece := await child.stderr.read(_MOST_SAID):
-            said = (said + piece)[-_MOST_SAID:]
-        return await child.wait(), said.decode(errors="replace")
+        while not ending.done():
+            await asyncio.wait({ending}, timeout=_LOOK_S)
+            free = os.statvfs(place)
+            if free.f_bavail * free.f_frsize < _SPARE_BYTES and not ending.done():
+                raise DiskFull(
+                    "no space left on the disk for the repository",
+                    hint="free some space: insula system prune",
+                )
+        said = ending.result().decode(errors="replace")
+        return await child.wait(), said
     finally:
+        ending.cancel()
         if child.returncode is None:
             child.kill()
             await asyncio.shield(child.wait())
+
+
+async def _end_of(stream: asyncio.StreamReader) -> bytes:
+    said = b""
+    while piece := await stream.read(_MOST_SAID):
+        said = (said + piece)[-_MOST_SAID:]
+    return said

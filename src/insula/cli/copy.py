@@ -150,7 +150,9 @@ def _check_member(member: tarfile.TarInfo, into: str) -> None:
     if os.path.basename(member.name) == "..":
         raise InvalidRequest(f"cp: the archive is not safe: {member.name!r} leads out of {into}")
     target = os.path.join(base, member.name)
-    if os.path.islink(target) and not member.isdir():
+    if os.path.islink(target):
+        if member.isdir():  # what it leads to would get the directory's mode and times
+            raise InvalidRequest(f'cp: cannot overwrite non-directory "{target}" with directory')
         os.unlink(target)  # replaced, not written through
 
 

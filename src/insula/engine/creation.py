@@ -45,7 +45,7 @@ from insula.model.progress import no_progress
 from insula.model.root import DirectoryRoot, DiskRoot, RootKind
 from insula.system.files import disk_errors, remove_tree
 from insula.system.ssh_keys import find_host_keys
-from insula.volumes.checks import check_mounts, clean_target, prepare_bind
+from insula.volumes.checks import check_mounts, check_not_proc, clean_target, prepare_bind
 from insula.volumes.copy_up import copy_up
 from insula.volumes.mounting import open_part
 
@@ -260,6 +260,7 @@ def decide_mounts(
     for untrusted_target in image_volumes:
         target = clean_target(untrusted_target)
         if target not in covered:
+            check_not_proc(MountKind.VOLUME, target)
             covered.add(target)
             mounts.append(MountSpec(kind=MountKind.VOLUME, target=target, legacy=True))
     return tuple(sorted(mounts, key=lambda mount: mount.target.count("/")))

@@ -392,7 +392,8 @@ class VmBackend:
     async def processes(self, instance_id: str, ps_args: Sequence[str]) -> ProcessTable:
         columns = ps.columns_of(ps_args)
         channel = await self._vm(instance_id).channel()
-        return ps.finalize_table(await channel.request(Type.PS), columns)
+        # in a thread: a guest may say that it has very many
+        return await asyncio.to_thread(ps.finalize_table, await channel.request(Type.PS), columns)
 
     async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
         vm = self._vm(instance_id)
