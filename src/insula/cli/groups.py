@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from insula.cli import copy, images, lifecycle, run, show
+from insula.cli import archives, copy, images, lifecycle, run, show
 from insula.cli import system as engine
 from insula.cli.build import build
 from insula.cli.connect import pass_client
@@ -44,9 +44,9 @@ for _command in (
     images.push,
     images.tag,
     images.history,
-    images.save,
-    images.load,
-    images.import_,
+    archives.save,
+    archives.load,
+    archives.import_,
 ):
     image.add_command(_command)
 image.add_command(images.images, "ls")
