@@ -240,7 +240,8 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 
 def repository_tag(repository: str, tag: str) -> str | None:
-    """`repo` and `tag` parameters as one reference; None when no repository is named."""
+    """`repo` and `tag` parameters as one reference; None when no repository is named.  Raises
+    InvalidRequest."""
     if not repository:
         return None
     if "@" in repository or tag.startswith("sha256:"):

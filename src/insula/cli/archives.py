@@ -25,7 +25,8 @@ def pieces_of(file: BinaryIO) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def start_output(path: str | None) -> Iterator[BinaryIO]:
-    """Standard output (never a terminal), or a file that appears whole or not at all."""
+    """Standard output (never a terminal), or a file that appears whole or not at all.  Raises
+    InvalidRequest."""
     if path is None:
         if sys.stdout.isatty():
             raise InvalidRequest(

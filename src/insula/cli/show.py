@@ -178,7 +178,7 @@ _AGO = re.compile(r"[0-9.]+(ns|us|ms|s|m|h)([0-9.]+(ns|us|ms|s|m|h))*")
 
 
 def moment(text: str | None, flag: str) -> str | None:
-    """`--since 10m`, a Unix time or RFC 3339, as seconds since 1970."""
+    """`--since 10m`, a Unix time or RFC 3339, as seconds since 1970.  Raises InvalidRequest."""
     if text is None:
         return None
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):

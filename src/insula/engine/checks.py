@@ -131,6 +131,7 @@ def check_predefined(wanted: NetworkSpec, network: str) -> None:
 
 
 def check_restart(policy: RestartPolicy, *, auto_remove: bool = False) -> None:
+    """Raises InvalidRequest."""
     if policy.name not in RESTART_POLICIES:
         raise InvalidRequest(
             f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', "
@@ -145,7 +146,7 @@ def check_restart(policy: RestartPolicy, *, auto_remove: bool = False) -> None:
 
 
 def check_cpusets(limits: Limits) -> None:
-    """Of this host's CPUs and memory nodes, in dockerd's words."""
+    """Of this host's CPUs and memory nodes, in dockerd's words.  Raises InvalidRequest."""
     for text, kind, name, available in (
         (limits.cpuset_cpus, "cpus", "CPUs", cpusets.available_cpus),
         (limits.cpuset_mems, "mems", "memory nodes", cpusets.available_nodes),
@@ -162,6 +163,7 @@ def check_cpusets(limits: Limits) -> None:
 
 
 def check_limits(limits: Limits) -> None:
+    """What no isolation could give, and CPUs that this host has not; moby's words.  Raises InvalidRequest."""
     memory, swap = limits.memory_bytes, limits.memory_swap_bytes
     if 0 < memory < _LEAST_MEMORY:
         raise InvalidRequest("Minimum memory limit allowed is 6MB")

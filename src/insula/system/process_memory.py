@@ -60,7 +60,7 @@ def find_mapping(pid: int, address: int, size: int) -> Mapping:
 
 def copy_file(mapping: Mapping, target: int) -> None:
     """What is in the mapping's file, below what the process itself has written: for a private mapping this
-    can be done while it runs.  `target` has holes there, and is as long as the mapping."""
+    can be done while it runs.  `target` has holes there, and is as long as the mapping.  Raises Failure."""
     with _opened(mapping.file) as source:
         for start, length in find_extents(source):
             first, end = max(start, mapping.offset), min(start + length, mapping.offset + mapping.size)
