@@ -34,6 +34,7 @@ from insula.isolation.process.backend import ProcessBackend
 from insula.isolation.vm.backend import VmBackend
 from insula.log import LEVELS, start_logging
 from insula.model.isolation import Isolation
+from insula.model.network import AddressRange
 from insula.network.networks import Networks
 from insula.store.store import Store
 from insula.system.files import remove_tree
@@ -120,6 +121,7 @@ async def run_daemon(settings: Settings) -> None:
             store,
             bridge=settings.bridge,
             subnet=settings.subnet,
+            ipv6=AddressRange(subnet=settings.fixed_cidr_v6) if settings.ipv6 else None,
             exec_root=settings.exec_root,
             events=events,
         )
@@ -191,6 +193,8 @@ def _option(name: str, **arguments: Any) -> Callable[[F], F]:
 @_option("vm_kernel", metavar="FILE", help="Kernel for VMs (vmlinuz).  [default: the distribution's]")
 @_option("bridge", metavar="NAME", help="Link of the default network.")
 @_option("subnet", metavar="NETWORK", help="Addresses of the default network.")
+@click.option("--ipv6", is_flag=True, default=None, help="IPv6 on the default network, too.")
+@_option("fixed_cidr_v6", metavar="NETWORK", help="Its IPv6 addresses.  [default: a free /64 of fd00::/8]")
 @click.option("--dns", multiple=True, metavar="ADDRESS", help="Name server for instances.")
 @click.option("--registry-mirror", multiple=True, metavar="URL", help="Ask this mirror first.")
 @click.option("--insecure-registry", multiple=True, metavar="HOST", help="Registry without TLS.")

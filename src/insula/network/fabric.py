@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from insula.errors import Failure, Forbidden, InsulaError, NoSuchNetwork
 from insula.events import EventBus
 from insula.model.ids import short_id
-from insula.model.network import Endpoint, Network, NetworkRequest
+from insula.model.network import AddressRange, Endpoint, Network, NetworkRequest
 from insula.model.reports import PruneFilters, PruneReport
 from insula.network.bridge import BridgeOrder
 from insula.network.catalog import created_ns, find_network, make_catalog, reference
@@ -46,14 +46,17 @@ class Fabric:
         *,
         bridge: str,
         subnet: str,
+        ipv6: AddressRange | None,
         directory: str,
     ) -> None:
-        """`members`, by instance id, are kept by who connects them; `directory` is for namespaces."""
+        """`members`, by instance id, are kept by who connects them; `directory` is for namespaces.  `ipv6`:
+        what the default bridge is to have of it."""
         self._store = store
         self._events = events
         self._members = members
         self._bridge = bridge
         self._subnet = str(ipaddress.IPv4Network(subnet))
+        self._ipv6 = ipv6
         self.firewall = Firewall(bridge)
         self.plumbing = Plumbing(self.firewall, directory=directory)
         self._catalog: dict[str, Network] = {}
@@ -67,8 +70,11 @@ class Fabric:
     # life
 
     def load(self) -> None:
-        """What the store has; makes nothing but its records of Docker's three."""
-        self._catalog = make_catalog(self._store, bridge=self._bridge, subnet=self._subnet)
+        """What the store has; makes nothing but its records of Docker's three.  Raises InvalidRequest,
+        Forbidden."""
+        self._catalog = make_catalog(
+            self._store, bridge=self._bridge, subnet=self._subnet, ipv6=self._ipv6, host_key=_host_key()
+        )
         self._segments = {
             network.id: make_segment(network, self._alias)
             for network in self._catalog.values()
