@@ -15,10 +15,9 @@ from insula.cli.connect import pass_client
 from insula.cli.endpoints import make_endpoint
 from insula.cli.flags import Group
 from insula.cli.lifecycle import for_each
-from insula.cli.prune import ask, prune
-from insula.cli.show import filters_of
+from insula.cli.prune import ask, prune, prune_options
 from insula.cli.table import joined, print_rows
-from insula.cli.values import parse_pairs
+from insula.cli.values import parse_filters, parse_pairs
 from insula.errors import InvalidRequest
 
 
@@ -29,7 +28,7 @@ def network() -> None:
 
 @network.command(name="ls")
 @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
-@click.option("-q", "--quiet", is_flag=True, help="Names or ids only.")
+@click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids.")
 @click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
 @click.pass_context
@@ -49,7 +48,7 @@ def list_networks(
             "Labels": joined(n.get("Labels")),
             "CreatedAt": n.get("Created", ""),
         }
-        for n in pass_client(ctx).get("/networks", filters=filters_of(filters) or None)
+        for n in pass_client(ctx).get("/networks", filters=parse_filters(filters) or None)
     ]
     if quiet:
         for row in rows:
@@ -222,10 +221,9 @@ def remove_networks(ctx: click.Context, force: bool, name: tuple[str, ...]) -> i
 
 
 @network.command(name="prune")
-@click.option("--force", "-f", is_flag=True, help="Do not ask.")
-@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@prune_options
 @click.pass_context
 def prune_networks(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
     """Remove all networks that no running instance is on."""
     ask("Remove all networks that no running instance is on?", force)
-    prune(pass_client(ctx), "networks", filters_of(filters))
+    prune(pass_client(ctx), "networks", parse_filters(filters))

@@ -27,6 +27,7 @@ from insula.isolation.vm.modules import Module
 from insula.isolation.vm.order import order_for
 from insula.isolation.vm.prepare import kernel_version, machine_id_of
 from insula.isolation.vm.record import finalize_status, find_panic, parse_exit
+from insula.isolation.vm.vm import Vm
 from insula.isolation.vm.wire import ProtocolViolation
 from insula.model.files import Change, ChangeKind
 from insula.model.instance import ExitStatus
@@ -207,6 +208,22 @@ def test_changes_are_sorted_and_checked() -> None:
     for bad in (b"X /a\0", b"A a\0", b"A\0"):
         with pytest.raises(ProtocolViolation):
             parse_changes(bad)
+    assert 3 == len(parse_changes(b"A /a\0" * 3, most=3))
+    with pytest.raises(ProtocolViolation, match="more than 3"):
+        parse_changes(b"A /a\0" * 4, most=3)
+
+
+async def test_what_a_guest_can_write_without_end_is_cut(tmp_path: Path) -> None:
+    """QEMU's own words, too: it complains of each message to a port that is not there."""
+    vm = Vm(dataclasses.replace(PLAN, run_dir=str(tmp_path)), lambda _: None)
+    for name, size in (("console.log", 5 << 20), ("qemu.log", 5 << 20), ("exit", 10)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    vm.trim()
+    assert [0, 0, 10] == [(tmp_path / name).stat().st_size for name in ("console.log", "qemu.log", "exit")]
+    (tmp_path / "qemu.log").write_bytes(b"why it does not start")
+    (tmp_path / "console.log").unlink()
+    vm.trim()
+    assert b"why it does not start" == (tmp_path / "qemu.log").read_bytes()
 
 
 # -- accelerator ------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ import secrets
 from dataclasses import dataclass
 
 from insula.isolation.plan import LaunchPlan
-from insula.isolation.vm.confine import ShareSpec
 from insula.isolation.vm.rehearsal import MAC
 from insula.isolation.vm.virtiofs import binds, share_of
 from insula.model.limits import Limits
+from insula.system.jail import ShareSpec
 
 UPPER = "upper.ext4"
 SPARE_PREFIX = "ic"  # of links; not one that the network room sweeps
