@@ -12,7 +12,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from insula.errors import Failure, Forbidden, InsulaError, NoSuchNetwork
 from insula.events import EventBus
@@ -24,6 +24,7 @@ from insula.network.catalog import created_ns, find_network, make_catalog, refer
 from insula.network.definition import define_network
 from insula.network.directory import Directory
 from insula.network.firewall import Firewall
+from insula.network.joining import name_neighbours
 from insula.network.names import read_resolv_conf
 from insula.network.plumbing import Plumbing
 from insula.network.resolver import Resolver
@@ -66,6 +67,8 @@ class Fabric:
         self._warnings: dict[str, str] = {}
         self._alias = f"insula {bridge}"  # on what is made for networks without a bridge: this daemon's
         self.changing = asyncio.Lock()
+        self._told: dict[str, tuple[tuple[str, str], ...]] = {}
+        self.on_neighbours: Callable[[str], None] = lambda instance_id: None
 
     # life
 
@@ -307,6 +310,12 @@ class Fabric:
     def update_names(self) -> None:
         """After every change of the members."""
         self._names.replace(tuple(member.endpoints.values()) for member in self._members.values())
+        before, self._told = self._told, {}
+        for instance_id in tuple(self._members):
+            if names := name_neighbours(self._members, instance_id):
+                self._told[instance_id] = names
+            if before.get(instance_id, ()) != names:
+                self.on_neighbours(instance_id)
 
 
 def _host_key() -> str:

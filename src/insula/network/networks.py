@@ -33,7 +33,7 @@ from insula.model.reports import PruneFilters, PruneReport
 from insula.network import leftovers, ports
 from insula.network.fabric import Fabric
 from insula.network.firewall import ANY_ADDRESS
-from insula.network.joining import check_addresses, check_place, mac_on, resolver_on, slot_of
+from insula.network.joining import check_addresses, check_place, mac_on, name_neighbours, resolver_on, slot_of
 from insula.network.relays import Relays
 from insula.network.segments import Member, Segment, Ways
 from insula.network.slots import LINK_PREFIX, Slot
@@ -184,6 +184,14 @@ class Networks:
     def members(self, network_id: str) -> dict[str, Endpoint]:
         """By instance id."""
         return self._fabric.members(network_id)
+
+    def neighbours(self, instance_id: str) -> tuple[tuple[str, str], ...]:
+        """(address, names), for the /etc/hosts of an instance that has nobody to ask for them."""
+        return name_neighbours(self._members, instance_id)
+
+    def watch_neighbours(self, changed: Callable[[str], None]) -> None:
+        """`changed` is called with the id of whoever has others now."""
+        self._fabric.on_neighbours = changed
 
     # networks
 
