@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import posixpath
 from collections.abc import Awaitable
 
 from aiohttp import web
@@ -22,6 +21,7 @@ from insula.api.versions import check_version, split_version
 from insula.api.wire.codec import json_bytes
 from insula.engine.engine import Engine
 from insula.errors import InsulaError, NotFound
+from insula.model.paths import clean_path
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Application:
         if found is None:
             if request.method == "OPTIONS":
                 return web.Response()
-            if (clean := _clean(request.rel_url.path)) != request.rel_url.path:
+            if (clean := _clean_url(request.rel_url.path)) != request.rel_url.path:
                 where = request.rel_url.with_path(clean, keep_query=True)
                 return web.Response(status=301, headers={"Location": str(where)})
             raise NotFound("page not found")
@@ -123,9 +123,9 @@ def _is_tcp(request: web.BaseRequest) -> bool:
     return transport is not None and isinstance(transport.get_extra_info("sockname"), tuple)
 
 
-def _clean(path: str) -> str:
-    """Without empty parts and dots, as Go's router redirects: clients ask for `/containers//name/json`."""
-    clean = posixpath.normpath("/" + path.lstrip("/"))
+def _clean_url(path: str) -> str:
+    """As Go's router redirects: clients ask for `/containers//name/json`.  A slash at the end stays."""
+    clean = clean_path(path)
     return clean + "/" if path.endswith("/") and clean != "/" else clean
 
 

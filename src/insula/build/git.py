@@ -16,13 +16,13 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from insula.errors import DiskFull, InvalidRequest
-from insula.isolation.vm.confine import FIRST_UID, Confinement, library_links, wrap
 from insula.system import tree
+from insula.system.jail import FIRST_UID, Confinement, find_programs, wrap
 from insula.system.run import fixed_environment, need_program
 
 log = logging.getLogger(__name__)
 
-_UID = FIRST_UID - 1
+_UID = FIRST_UID - 1  # virtual machines have those from there on
 _WORK = "/work"
 _MOST_SAID = 4000
 _SPARE_BYTES = 64 << 20  # left free for the daemon's own records
@@ -130,7 +130,7 @@ def checkout(address: GitAddress, place: str) -> AsyncGenerator[bytes, None]:
 
 
 def _confinement(work: str, root: str) -> Confinement:
-    links, binds = library_links()
+    links, binds = find_programs()
     needed = tuple((path, path, True) for path in _NEEDED if os.path.exists(path))
     return Confinement(
         uid=_UID,

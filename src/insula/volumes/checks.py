@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.mounts import MountKind, MountSpec
+from insula.model.paths import clean_path
 from insula.system.files import disk_errors
 from insula.volumes.driver import check_driver, check_options
 from insula.volumes.volumes import check_volume_name
@@ -105,7 +106,7 @@ def clean_target(untrusted_target: str) -> str:
         )
     if "\0" in untrusted_target:
         raise InvalidRequest("invalid mount config: a mount path holds a NUL byte")
-    target = "/" + posixpath.normpath(untrusted_target).lstrip("/")
+    target = clean_path(untrusted_target)
     if target == "/":
         raise InvalidRequest("invalid specification: destination can't be '/'")
     if target.startswith("/proc/") and target not in _PROC_FILES:

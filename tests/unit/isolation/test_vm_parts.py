@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 from insula.errors import Conflict, CorruptData, InsulaError, RuntimeFailed, UnsupportedField
 from insula.isolation.plan import Device
-from insula.isolation.vm import accel, cgroup, guest, initramfs, kernel, messages, modules
+from insula.isolation.vm import accel, cgroup, guest, initramfs, kernel, messages, modules, stats
 from insula.isolation.vm.check import check_plan, check_update, parse_cpus
 from insula.isolation.vm.files import go_mode, parse_changes
 from insula.isolation.vm.initramfs import Entry
 from insula.isolation.vm.machine import Accelerator
 from insula.isolation.vm.modules import Module
+from insula.isolation.vm.order import order_for
 from insula.isolation.vm.prepare import kernel_version, machine_id_of
 from insula.isolation.vm.record import finalize_status, find_panic, parse_exit
 from insula.isolation.vm.vm import Vm
@@ -81,6 +82,24 @@ def test_without_a_word_the_end_is_still_an_end(tmp_path: Path) -> None:
     assert "without saying" in finalize_status(str(tmp_path), 0, killed=False, host_oom=False).error
     (tmp_path / "exit").write_bytes(b'{"code":0,"oom":false,"time_ns":1}\n')
     assert 0 == finalize_status(str(tmp_path), 0, killed=True, host_oom=False).code
+
+
+# -- on a macvlan network ---------------------------------------------------------------------
+
+TAP = PLAN.endpoints[0]
+MACVTAP = dataclasses.replace(TAP, driver="macvlan")
+
+
+def test_nothing_stands_in_for_a_macvtap() -> None:
+    """A clone made ahead has a tap of its own, which leads to bridges only."""
+    plans = (dataclasses.replace(PLAN, mounts=(), endpoints=(each,)) for each in (TAP, MACVTAP))
+    assert [False, True] == [order_for(plan).fixed_taps for plan in plans]
+
+
+def test_a_macvtap_counts_as_its_guest_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "_link_counter", lambda _, name: {"rx_bytes": 1, "tx_bytes": 2}.get(name, 0))
+    samples = [stats.sample_network(endpoint) for endpoint in (TAP, MACVTAP)]
+    assert [(2, 1), (1, 2)] == [(sample.rx_bytes, sample.tx_bytes) for sample in samples]
 
 
 # -- what is refused --------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from insula.errors import GuestFailed, InvalidRequest, NoSuchPath
 from insula.isolation.vm.channel import AgentError, AgentStream, Channel, translate
 from insula.isolation.vm.wire import ProtocolViolation, Type, number
 from insula.model.files import Change, ChangeKind, PathStat
+from insula.model.paths import clean_path
 
 _KINDS = {"A": ChangeKind.ADDED, "C": ChangeKind.MODIFIED, "D": ChangeKind.DELETED}
 # a disk of 10 GiB has 655,360 inodes; every change is some hundred bytes of the daemon's memory
@@ -47,7 +48,7 @@ def _from_root(path: str, untrusted_link: str) -> str:
     """Where a link at `path` leads, from the root on, as Docker tells it; the agent tells the link's text."""
     if not untrusted_link:
         return ""
-    return "/" + os.path.normpath(os.path.join("/", os.path.dirname(path), untrusted_link)).lstrip("/")
+    return clean_path(os.path.join(os.path.dirname(path), untrusted_link))
 
 
 class AgentFiles:
