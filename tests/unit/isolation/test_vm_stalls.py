@@ -87,6 +87,18 @@ async def test_it_waits_for_room_and_goes_on(machine: Vm, free: dict[str, int]) 
     assert (1, False) == (monitor.resumed, machine.stalled)
 
 
+async def test_one_that_is_being_started_is_ended(
+    machine: Vm, free: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for it gets the reason (`VmBackend._taken`), and it is not left half started."""
+    killed: list[bool] = []
+    monkeypatch.setattr(machine, "kill", lambda: killed.append(True))
+    free["bytes"], machine.launching = GIB, True
+    for _ in range(2):
+        await look_after(machine)
+    assert ([True], True) == (killed, machine.stalled)
+
+
 @pytest.mark.parametrize("state", ["running", "paused", "guest-panicked"])
 async def test_one_that_is_only_quiet_is_left_alone(machine: Vm, free: dict[str, int], state: str) -> None:
     monitor = machine.monitor

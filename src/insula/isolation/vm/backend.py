@@ -207,15 +207,20 @@ class VmBackend:
 
     @contextlib.asynccontextmanager
     async def _taken(self, vm: Vm, booted: Booted) -> AsyncIterator[None]:
-        """Known from here on; what fails in the block ends it."""
+        """Known from here on; what fails in the block ends it.  Raises DiskFull."""
         vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel, tap=booted.tap)
         self._vms[vm.plan.id] = vm
+        vm.launching = True
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             await vm.kill_and_wait()
             await self.discard(vm.plan)
+            if vm.stalled and isinstance(error, GuestFailed):
+                raise vm.no_room() from error
             raise
+        finally:
+            vm.launching = False
 
     async def _start(self, order: Order, vm: Vm) -> tuple[Booted, str]:
         """With its generation."""

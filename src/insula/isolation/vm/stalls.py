@@ -31,6 +31,9 @@ async def look_after(vm: Vm) -> None:
     if not vm.stalled:
         log.warning("%s stands still: there is no space left for its disk", vm.plan.id[:12])
         vm.stalled = True
+    if vm.launching:  # who waits for it is told, and may try again
+        vm.kill()
+        return
     free = os.statvfs(os.path.dirname(vm.plan.disk.upper_disk))
     if free.f_bavail * free.f_frsize > _ROOM_BYTES:
         await vm.go_on()

@@ -49,6 +49,8 @@ class Vm:
         self.stalled = False
         """It stands still until there is space for its disk on the host (`stalls`)."""
         self.cpu_ticks = -1
+        self.launching = False
+        """Somebody waits for it to get ready."""
         self._readers = 0
         self.status: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self.monitor = Monitor(boot.qmp_path(plan.run_dir), plan.id[:12])
@@ -242,12 +244,15 @@ class Vm:
         self._need_room()
         return await self._connected()
 
+    def no_room(self) -> DiskFull:
+        return DiskFull(
+            f"no space left on the host for the disk of {self.plan.id[:12]}: it stands still meanwhile",
+            hint="free some space: insula system prune",
+        )
+
     def _need_room(self) -> None:
         if self.stalled:
-            raise DiskFull(
-                f"no space left on the host for the disk of {self.plan.id[:12]}: it stands still meanwhile",
-                hint="free some space: insula system prune",
-            )
+            raise self.no_room()
 
     async def go_on(self) -> None:
         """There is space again.  Raises RuntimeFailed."""
