@@ -106,6 +106,7 @@ def _sources(suite: str) -> str:
 
 def _make_stack(path: Path) -> None:
     argv = [
+        *("unshare", "--mount"),  # from 1.5 on it makes all mounts private
         *("mmdebstrap", "--quiet", "--mode=root", "--variant=extract", "--format=tar"),
         *(f"--include={','.join(_PACKAGES)}", f"--extract-hook={_PREPARE}"),
         *(_SUITE, str(path), "-"),

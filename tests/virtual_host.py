@@ -124,7 +124,8 @@ def _build(scratch: Path, suite: str) -> None:
         for scheme in ("http", "https")
         if (value := _run("apt-config", "dump", "--format", "%v", f"Acquire::{scheme}::Proxy").strip())
     ]
-    _run("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}",
+    _run("unshare", "--mount",  # from 1.5 on it makes all mounts private
+         "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}",
          *(f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT),
          *proxies, suite, str(root), str(scratch / "host.sources"))  # fmt: skip
     shown = _run("apt-cache", "depends", "--important", _KERNEL)

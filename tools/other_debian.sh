@@ -25,7 +25,8 @@ if [ ! -e "$root/etc/debian_version" ]; then
     trap 'rm -rf --one-file-system "$fresh"' EXIT
     apt-config dump | grep -E '^Acquire::(http|https)::(Proxy|CAInfo)|^Acquire::(Check-Valid-Until|Check-Date|Retries) ' \
         | grep -v ' "";$' > "$fresh/apt.conf" || true
-    mmdebstrap --quiet --variant=minbase --include=ca-certificates,git,make,sudo --aptopt="$fresh/apt.conf" \
+    # from 1.5 on it makes all mounts private
+    unshare --mount mmdebstrap --quiet --variant=minbase --include=ca-certificates,git,make,sudo --aptopt="$fresh/apt.conf" \
         --customize-hook='mkdir -p "$1/usr/local/share"; cp -r /usr/local/share/ca-certificates "$1/usr/local/share/" || true' \
         --customize-hook='chroot "$1" update-ca-certificates' \
         "$suite" "$fresh/root"

@@ -34,6 +34,7 @@ done
 echo "insula $("$insula" --version | cut -d' ' -f2), data in $root"
 
 step "Getting an image: $image"
+get="sudo insula pull $image"
 if "$insula" --host "$host" inspect --type image "$image" >/dev/null 2>&1; then
     echo "already here"
 elif timeout 60 "$insula" --host "$host" pull --quiet "$image" >/dev/null 2>&1; then
@@ -41,6 +42,7 @@ elif timeout 60 "$insula" --host "$host" pull --quiet "$image" >/dev/null 2>&1; 
 else
     echo "no registry answers: making it from the distribution's packages"
     show bootstrap "$image"
+    get="sudo insula bootstrap $image"
 fi
 
 step "Getting a kernel for virtual machines"
@@ -58,6 +60,7 @@ show compare --runs "${INSULA_TRY_RUNS:-3}" "$image"
 step "What next"
 cat <<EOF
   sudo make install                                   insula as a command, with its systemd units
+  $get                          the same image, for the installed engine
   sudo insula run --rm -it --isolation vm $image bash
   docker -H unix:///run/insula/insula.sock run --rm -it --isolation vm $image bash
   insula --help; docs/why.md

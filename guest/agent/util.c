@@ -196,9 +196,33 @@ open_in_root (int rootfd, const char *path, int flags)
   return fd;
 }
 
+enum
+{
+  LINKS_MAX = 40, /* the kernel's own */
+};
+
+static int make_at_most (int rootfd, const char *path, bool directory, mode_t mode, int links);
+
+/* What the link `name` in the directory `parent` leads to, which is not there: made too, as runc and crun do. */
+static int
+make_target (int rootfd, int dirfd, const char *parent, const char *name, bool directory, mode_t mode, int links)
+{
+  char target[PATH_MAX], path[2 * PATH_MAX];
+  ssize_t len = readlinkat (dirfd, name, target, sizeof target - 1);
+
+  if (len < 0 || !links)
+    {
+      errno = len < 0 ? EEXIST : ELOOP;
+      return -1;
+    }
+  target[len] = 0;
+  snprintf (path, sizeof path, "%s%s", *target == '/' ? "" : parent, target);
+  return make_at_most (rootfd, path, directory, mode, links - 1);
+}
+
 /* Open `path`; where its last component is missing, make it through its parent. */
 static int
-open_or_make (int rootfd, const char *path, bool directory, mode_t mode)
+open_or_make (int rootfd, const char *path, bool directory, mode_t mode, int links)
 {
   char parent[PATH_MAX];
   const char *name = strrchr (path, '/');
@@ -212,24 +236,21 @@ open_or_make (int rootfd, const char *path, bool directory, mode_t mode)
   cleanup_close int dirfd = open_in_root (rootfd, *parent ? parent : "/", O_RDONLY | O_DIRECTORY);
   if (dirfd < 0 || fstat (dirfd, &before) < 0)
     return -1;
-  if (directory)
-    {
-      if (mkdirat (dirfd, name, mode) < 0)
-        return -1; /* EEXIST: a dangling symlink, which we don't follow outside of our making */
-    }
-  else
+  if (directory && mkdirat (dirfd, name, mode) < 0)
+    return errno == EEXIST ? make_target (rootfd, dirfd, parent, name, directory, mode, links) : -1;
+  if (!directory)
     {
       cleanup_close int file = openat (dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
       if (file < 0)
-        return -1;
+        return errno == EEXIST ? make_target (rootfd, dirfd, parent, name, directory, mode, links) : -1;
     }
   /* our mount points should not make their directories look changed */
   futimens (dirfd, (struct timespec[2]){ before.st_atim, before.st_mtim });
   return open_in_root (rootfd, path, O_PATH);
 }
 
-int
-make_in_root (int rootfd, const char *path, bool directory, mode_t mode)
+static int
+make_at_most (int rootfd, const char *path, bool directory, mode_t mode, int links)
 {
   char part[PATH_MAX];
   size_t len = strlen (path);
@@ -246,12 +267,18 @@ make_in_root (int rootfd, const char *path, bool directory, mode_t mode)
       {
         memcpy (part, path, i);
         part[i] = 0;
-        int fd = open_or_make (rootfd, part, true, 0755);
+        int fd = open_or_make (rootfd, part, true, 0755, links);
         if (fd < 0)
           return -1;
         close (fd);
       }
   memcpy (part, path, len);
   part[len] = 0;
-  return open_or_make (rootfd, part, directory, mode);
+  return open_or_make (rootfd, part, directory, mode, links);
+}
+
+int
+make_in_root (int rootfd, const char *path, bool directory, mode_t mode)
+{
+  return make_at_most (rootfd, path, directory, mode, LINKS_MAX);
 }

@@ -102,6 +102,6 @@ int64_t now_ns (void); /* of the wall clock */
 
 /* Open `path` with every symlink kept inside `rootfd`. */
 int open_in_root (int rootfd, const char *path, int flags);
-/* As open_in_root with O_PATH, after making what is missing: directories, and at the end a directory or an
- * empty file. */
+/* As open_in_root with O_PATH, after making what is missing: directories, what links lead to, and at the end a
+ * directory or an empty file. */
 int make_in_root (int rootfd, const char *path, bool directory, mode_t mode);

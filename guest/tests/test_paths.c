@@ -31,8 +31,19 @@ main (int argc, char **argv)
   EXPECT (is_inside (root, fd, "file"));
   close (fd);
   EXPECT (make_in_root (root, "/file/x", true, 0755) < 0 && errno == ENOTDIR);
-  symlinkat ("/nowhere", root, "dangling");
-  EXPECT (make_in_root (root, "/dangling", false, 0644) < 0);
+  /* as /etc/resolv.conf of many an image: what a link leads to is made, in the root */
+  symlinkat ("../../not/there", root, "run/dangling");
+  fd = make_in_root (root, "/run/dangling", false, 0644);
+  EXPECT (is_inside (root, fd, "not/there"));
+  close (fd);
+  symlinkat ("/nowhere", root, "way");
+  fd = make_in_root (root, "/way/x", true, 0755);
+  EXPECT (is_inside (root, fd, "nowhere/x"));
+  close (fd);
+  symlinkat ("circle", root, "circle");
+  EXPECT (make_in_root (root, "/circle", false, 0644) < 0 && errno == ELOOP);
+  symlinkat ("/circle/x", root, "tocircle");
+  EXPECT (make_in_root (root, "/tocircle", true, 0755) < 0 && errno == ELOOP);
   EXPECT (open_in_root (root, "/none", O_PATH) < 0 && errno == ENOENT);
   fd = open_in_root (root, "", O_PATH);
   EXPECT (is_inside (root, fd, "."));

@@ -53,6 +53,8 @@ class Settings:
     log_level: str = "info"
 
     def __post_init__(self) -> None:
+        for host in self.host:
+            check_host(host)
         if self.accel not in ACCELERATORS:
             raise InvalidRequest(f"accel: {self.accel!r} is none of {', '.join(ACCELERATORS)}")
         if self.runtime not in ("", "crun", "runc"):
@@ -78,6 +80,23 @@ class Settings:
                 ipaddress.ip_address(address)
             except ValueError as error:
                 raise InvalidRequest(f"dns: {error}") from None
+
+
+def check_host(host: str) -> None:
+    """An address to listen on: `unix:///path`, `tcp://address:port`, or `fd://` (sockets from systemd).
+    Raises InvalidRequest."""
+    scheme, _, rest = host.partition("://")
+    if scheme == "unix" and rest.startswith("/"):
+        if len(rest.encode()) > 107:
+            raise InvalidRequest(f"host: the path {rest} is too long for a socket (107 bytes)")
+    elif scheme == "tcp":
+        port = rest.rpartition(":")[2]
+        if ":" not in rest or not port.isdecimal() or not 0 <= int(port) <= 65535:
+            raise InvalidRequest(f"host: {host} names no port", hint="tcp://127.0.0.1:2375")
+    elif scheme != "fd":
+        raise InvalidRequest(
+            f"host: {host!r} is not an address", hint="unix:///path, tcp://address:port or fd://"
+        )
 
 
 def _typed(name: str, value: Any, where: str) -> Any:

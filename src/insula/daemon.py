@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
-import glob
 import logging
 import os
 import resource
@@ -23,6 +22,7 @@ import click
 
 from insula import __version__
 from insula.api.server import serve
+from insula.build.leftovers import remove_unfinished_builds
 from insula.config import ACCELERATORS, DEFAULT_CONFIG, Settings, read_settings
 from insula.engine.engine import Engine
 from insula.errors import Conflict, DiskFull, Unavailable
@@ -36,8 +36,6 @@ from insula.log import LEVELS, start_logging
 from insula.model.isolation import Isolation
 from insula.network.networks import Networks
 from insula.store.store import Store
-from insula.system.files import remove_tree
-from insula.system.mounts import umount_below
 from insula.volumes.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -52,7 +50,8 @@ def raise_descriptor_limit() -> None:
 
 
 def make_directories(settings: Settings) -> None:
-    """Both roots, for root's eyes only.  Raises Unavailable or DiskFull when they cannot be made."""
+    """Both roots; others may pass through them, and not list them.  Raises Unavailable or DiskFull when they
+    cannot be made."""
     try:
         for path in (settings.data_root, settings.exec_root):
             os.makedirs(path, mode=0o711, exist_ok=True)
@@ -144,18 +143,6 @@ async def run_daemon(settings: Settings) -> None:
         log.info("stopping; instances go on")
 
 
-def remove_unfinished_builds(settings: Settings) -> None:
-    """What a build had under way when the daemon died."""
-    shown = glob.glob(os.path.join(glob.escape(settings.exec_root), "mounts", "build-*"))
-    for place in (
-        *shown,
-        *(os.path.join(root, "build") for root in (settings.exec_root, settings.data_root)),
-    ):
-        if os.path.isdir(place):
-            umount_below(place)
-            remove_tree(place)
-
-
 def notify_systemd(state: str) -> None:
     """sd_notify(3), without its library."""
     address = os.environ.get("NOTIFY_SOCKET")
@@ -165,38 +152,44 @@ def notify_systemd(state: str) -> None:
         sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
-def _option(name: str, **arguments: Any) -> Callable[[F], F]:
-    return click.option(f"--{name.replace('_', '-')}", name, default=None, **arguments)
+def _option(name: str, flag: str = "", **arguments: Any) -> Callable[[F], F]:
+    """An option of a setting, with the setting's default in its help."""
+    default = getattr(Settings(), name)
+    if default and "[default:" not in arguments["help"]:
+        arguments["help"] += f"  [default: {', '.join(default) if isinstance(default, tuple) else default}]"
+    several = {"multiple": True} if isinstance(default, tuple) else {"default": None}
+    flags = filter(None, (flag, f"--{name.replace('_', '-')}"))
+    return click.option(*flags, name, **several, **arguments)
 
 
 @click.command(name="daemon")
 @click.option(
     "--config", metavar="FILE", help=f"Settings in TOML.  [default: {DEFAULT_CONFIG}, if it exists]"
 )
-@click.option("-H", "--host", multiple=True, metavar="ADDRESS", help="Listen here; may be repeated.")
+@_option("host", flag="-H", metavar="ADDRESS", help="Listen here; may be repeated.")
 @_option("tls", is_flag=True, help="On TCP speak TLS, to every client; --tlsverify is what keeps others out.")
 @_option("tlsverify", is_flag=True, help="On TCP speak TLS, to clients with a certificate of --tlscacert.")
-@_option("tlscacert", metavar="FILE", help="Who signs clients' certificates.  [default: /etc/insula/ca.pem]")
-@_option("tlscert", metavar="FILE", help="The daemon's own certificate.  [default: /etc/insula/cert.pem]")
-@_option("tlskey", metavar="FILE", help="Its key.  [default: /etc/insula/key.pem]")
+@_option("tlscacert", metavar="FILE", help="Who signs clients' certificates.")
+@_option("tlscert", metavar="FILE", help="The daemon's own certificate.")
+@_option("tlskey", metavar="FILE", help="Its key.")
 @_option("data_root", metavar="DIR", help="What survives a reboot.")
 @_option("exec_root", metavar="DIR", help="What does not.")
 @_option("default_isolation", metavar="WORD", help="For instances that name none: process or vm.")
 @_option("runtime", metavar="NAME", help="crun or runc.  [default: the first that works]")
-@_option("accel", type=click.Choice(ACCELERATORS), help="Accelerator of VMs.  [default: auto]")
+@_option("accel", type=click.Choice(ACCELERATORS), help="Accelerator of VMs.")
 @_option("vm_memory_mib", type=int, metavar="MIB", help="Memory of a VM without a limit.")
 @_option("vm_vcpus", type=int, metavar="N", help="CPUs of a VM without a limit.")
 @_option("vm_disk_gib", type=int, metavar="GIB", help="How far a VM's disk may grow.")
-@_option("vm_pool", type=int, metavar="N", help="VMs kept ready, once there was one.  [default: 1; 0: none]")
+@_option("vm_pool", type=int, metavar="N", help="VMs of a size kept ready, once there was one; 0: none.")
 @_option("vm_kernel", metavar="FILE", help="Kernel for VMs (vmlinuz).  [default: the distribution's]")
 @_option("bridge", metavar="NAME", help="Link of the default network.")
 @_option("subnet", metavar="NETWORK", help="Addresses of the default network.")
-@click.option("--dns", multiple=True, metavar="ADDRESS", help="Name server for instances.")
-@click.option("--registry-mirror", multiple=True, metavar="URL", help="Ask this mirror first.")
-@click.option("--insecure-registry", multiple=True, metavar="HOST", help="Registry without TLS.")
+@_option("dns", metavar="ADDRESS", help="Name server for instances; may be repeated.  [default: the host's]")
+@_option("registry_mirror", metavar="URL", help="Ask this before Docker Hub; may be repeated.")
+@_option("insecure_registry", metavar="HOST", help="Registry without TLS; may be repeated.")
 @_option("max_downloads", type=int, metavar="N", help="Layers fetched at once.")
 @_option("journal_socket", metavar="PATH", help="Where log driver journald sends to.")
-@_option("log_level", type=click.Choice(LEVELS), help="How much to log.  [default: info]")
+@_option("log_level", type=click.Choice(LEVELS), help="How much to log.")
 def command(config: str | None, **overrides: Any) -> None:
     """Run the engine in the foreground.
 

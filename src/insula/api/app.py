@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import posixpath
 from collections.abc import Awaitable
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
 
+from insula.api.browsers import refuse_web_pages
 from insula.api.call import COMMON_HEADERS, Call
 from insula.api.hijack import Hijacked
 from insula.api.routes.table import ROUTES
@@ -21,6 +21,7 @@ from insula.api.versions import check_version, split_version
 from insula.api.wire.codec import json_bytes
 from insula.engine.engine import Engine
 from insula.errors import InsulaError, NotFound
+from insula.model.paths import clean_path
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +67,15 @@ class Application:
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if _is_tcp(request):
+            refuse_web_pages(request.headers)
         word, path = split_version(request.rel_url.path)
         version = check_version(word)
         found = self._router.find(request.method, path)
         if found is None:
             if request.method == "OPTIONS":
                 return web.Response()
-            if (clean := _clean(request.rel_url.path)) != request.rel_url.path:
+            if (clean := _clean_url(request.rel_url.path)) != request.rel_url.path:
                 where = request.rel_url.with_path(clean, keep_query=True)
                 return web.Response(status=301, headers={"Location": str(where)})
             raise NotFound("page not found")
@@ -114,9 +117,15 @@ def _has_begun(request: web.BaseRequest) -> bool:
     )
 
 
-def _clean(path: str) -> str:
-    """Without empty parts and dots, as Go's router redirects: clients ask for `/containers//name/json`."""
-    clean = posixpath.normpath("/" + path.lstrip("/"))
+def _is_tcp(request: web.BaseRequest) -> bool:
+    """A browser knows no other sockets."""
+    transport = request.transport
+    return transport is not None and isinstance(transport.get_extra_info("sockname"), tuple)
+
+
+def _clean_url(path: str) -> str:
+    """As Go's router redirects: clients ask for `/containers//name/json`.  A slash at the end stays."""
+    clean = clean_path(path)
     return clean + "/" if path.endswith("/") and clean != "/" else clean
 
 

@@ -10,6 +10,9 @@ from insula.model.durations import parse_duration
 
 ZERO = "0001-01-01T00:00:00Z"
 SECOND_NS = 1_000_000_000
+# the first and the last moment that RFC 3339 can write, in UTC
+_FIRST_NS = -62_135_596_800 * SECOND_NS
+_LAST_NS = 253_402_300_800 * SECOND_NS - 1
 
 _UNIX = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9}))?")
 _RFC3339 = re.compile(
@@ -19,13 +22,13 @@ _RFC3339 = re.compile(
 
 def format_time(ns: int, *, fixed: bool = False) -> str:
     """RFC 3339 in UTC, nanoseconds without trailing zeros as Go writes them (`fixed`: all nine digits).
-    0 is Go's zero time."""
+    0 is Go's zero time.  Files and guests may say any time: one beyond the year 9999 is its end."""
     if ns == 0:
         return ZERO
-    seconds, rest = divmod(ns, SECOND_NS)
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    seconds, rest = divmod(max(_FIRST_NS, min(ns, _LAST_NS)), SECOND_NS)
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None)
     fraction = f".{rest:09d}" if fixed else f".{rest:09d}".rstrip("0").rstrip(".")
-    return f"{moment:%Y-%m-%dT%H:%M:%S}{fraction}Z"
+    return f"{moment.isoformat()}{fraction}Z"
 
 
 def parse_time(text: str, now_ns: int, what: str) -> int:

@@ -7,7 +7,6 @@ no meaning on Linux: `ContainerIDFile` and `ArgsEscaped` are the client's own.
 from __future__ import annotations
 
 import json
-import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from insula.api.wire.container_config import ContainerCreateRequest
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.instance import Device, InstanceSpec, LogConfig, RestartPolicy
 from insula.model.isolation import Isolation, parse_isolation
+from insula.model.paths import clean_path
 
 _RUNTIMES = ("", "crun", "runc", "io.containerd.runc.v2")
 _DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}")
@@ -79,7 +79,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         env=tuple(given.Env or ()),
         user=given.User,
         groups=tuple(host.GroupAdd or ()),
-        working_dir=_clean(given.WorkingDir),
+        working_dir=clean_path(given.WorkingDir) if given.WorkingDir.startswith("/") else given.WorkingDir,
         hostname=given.Hostname,
         domainname=given.Domainname,
         labels=given.Labels or {},
@@ -193,11 +193,6 @@ def _words(given: str | list[str] | None) -> tuple[str, ...] | None:
     if given is None or given == []:
         return None
     return (given,) if isinstance(given, str) else tuple(given)
-
-
-def _clean(path: str) -> str:
-    """As Go's filepath.Clean, which dockerd applies: `/tmp/` is `/tmp`."""
-    return "/" + posixpath.normpath(path).lstrip("/") if path.startswith("/") else path
 
 
 def _listed(given: str | list[str] | None) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from insula.system.kernel_facts import KernelFacts
 
 _PLUGINS = {
     "Volume": ["local"],
-    "Network": ["bridge", "host", "null"],
+    "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
     "Authorization": None,
     "Log": ["journald", "json-file", "local", "none"],
 }

@@ -328,8 +328,10 @@ def _network_settings(view: InstanceView, version: Version) -> NetworkSettings:
 
 
 def _live_ports(view: InstanceView) -> dict[str, list[host.PortBinding] | None]:
-    """Resolved bindings while it runs; exposed and not published is null, as Docker's."""
-    if not view.endpoints and not view.ports:
+    """Resolved bindings while it runs; exposed and not published is null, as Docker's.  Of an instance whose
+    way out is beside the host Docker shows nothing."""
+    leading = [e for e in view.endpoints if e.gateway and e.default_route] or view.endpoints
+    if not view.ports and all(e.on_parent for e in leading):
         return {}
     found: dict[str, list[host.PortBinding] | None] = {
         _with_protocol(p): None for p in view.config.exposed_ports

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +10,7 @@ from insula.api.versions import NEWEST, Version
 from insula.api.wire.host_config import BindOptions, Driver, Mount, VolumeOptions
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.mounts import MountKind, MountSpec
+from insula.model.paths import clean_path
 
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _PROPAGATION = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
@@ -85,7 +85,7 @@ def parse_bind(text: str) -> MountSpec:
     if source.startswith("/"):
         if no_copy:
             raise InvalidRequest(f"invalid mode: {parts[2]}", hint="nocopy is for named volumes")
-        kind, source = MountKind.BIND, posixpath.normpath(source)
+        kind, source = MountKind.BIND, clean_path(source)
     else:
         kind = MountKind.VOLUME
         if propagation:
@@ -154,7 +154,7 @@ def _bind(given: Mount, target: str, invalid: Callable[[str], InvalidRequest], v
     return MountSpec(
         kind=MountKind.BIND,
         target=target,
-        source=posixpath.normpath(given.Source),
+        source=clean_path(given.Source),
         read_only=given.ReadOnly,
         propagation=propagation,
         create_source=options.CreateMountpoint and version >= (1, 42),
@@ -209,7 +209,7 @@ def _target(path: str, whole: str) -> str:
             f"invalid volume specification: '{whole}': "
             f"invalid mount path: '{path}' mount path must be absolute"
         )
-    clean = posixpath.normpath("/" + path.lstrip("/"))
+    clean = clean_path(path)
     if clean == "/":
         raise InvalidRequest(
             f"invalid volume specification: '{whole}': invalid specification: destination can't be '/'"

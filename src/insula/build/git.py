@@ -15,16 +15,18 @@ import shlex
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from insula.errors import InvalidRequest
-from insula.isolation.vm.confine import FIRST_UID, Confinement, library_links, wrap
+from insula.errors import DiskFull, InvalidRequest
 from insula.system import tree
+from insula.system.jail import FIRST_UID, Confinement, find_programs, wrap
 from insula.system.run import fixed_environment, need_program
 
 log = logging.getLogger(__name__)
 
-_UID = FIRST_UID - 1
+_UID = FIRST_UID - 1  # virtual machines have those from there on
 _WORK = "/work"
 _MOST_SAID = 4000
+_SPARE_BYTES = 64 << 20  # left free for the daemon's own records
+_LOOK_S = 0.25
 _NEEDED = (
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -41,6 +43,8 @@ _ENVIRONMENT = {
     "GIT_ALLOW_PROTOCOL": "git:http:https",
     "GIT_ASKPASS": "/bin/false",
     "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_HTTP_LOW_SPEED_LIMIT": "1",  # bytes per second, over so many seconds: less is a server that is gone
+    "GIT_HTTP_LOW_SPEED_TIME": "60",
     "GIT_TERMINAL_PROMPT": "0",
     **{f"GIT_{who}_{what}": "insula" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
 }
@@ -99,7 +103,8 @@ def parse_git(text: str) -> GitAddress:
 
 
 async def clone(address: GitAddress, place: str, *, keep_git: bool) -> None:
-    """`place` is a new directory, in which `checkout` then is.  Raises InvalidRequest, ProgramMissing."""
+    """`place` is a new directory, in which `checkout` then is.  Raises InvalidRequest, ProgramMissing,
+    DiskFull."""
     need_program("git")
     work, root = f"{place}/work", f"{place}/root"
     for directory in (place, work, root):
@@ -114,7 +119,7 @@ async def clone(address: GitAddress, place: str, *, keep_git: bool) -> None:
         *wrap(_confinement(work, root), [*setpriv, "/usr/bin/env", "-i", *words, *script], ()),
     ]
     log.debug("run: git for %s", shlex.quote(address.url))
-    status, said = await _run(argv)
+    status, said = await _run(argv, place)
     if status != 0:
         raise InvalidRequest(f"unable to clone {address.url}: {said.strip() or f'git ended with {status}'}")
 
@@ -125,7 +130,7 @@ def checkout(address: GitAddress, place: str) -> AsyncGenerator[bytes, None]:
 
 
 def _confinement(work: str, root: str) -> Confinement:
-    links, binds = library_links()
+    links, binds = find_programs()
     needed = tuple((path, path, True) for path in _NEEDED if os.path.exists(path))
     return Confinement(
         uid=_UID,
@@ -140,7 +145,9 @@ def _proxies() -> dict[str, str]:
     return {name: value for name in _PROXIES if (value := os.environ.get(name))}
 
 
-async def _run(argv: list[str]) -> tuple[int, str]:
+async def _run(argv: list[str], place: str) -> tuple[int, str]:
+    """Its status, and the end of what it says.  Raises DiskFull before the disk of `place` is full: a small
+    repository can hold more than any disk."""
     child = await asyncio.create_subprocess_exec(
         *argv,
         stdin=asyncio.subprocess.DEVNULL,
@@ -149,12 +156,27 @@ async def _run(argv: list[str]) -> tuple[int, str]:
         env=fixed_environment(),
     )
     assert child.stderr is not None
-    said = b""
+    ending = asyncio.ensure_future(_end_of(child.stderr))
     try:
-        while piece := await child.stderr.read(_MOST_SAID):
-            said = (said + piece)[-_MOST_SAID:]
-        return await child.wait(), said.decode(errors="replace")
+        while not ending.done():
+            await asyncio.wait({ending}, timeout=_LOOK_S)
+            free = os.statvfs(place)
+            if free.f_bavail * free.f_frsize < _SPARE_BYTES and not ending.done():
+                raise DiskFull(
+                    "no space left on the disk for the repository",
+                    hint="free some space: insula system prune",
+                )
+        said = ending.result().decode(errors="replace")
+        return await child.wait(), said
     finally:
+        ending.cancel()
         if child.returncode is None:
             child.kill()
             await asyncio.shield(child.wait())
+
+
+async def _end_of(stream: asyncio.StreamReader) -> bytes:
+    said = b""
+    while piece := await stream.read(_MOST_SAID):
+        said = (said + piece)[-_MOST_SAID:]
+    return said

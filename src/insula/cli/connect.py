@@ -36,9 +36,8 @@ class Connection:
     def client(self) -> Client:
         """A client of a daemon that answers, started if need be.  Raises DaemonUnreachable."""
         client = Client(self.host or f"unix://{DEFAULT_SOCKET}", tls=self.tls)
-        if (self.host is None and not os.path.exists(DEFAULT_SOCKET) and os.geteuid() == 0) or (
-            self.host is None and os.geteuid() == 0 and not client.reachable()
-        ):
+        may_start = self.host is None and os.geteuid() == 0
+        if may_start and not (os.path.exists(DEFAULT_SOCKET) and client.reachable()):
             start_daemon(client)
         return client
 

@@ -49,8 +49,9 @@ def send_directory(directory: str, dockerfile: str, stdin: BinaryIO) -> Sent:
             path = os.path.join(root, "dockerfile")
         text = _read(path)
         if text is None:
+            why = "is a directory" if os.path.isdir(path) else "no such file or directory"
             raise InvalidRequest(
-                f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: {path}"
+                f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: {path}: {why}"
             )
         name = os.path.relpath(os.path.realpath(path), root)
         if name == ".." or name.startswith("../"):

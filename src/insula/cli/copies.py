@@ -29,11 +29,12 @@ _PATH = "/insula/v1/containers"
 @click.argument("instance")
 @click.pass_context
 def fork(ctx: click.Context, instance: str, count: int, name: str, quiet: bool) -> int:
-    """Make live copies of a virtual machine: its memory, processes and disk, as they are now.
+    """Make live copies of a virtual machine that runs.
 
-    The source stands still for a moment and goes on.  Each copy is an instance of its own: another id, name,
-    address, MAC, machine id and random numbers; connections of the source to elsewhere are reset in it.
-    Prints the name of each copy.  Containers cannot be forked: `insula commit` copies their files.
+    They have its memory, processes and disk, as they are now.  The source stands still for a moment and goes
+    on.  Each copy is an instance of its own: another id, name, address, MAC, machine id and random numbers;
+    connections of the source to elsewhere are reset in it.  Prints the name of each copy.  Containers cannot
+    be forked: `insula commit` copies their files.
     """
     body = {"Count": count, "Name": name}
     done = pass_client(ctx).request("POST", f"{_PATH}/{instance}/fork", body=body, versioned=False).json()
@@ -51,9 +52,10 @@ def fork(ctx: click.Context, instance: str, count: int, name: str, quiet: bool) 
 
 @click.group(cls=Group)
 def snapshot() -> None:
-    """Virtual machines as they were: memory, processes and disk, to go on from.
+    """Virtual machines as they were, to go on from.
 
-    A snapshot belongs to its instance and is removed with it.  `docker checkpoint` shows the same ones.
+    A snapshot has memory, processes and disk.  It belongs to its instance and is removed with it.  `docker
+    checkpoint` shows the same ones.
     """
 
 
@@ -115,9 +117,10 @@ def list_snapshots(ctx: click.Context, instance: str, quiet: bool, form: str | N
 @click.argument("name")
 @click.pass_context
 def restore_snapshot(ctx: click.Context, instance: str, name: str, new_name: str) -> None:
-    """Go on from a snapshot: in its INSTANCE, which must be stopped, or as another one.
+    """Go on from a snapshot.
 
-    The instance's disk is then as it was at the snapshot; what it has written since is given up.
+    In its INSTANCE, which must be stopped, or (--as) as another one.  The instance's disk is then as it was
+    at the snapshot; what it has written since is given up.
     """
     _request(ctx, "POST", f"{_PATH}/{instance}/snapshots/{name}/restore", {"Name": new_name})
     print(new_name or instance)
@@ -142,7 +145,10 @@ def remove_snapshot(ctx: click.Context, instance: str, name: tuple[str, ...]) ->
 @click.argument("name")
 @click.pass_context
 def export_snapshot(ctx: click.Context, instance: str, name: str, output: str | None) -> None:
-    """Write a snapshot with its image's disk as one tar file, which `import` reads on any such host."""
+    """Write a snapshot and its image's disk as one tar file.
+
+    `insula snapshot import` reads it, here or on any such host.
+    """
     client = pass_client(ctx)
     answer = client.request("GET", f"{_PATH}/{instance}/snapshots/{name}/export", versioned=False)
     with start_output(output) as file:

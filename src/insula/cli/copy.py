@@ -40,7 +40,10 @@ def _split(word: str) -> tuple[str | None, str]:
 @click.argument("target")
 @click.pass_context
 def cp(ctx: click.Context, source: str, target: str, archive: bool, follow_link: bool, quiet: bool) -> None:
-    """Copy files between here and an instance: INSTANCE:PATH on one side, `-` is a tar stream."""
+    """Copy files between here and an instance.
+
+    INSTANCE:PATH is one side; `-` on the other is a tar stream.
+    """
     (from_ref, from_path), (to_ref, to_path) = _split(source), _split(target)
     if from_ref is not None and to_ref is not None:
         raise InvalidRequest("copying between containers is not supported", hint="copy out, then in")
@@ -147,7 +150,9 @@ def _check_member(member: tarfile.TarInfo, into: str) -> None:
     if os.path.basename(member.name) == "..":
         raise InvalidRequest(f"cp: the archive is not safe: {member.name!r} leads out of {into}")
     target = os.path.join(base, member.name)
-    if os.path.islink(target) and not member.isdir():
+    if os.path.islink(target):
+        if member.isdir():  # what it leads to would get the directory's mode and times
+            raise InvalidRequest(f'cp: cannot overwrite non-directory "{target}" with directory')
         os.unlink(target)  # replaced, not written through
 
 

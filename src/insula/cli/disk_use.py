@@ -24,7 +24,7 @@ _CACHE_HEADINGS = ("CACHE ID", "CACHE TYPE", "SIZE", "LAST USED", "USAGE")
 @click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
 @click.pass_context
 def df(ctx: click.Context, verbose: bool, template: str | None) -> None:
-    """Disk space that images, instances, volumes and caches of builds take."""
+    """Disk space of images, instances, volumes and caches."""
     found = pass_client(ctx).get("/system/df")
     if verbose:
         if template:

@@ -14,8 +14,8 @@ import click
 from insula.cli.connect import pass_client
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import auth_of, pull_image, show_progress, split_reference
-from insula.cli.show import filters_of
 from insula.cli.table import age_of, human_size, print_rows, rfc3339, utc_text
+from insula.cli.values import parse_filters
 from insula.errors import InvalidRequest
 
 _PIECE = 256 * 1024
@@ -68,7 +68,7 @@ def images(
     template: str | None,
 ) -> None:
     """List images."""
-    wanted = filters_of(filters)
+    wanted = parse_filters(filters)
     if name:
         wanted.setdefault("reference", []).append(name)
     listed = pass_client(ctx).get(
@@ -300,7 +300,10 @@ def import_(
     message: str | None,
     platform: str | None,
 ) -> None:
-    """An image from a tar of a root file system: a file, `-` (standard input), or an address over HTTP."""
+    """An image from a tar of a root file system.
+
+    FILE is a file, `-` (standard input), or an address over HTTP.
+    """
     repository, tag = split_reference(name) if name else ("", "")
     if not message:
         message = f"Imported from {file}"
@@ -365,9 +368,12 @@ def search(
     no_trunc: bool,
     template: str | None,
 ) -> None:
-    """Search a registry, with a daemon that can: insula's own says that registries have no search."""
+    """Search a registry, with a daemon that can.
+
+    insula's own says that registries have no search.
+    """
     found = pass_client(ctx).get(
-        "/images/search", term=term, limit=limit, filters=filters_of(filters) if filters else None
+        "/images/search", term=term, limit=limit, filters=parse_filters(filters) if filters else None
     )
     rows = [
         {
@@ -387,7 +393,10 @@ def search(
 @click.argument("name", metavar="NAME[:RELEASE]")
 @click.pass_context
 def bootstrap(ctx: click.Context, name: str, quiet: bool) -> None:
-    """Make an image from the distribution's packages, with no registry: debian:12."""
+    """Make an image from the distribution's packages.
+
+    Where no registry is at hand: `insula bootstrap debian:12`.  Takes minutes.
+    """
     answer = pass_client(ctx).request(
         "POST", "/insula/v1/images/bootstrap", query={"name": name}, versioned=False
     )

@@ -43,7 +43,7 @@ _INSTANCES = click.argument("instance", nargs=-1, required=True)
 @_INSTANCES
 @click.pass_context
 def stop(ctx: click.Context, instance: tuple[str, ...], timeout: int | None, signal: str | None) -> int:
-    """Stop instances: their stop signal, and SIGKILL after the grace."""
+    """Stop instances.  They get their stop signal, and SIGKILL after the grace."""
     client = pass_client(ctx)
     query = {"t": timeout, "signal": signal}
     return for_each(

@@ -63,7 +63,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image": ("insula.cli.groups:image", "Groups"),
     "builder": ("insula.cli.groups:builder", "Groups"),
     "network": ("insula.cli.networks:network", "Groups"),
-    "volume": ("insula.cli.groups:volume", "Groups"),
+    "volume": ("insula.cli.volumes:volume", "Groups"),
     "system": ("insula.cli.groups:system", "Groups"),
     "version": ("insula.cli.system:version", "Engine"),
     "info": ("insula.cli.system:info", "Engine"),
@@ -76,6 +76,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "daemon": ("insula.daemon:command", "Engine"),
 }
 
+
+SUMMARY = 62
+"""Characters of a command's first sentence that stand beside its name on a terminal of 80 columns."""
 
 # docker's commands that are not here, and what to do instead
 ELSEWHERE = {
@@ -108,7 +111,7 @@ class Lazy(click.Group):
         for name, (_, section) in COMMANDS.items():
             command = self.get_command(ctx, name)
             if command is not None and not command.hidden:
-                sections.setdefault(section, []).append((name, command.get_short_help_str(limit=70)))
+                sections.setdefault(section, []).append((name, command.get_short_help_str(limit=SUMMARY)))
         for section, rows in sections.items():
             with formatter.section(section):
                 formatter.write_dl(rows)
@@ -134,8 +137,9 @@ class Lazy(click.Group):
 @click.group(
     cls=Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Examples: insula run --rm debian:12 uname -r      in a container (the host's kernel)\n\n"
-    "          insula run --rm --isolation vm debian:12 uname -r      in a VM (its own kernel)",
+    epilog="\b\nExamples:\n"
+    "  insula run --rm debian:12 uname -r                  # the host's kernel\n"
+    "  insula run --rm --isolation vm debian:12 uname -r   # a kernel of its own",
 )
 @click.option(
     "-H",

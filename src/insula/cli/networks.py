@@ -15,10 +15,9 @@ from insula.cli.connect import pass_client
 from insula.cli.endpoints import make_endpoint
 from insula.cli.flags import Group
 from insula.cli.lifecycle import for_each
-from insula.cli.prune import ask, prune
-from insula.cli.show import filters_of
+from insula.cli.prune import ask, prune, prune_options
 from insula.cli.table import joined, print_rows
-from insula.cli.values import parse_pairs
+from insula.cli.values import parse_filters, parse_pairs
 from insula.errors import InvalidRequest
 
 
@@ -29,7 +28,7 @@ def network() -> None:
 
 @network.command(name="ls")
 @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
-@click.option("-q", "--quiet", is_flag=True, help="Names or ids only.")
+@click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids.")
 @click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
 @click.pass_context
@@ -49,7 +48,7 @@ def list_networks(
             "Labels": joined(n.get("Labels")),
             "CreatedAt": n.get("Created", ""),
         }
-        for n in pass_client(ctx).get("/networks", filters=filters_of(filters) or None)
+        for n in pass_client(ctx).get("/networks", filters=parse_filters(filters) or None)
     ]
     if quiet:
         for row in rows:
@@ -70,7 +69,9 @@ def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | N
 
 
 @network.command(name="create")
-@click.option("-d", "--driver", default="bridge", metavar="NAME", help="Driver.  [default: bridge]")
+@click.option(
+    "-d", "--driver", default="bridge", metavar="NAME", help="bridge, macvlan or ipvlan.  [default: bridge]"
+)
 @click.option("--ipv6", is_flag=True, help="IPv6, too.")
 @click.option("--ipv4", type=bool, hidden=True)
 @click.option("--ipam-driver", default="default", metavar="NAME", help="Who hands out addresses: default.")
@@ -85,19 +86,35 @@ def inspect_network(ctx: click.Context, name: tuple[str, ...], template: str | N
     metavar="NETWORK",
     help="Addresses, such as 10.5.0.0/16; one more for IPv6.  [default: free ones]",
 )
-@click.option("--gateway", multiple=True, metavar="ADDRESS", help="The host's address.  [default: the first]")
+@click.option(
+    "--gateway",
+    multiple=True,
+    metavar="ADDRESS",
+    help="The host's address; on macvlan and ipvlan the router's.  [default: the first]",
+)
 @click.option(
     "--ip-range", multiple=True, metavar="NETWORK", help="The part of the subnet that is handed out from."
 )
 @click.option("--aux-address", multiple=True, metavar="NAME=ADDRESS", help="An address to leave alone.")
 @click.option("--internal", is_flag=True, help="No way in or out.")
-@click.option("--attachable", is_flag=True, help="Accepted; bridge networks always are.")
+@click.option("--attachable", is_flag=True, help="Accepted; networks of this host always are.")
 @click.option("--label", multiple=True, metavar="KEY=VALUE", help="Set a label.")
-@click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE", help="Option of the driver.")
+@click.option(
+    "-o",
+    "--opt",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the driver: parent=eth0 or eth0.10, macvlan_mode=, ipvlan_mode=, ipvlan_flag=, "
+    "com.docker.network.driver.mtu=, com.docker.network.bridge.*=.",
+)
 @click.argument("name")
 @click.pass_context
 def create_network(ctx: click.Context, /, name: str, **o: Any) -> None:
-    """Make a network: instances on it find each other by name."""
+    """Make a network: instances on it find each other by name.
+
+    One of driver macvlan puts them into the LAN behind a link of the host's: -d macvlan -o parent=eth0
+    --subnet 192.168.1.0/24 --gateway 192.168.1.1 --ip-range 192.168.1.192/27.
+    """
     body: dict[str, Any] = {
         "Name": name,
         "Driver": o["driver"],
@@ -204,10 +221,9 @@ def remove_networks(ctx: click.Context, force: bool, name: tuple[str, ...]) -> i
 
 
 @network.command(name="prune")
-@click.option("--force", "-f", is_flag=True, help="Do not ask.")
-@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@prune_options
 @click.pass_context
 def prune_networks(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
     """Remove all networks that no running instance is on."""
     ask("Remove all networks that no running instance is on?", force)
-    prune(pass_client(ctx), "networks", filters_of(filters))
+    prune(pass_client(ctx), "networks", parse_filters(filters))

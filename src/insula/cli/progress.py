@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from insula.cli.table import human_size
 from insula.client import Client
 from insula.errors import DaemonRefused
 
@@ -57,19 +58,32 @@ class _Lines:
 
 
 class _Bars:
-    """For people: one line per layer, with a bar while bytes flow."""
+    """For people: one line per layer or step, with a bar where bytes are counted."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, Task
+        from rich.table import Column
+        from rich.text import Text
+
+        class Bar(BarColumn):
+            def render(self, task: Task) -> Any:
+                return super().render(task) if task.total is not None else Text()
+
+        class Words(ProgressColumn):
+            def __init__(self, words: Callable[[Task], str]) -> None:
+                super().__init__(Column(no_wrap=True))
+                self._words = words
+
+            def render(self, task: Task) -> Text:
+                return Text(self._words(task))
 
         self._console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.fields[ident]}"),
-            TextColumn("{task.description:<18}"),
-            BarColumn(bar_width=30),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            Words(lambda task: str(task.fields["ident"])),
+            Words(lambda task: task.description),
+            Bar(bar_width=30),
+            Words(lambda task: amount(task.completed, task.total, task.finished_speed or task.speed)),
             console=self._console,
         )
         self._tasks: dict[str, Any] = {}
@@ -79,20 +93,26 @@ class _Bars:
         ident, status = message.get("id", ""), message.get("status") or message.get("stream", "").rstrip("\n")
         if not ident:
             if status:
-                self._console.print(status, highlight=False, markup=False)
+                self._console.print(status, highlight=False, markup=False, soft_wrap=True)
             return
         if ident not in self._tasks:
             self._tasks[ident] = self._progress.add_task(status, total=None, ident=ident)
         detail = message.get("progressDetail") or {}
-        total = detail.get("total") or None
-        self._progress.update(
-            self._tasks[ident], description=status, completed=detail.get("current", 0), total=total
-        )
-        if not detail:
-            self._progress.update(self._tasks[ident], completed=1, total=1)
+        task = self._tasks[ident]
+        self._progress.update(task, description=status)
+        if detail:
+            self._progress.update(task, completed=detail.get("current", 0), total=detail.get("total"))
 
     def close(self) -> None:
         self._progress.stop()
+
+
+def amount(done: float, total: float | None, speed: float | None) -> str:
+    """`12MB/162MB  53.7MB/s`; empty for a step that counts no bytes.  Bytes, and bytes per second."""
+    if not done and total is None:
+        return ""
+    counted = human_size(done) if total is None else f"{human_size(done)}/{human_size(total)}"
+    return f"{counted}  {human_size(speed)}/s" if speed else counted
 
 
 def auth_of(image: str) -> dict[str, str]:

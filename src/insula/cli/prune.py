@@ -1,16 +1,30 @@
-"""Clean-ups: asking first, and telling what went."""
+"""Clean-ups: their options, asking first, and telling what went."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from insula.cli.table import human_size
 from insula.client import Client
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+YES = click.option("--force", "-f", is_flag=True, help="Do not ask.")
+_FILTER = click.option(
+    "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match."
+)
+
+
+def prune_options(command: F) -> F:
+    """`--force` and `--filter`, as `force` and `filters`."""
+    return YES(_FILTER(command))
+
 
 def prune(client: Client, what: str, filters: dict[str, list[str]]) -> None:
+    """Remove what is unused of the API's `what` (containers, build, …), and print it as docker does."""
     report: dict[str, Any] = client.request(
         "POST", f"/{what}/prune", query={"filters": filters or None}
     ).json()

@@ -11,13 +11,8 @@ from typing import Any
 import click
 
 from insula.cli.connect import pass_client
+from insula.cli.credentials import find_config_file, find_credentials, known_servers, server_of
 from insula.errors import InvalidRequest
-from insula.images.registry.credentials import (
-    find_config_file,
-    find_credentials,
-    known_servers,
-    server_of,
-)
 from insula.model.reference import DEFAULT_DOMAIN
 from insula.system.files import write_atomic
 
@@ -81,7 +76,7 @@ def _change_auths(change: Any) -> None:
 def login(
     ctx: click.Context, server: str, username: str | None, password: str | None, password_stdin: bool
 ) -> None:
-    """Check credentials with a registry and remember them, as docker login."""
+    """Check credentials with a registry and remember them."""
     if password_stdin:
         if username is None:
             raise InvalidRequest("--password-stdin: must be used with --username")

@@ -98,9 +98,9 @@ def run(
     """Make an instance of IMAGE and run COMMAND in it.
 
     \b
-    insula run --rm -it debian:12 bash                a container
-    insula run --rm -it --isolation vm debian:12 bash  a virtual machine of the same image
-    insula run -d -p 8080:80 --name web nginx          in the background, with a port
+    insula run --rm -it debian:12 bash                  a container
+    insula run --rm -it --isolation vm debian:12 bash   a VM of the same image
+    insula run -d -p 8080:80 --name web nginx           behind a port
     """
     if detach and options["attach"]:
         raise _Refused("conflicting options: cannot specify both --attach and --detach")

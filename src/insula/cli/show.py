@@ -15,20 +15,10 @@ import click
 from insula.cli import values
 from insula.cli.connect import pass_client
 from insula.cli.table import age_of, human_binary, human_size, joined, print_rows, utc_text
+from insula.cli.values import parse_filters
 from insula.client import Client
 from insula.errors import DaemonRefused, InvalidRequest
 from insula.model.go_template import render
-
-
-def filters_of(words: tuple[str, ...]) -> dict[str, list[str]]:
-    """`--filter key=value` words as the API's filters."""
-    found: dict[str, list[str]] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise InvalidRequest(f"--filter: {word!r} is not key=value")
-        found.setdefault(key, []).append(value)
-    return found
 
 
 def _ports(ports: list[dict[str, Any]]) -> str:
@@ -72,7 +62,7 @@ def ps(
         all=everything,
         limit=limit if limit > 0 else None,
         size=size or None,
-        filters=filters_of(filters) if filters else None,
+        filters=parse_filters(filters) if filters else None,
     )
     rows = [row_of(entry, no_trunc) for entry in listed]
     if quiet:
@@ -130,7 +120,7 @@ def row_of(entry: dict[str, Any], no_trunc: bool) -> dict[str, Any]:
 def inspect(
     ctx: click.Context, name: tuple[str, ...], template: str | None, size: bool, kind: str | None
 ) -> int:
-    """Everything about instances, images, networks or volumes, as JSON."""
+    """All about instances, images, networks or volumes, as JSON."""
     under = ctx.parent.info_name if ctx.parent is not None else None
     if kind is None and under in ("container", "image"):
         kind = under
@@ -360,6 +350,6 @@ def port(ctx: click.Context, instance: str, private_port: str | None) -> int:
 @click.argument("instance")
 @click.pass_context
 def diff(ctx: click.Context, instance: str) -> None:
-    """Files that differ from the image: A added, C changed, D deleted."""
+    """Files that differ from the image.  A: added, C: changed, D: deleted."""
     for change in pass_client(ctx).get(f"/containers/{instance}/changes") or ():
         print(f"{'CAD'[change['Kind']]} {change['Path']}")

@@ -11,9 +11,10 @@ import click
 
 from insula import __version__
 from insula.cli.connect import pass_client
-from insula.cli.show import filters_of, moment
+from insula.cli.show import moment
 from insula.cli.table import human_binary
 from insula.cli.terminal import DEFAULT_DETACH_KEYS, pump
+from insula.cli.values import parse_filters
 from insula.client import API_VERSION
 from insula.errors import DaemonUnreachable
 from insula.model.go_template import render
@@ -110,7 +111,7 @@ def events(
     query = {
         "since": moment(since, "--since"),
         "until": moment(until, "--until"),
-        "filters": filters_of(filters) or None,
+        "filters": parse_filters(filters) or None,
     }
     for event in pass_client(ctx).request("GET", "/events", query=query).lines():
         if template:
@@ -126,10 +127,10 @@ def events(
 @click.command(name="dial-stdio")
 @click.pass_context
 def dial_stdio(ctx: click.Context) -> None:
-    """Be a connection to the daemon on standard input and output: the far side of `docker -H ssh://`.
+    """Be a connection to the daemon, on stdin and stdout.
 
-    Ends when the daemon closes the connection.  The end of the input closes only the half that goes there, so
-    what is on its way back still arrives.
+    It is the far side of `docker -H ssh://`.  Ends when the daemon closes the connection.  The end of the
+    input closes only the half that goes there, so what is on its way back still arrives.
     """
     connection = pass_client(ctx).stream()
     try:

@@ -39,6 +39,17 @@ def parse_pairs(words: tuple[str, ...], flag: str) -> dict[str, str]:
     return pairs
 
 
+def parse_filters(words: tuple[str, ...]) -> dict[str, list[str]]:
+    """`--filter key=value` words as the API's filters.  Raises InvalidRequest."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise InvalidRequest(f"--filter: {word!r} is not key=value")
+        found.setdefault(key, []).append(value)
+    return found
+
+
 def read_lines(files: tuple[str, ...], flag: str) -> list[str]:
     """What files say, line by line, without comments and empty lines.  Raises InvalidRequest."""
     lines: list[str] = []

@@ -8,10 +8,9 @@ import click
 
 from insula.cli.connect import pass_client
 from insula.cli.flags import Group
-from insula.cli.groups import YES
 from insula.cli.lifecycle import for_each
 from insula.cli.progress import show_progress
-from insula.cli.prune import ask
+from insula.cli.prune import YES, ask
 from insula.cli.show import print_found
 from insula.cli.table import age_of, human_size, parse_time, print_rows
 
@@ -87,7 +86,10 @@ def remove_template(ctx: click.Context, key: tuple[str, ...]) -> int:
 @YES
 @click.pass_context
 def prune_templates(ctx: click.Context, everything: bool, force: bool) -> None:
-    """Remove stale templates: of an older kernel, agent or hypervisor."""
+    """Remove stale templates.
+
+    They are of an older kernel, agent or hypervisor.
+    """
     ask("Remove all templates?" if everything else "Remove all stale templates?", force)
     done = (
         pass_client(ctx).request("POST", f"{_PATH}/prune", query={"all": everything}, versioned=False).json()
@@ -103,7 +105,7 @@ def prune_templates(ctx: click.Context, everything: bool, force: bool) -> None:
 @click.option("-q", "--quiet", is_flag=True, help="The key only.")
 @click.pass_context
 def warm_template(ctx: click.Context, memory: int | None, cpus: int | None, quiet: bool) -> None:
-    """Make a template now, and a clone of it ready, instead of at the first virtual machine.
+    """Make a template, and a clone of it, before the first VM.
 
     MIB is what the guest has.  `insula inspect` of a VM says which template it started from; with -m, a
     VM's guest has some more than the limit.

@@ -16,13 +16,21 @@ from insula.compare.workload import Column, read_probe, start_image
 
 
 @click.command()
-@click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Repetitions.")
+@click.option(
+    "--runs",
+    type=click.IntRange(1, 100),
+    metavar="N",
+    default=5,
+    show_default=True,
+    help="How often each is measured.",
+)
 @click.option(
     "--instances",
     type=click.IntRange(1, 100),
+    metavar="N",
     default=3,
     show_default=True,
-    help="Idle ones.",
+    help="How many idle ones memory is measured with.",
 )
 @click.option(
     "--isolation",
@@ -44,9 +52,10 @@ def compare(
     against: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Run IMAGE as containers and as virtual machines here, and measure both side by side.
+    """Measure IMAGE as containers and as virtual machines.
 
-    A small probe is put into a temporary copy of the image; nothing of it stays.
+    Both run here, and are shown side by side.  A small probe is put into a temporary copy of the image;
+    nothing of it stays.
     """
     ours: Client = ctx.obj.client
     columns = [

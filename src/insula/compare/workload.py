@@ -51,14 +51,16 @@ def _probe_archive(probe: bytes) -> bytes:
 def start_image(client: Client, image: str, probe: bytes, isolation: str) -> Iterator[str]:
     """A temporary image: `image` with the probe in it and as its entrypoint.  Removed afterwards.
 
-    `isolation` is that of the instance which carries the probe in; files are put fastest into a container.
+    `isolation` is that of the instance which carries the probe in ("": the engine's default); files are put
+    fastest into a container.
 
     Raises NoSuchImage when the engine does not have the image.
     """
+    body: dict[str, Any] = {"Image": image, "Cmd": ["idle"], "Entrypoint": [PROBE]}
+    if isolation:
+        body["HostConfig"] = {"Isolation": isolation}
     try:
-        base = client.post("/containers/create", {"Image": image, "Cmd": ["idle"], "Entrypoint": [PROBE]})[
-            "Id"
-        ]
+        base = client.post("/containers/create", body)["Id"]
     except DaemonRefused as error:
         if error.http_status == 404:
             raise NoSuchImage(image, hint=f"pull it first: insula pull {image}") from error

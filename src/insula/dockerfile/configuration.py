@@ -24,6 +24,7 @@ from insula.dockerfile.instructions import (
 from insula.dockerfile.values import expand_ports
 from insula.errors import InvalidRequest
 from insula.model.image import ImageConfig
+from insula.model.paths import clean_path
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 _SIGNALS = frozenset((
@@ -101,7 +102,7 @@ def join_path(directory: str, path: str) -> str:
     """Absolute and clean; relative paths count from `directory`."""
     if not path:
         raise InvalidRequest("cannot normalize nothing")
-    return posixpath.normpath("/" + posixpath.join("/", directory, path).lstrip("/"))
+    return clean_path(posixpath.join(directory, path))
 
 
 def check_signal(text: str) -> None:

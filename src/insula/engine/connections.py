@@ -61,6 +61,7 @@ class Connections:
             journal = Journal(kit.store, entry.id, CONNECT, network.id)
             undo.callback(journal.end)
             before = entry.plan
+            undo.push_async_callback(self._publish_again, entry)
             undo.push_async_callback(kit.networks.leave, entry.id, network.id)
             await self._preparation.connect(entry, wanted)
             await self._preparation.publish(entry)  # if this is the first that leads out
@@ -101,6 +102,12 @@ class Connections:
             undo.callback(journal.end)
             await self._take_away(entry, network.id)
             journal.end()
+            await self._publish_again(entry)
+
+    async def _publish_again(self, entry: Entry) -> None:
+        """Its ports, where what leads out now publishes them and what led out before did not."""
+        if entry.alive and self._kit.networks.endpoints(entry.id):
+            await self._preparation.publish(entry)
 
     async def settle(self, entry: Entry, network_id: str) -> None:
         """After a crash in the middle of either: without it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import posixpath
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -28,6 +27,7 @@ from insula.model.files import Change, PathStat
 from insula.model.image import Image, ImageConfig
 from insula.model.instance import State
 from insula.model.mounts import MountKind
+from insula.model.paths import clean_path
 from insula.system import tar
 from insula.volumes.volumes import tree_size
 
@@ -254,7 +254,7 @@ def check_writable(entry: Entry, path: str) -> None:
     """Whether `docker cp` may write there: by the path as it is written, as in dockerd.  Raises Forbidden."""
     plan = entry.plan
     assert plan is not None
-    normal = posixpath.normpath(absolute(path))
+    normal = clean_path(path)
     mounts = [m for m in plan.mounts if entry.alive or m.kind is not MountKind.TMPFS]
     holding = [m for m in mounts if f"{normal}/".startswith(f"{m.target.rstrip('/')}/")]
     if holding:
@@ -283,7 +283,7 @@ def check_not_kernels(entry: Entry, path: str) -> bool:
     cp` an empty directory, as in dockerd, whose view of a root has no such mounts.  Raises NoSuchPath for
     what is below: it has no sizes to write into an archive, and `docker exec … cat` reads it."""
     assert entry.plan is not None
-    normal = posixpath.normpath(absolute(path))
+    normal = clean_path(path)
     top = next((top for top in _KERNELS if normal == top or normal.startswith(f"{top}/")), "")
     if not entry.alive or not top:
         return False

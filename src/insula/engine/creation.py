@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import socket
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from insula.engine.planner import (
     make_plan,
     placeholder_root,
 )
-from insula.engine.preparation import Preparation, host_name
+from insula.engine.preparation import Preparation
 from insula.engine.rotation import Rotation
 from insula.engine.sharing import check_donors
 from insula.engine.types import Created
@@ -44,7 +45,7 @@ from insula.model.progress import no_progress
 from insula.model.root import DirectoryRoot, DiskRoot, RootKind
 from insula.system.files import disk_errors, remove_tree
 from insula.system.ssh_keys import find_host_keys
-from insula.volumes.checks import check_mounts, clean_target, prepare_bind
+from insula.volumes.checks import check_mounts, check_not_proc, clean_target, prepare_bind
 from insula.volumes.copy_up import copy_up
 from insula.volumes.mounting import open_part
 
@@ -85,7 +86,7 @@ class Creation:
             raise Unavailable(f"isolation {spec.isolation} does not work on this host: {problem}")
         instance_id = make_id()
         name = check_name(name) if name else make_name(self._instances.names)
-        config = merge_config(spec, image.config, instance_id, host_name=host_name())
+        config = merge_config(spec, image.config, instance_id, host_name=socket.gethostname())
         decide_ports(spec, config)
         inherited = inherited_mounts(spec.volumes_from, self._instances)
         # names for anonymous volumes are chosen here, so that the journal has them before they are made
@@ -259,6 +260,7 @@ def decide_mounts(
     for untrusted_target in image_volumes:
         target = clean_target(untrusted_target)
         if target not in covered:
+            check_not_proc(MountKind.VOLUME, target)
             covered.add(target)
             mounts.append(MountSpec(kind=MountKind.VOLUME, target=target, legacy=True))
     return tuple(sorted(mounts, key=lambda mount: mount.target.count("/")))

@@ -1,7 +1,7 @@
 """Engine: the facade that the doors call, and the only place that knows the whole story of an instance.
 
 Async; every method raises `insula.errors` only.  The parts, in the order in which an instance meets them:
-`creation`, `preparation`, `lifecycle`, `control`, `attach`, `execs`, `logs`, `contents`, `removal`; then
+`creation`, `preparation`, `lifecycle`, `control`, `output`, `execs`, `contents`, `removal`; then
 `recovery` after the daemon was away, and `inventory` for the whole.
 """
 
@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from insula.engine.attach import ChainedStream, FilteredStream, LoggedStream, PendingStream
 from insula.engine.connections import Connections
 from insula.engine.contents import Contents
 from insula.engine.control import Control
@@ -28,15 +27,16 @@ from insula.engine.kit import Kit
 from insula.engine.legality import Action, check, still_running
 from insula.engine.lifecycle import Lifecycle
 from insula.engine.links import Links
-from insula.engine.logs import await_output, read_log
 from insula.engine.mounting import Mounting
 from insula.engine.operations import begun
+from insula.engine.output import Output
 from insula.engine.preparation import Preparation
 from insula.engine.probing import Probing
 from insula.engine.recovery import Recovery
 from insula.engine.removal import Removal
 from insula.engine.rotation import Rotation
 from insula.engine.snapshots import Snapshots
+from insula.engine.templates import Templates
 from insula.engine.types import (
     BUILD_ANNOTATION,
     Archive,
@@ -55,26 +55,17 @@ from insula.engine.types import (
     WaitCondition,
 )
 from insula.engine.views import make_view
-from insula.errors import (
-    InsulaError,
-    InvalidRequest,
-    NoSuchImage,
-    NoSuchInstance,
-    NotFound,
-    NotImplementedYet,
-    Unavailable,
-)
-from insula.isolation.backend import Backend, GuestMaker, ProcessTable, TemplateKeeper
+from insula.errors import InsulaError, NoSuchImage, NoSuchInstance, Unavailable
+from insula.isolation.backend import Backend, GuestMaker, ProcessTable
 from insula.model.files import Change, PathStat
 from insula.model.image import Image
 from insula.model.instance import ExitStatus, Instance, InstanceSpec, RestartPolicy, State
-from insula.model.isolation import Isolation, output_delay_s
+from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 from insula.model.network import NetworkSpec
 from insula.model.progress import Progress
 from insula.model.reports import PruneFilters, PruneReport
 from insula.model.stream import Sample, Stream
-from insula.model.template import TemplateView
 
 if TYPE_CHECKING:
     from insula.config import Settings
@@ -88,8 +79,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-
-_TICK_NS = 10_000_000  # how far a file's time may be behind
 
 
 class Engine:
@@ -122,12 +111,14 @@ class Engine:
             backends=backends,
             growth=Growth(),
         )
+        self.templates = Templates(self._kit)
         self._instances = Instances(store, events)
         self._mounting = Mounting(self._kit)
         self._links = Links(self._kit, self._instances)
         self._execs = Execs(self._kit, self._instances, self._links)
         self._preparation = Preparation(self._kit, self._mounting, self._links, self._instances.find)
         self._rotation = Rotation(self._kit)
+        self._output = Output(self._kit, self._instances, self._rotation)
         self._journal = JournalFeed(self._kit)
         self._creation = Creation(
             self._kit, self._instances, self._mounting, self._preparation, self._rotation
@@ -319,77 +310,17 @@ class Engine:
     async def attach(
         self, ref: str, *, stdin: bool, stdout: bool, stderr: bool, logs: bool, stream: bool
     ) -> Stream:
-        """Legal before start: connects when launched.  Which channels are shown is filtered here."""
-        entry = self._instances.find(ref)
-        check(Action.ATTACH, entry.record, ref)
-        inner = await self._attach(entry, logs=logs, stream=stream)
-        self._instances.event(entry, "attach")
-        return FilteredStream(inner, stdin=stdin, stdout=stdout, stderr=stderr)
-
-    async def _attach(self, entry: Entry, *, logs: bool, stream: bool) -> Stream:
-        backend = self._kit.backend(entry.record.spec.isolation)
-        logged = logs and entry.record.spec.log.driver != "none"
-        if entry.alive:
-            with still_running(entry):
-                live = await backend.attach(entry.id) if stream else None
-            if logged or live is None:
-                return LoggedStream(self._pieces(entry, follow=stream, wanted=logged), live)
-            return live
-        if not stream:
-            return LoggedStream(self._pieces(entry, follow=False, wanted=logged), None)
-        pending = PendingStream(lambda gone: entry.pending.remove(gone) if gone in entry.pending else None)
-        entry.pending.append(pending)
-        return ChainedStream(self._pieces(entry, follow=False, wanted=True), pending) if logged else pending
+        """`logs`: with what was said before; `stream`: with what comes.  Legal before start."""
+        return await self._output.attach(
+            ref, stdin=stdin, stdout=stdout, stderr=stderr, logs=logs, stream=stream
+        )
 
     def logs(self, ref: str, query: LogQuery) -> AsyncIterator[LogRecord]:
         """Raises NoSuchInstance, NotImplementedYet (no log is kept) at once."""
-        entry = self._instances.find(ref)
-        if entry.record.spec.log.driver == "none":
-            raise NotImplementedYet("configured logging driver does not support reading")
-        return self._read_settled(entry, query)
-
-    def _pieces(self, entry: Entry, *, follow: bool, wanted: bool) -> AsyncIterator[LogRecord]:
-        """The log as it was written, not joined to lines."""
-        query = LogQuery(follow=follow, tail=None if wanted else 0)
-        return self._read_log(entry, query, join=False)
-
-    async def _read_settled(self, entry: Entry, query: LogQuery) -> AsyncIterator[LogRecord]:
-        """Who asks right after the start finds what the workload has said by then, in either isolation."""
-        delay_s = output_delay_s(entry.record.spec.isolation)
-        until_ns = entry.run.since_ns + int(delay_s * 1e9) if entry.run is not None else 0
-        if not query.follow and entry.alive and time.time_ns() < until_ns:
-            await await_output(
-                self._kit.log_path(entry.id),
-                self._kit.growth,
-                since_ns=entry.record.started_ns - _TICK_NS,
-                until_ns=until_ns,
-                ended=lambda: _silent(entry),
-            )
-        async for record in self._read_log(entry, query, join=True):
-            yield record
-
-    async def _read_log(self, entry: Entry, query: LogQuery, *, join: bool) -> AsyncIterator[LogRecord]:
-        records = read_log(
-            self._kit.log_path(entry.id),
-            query,
-            growth=self._kit.growth,
-            ended=lambda: _silent(entry),
-            join=join,
-        )
-        try:
-            async with contextlib.aclosing(records):
-                async for record in records:
-                    yield record
-        finally:
-            if query.follow:
-                await self._rotation.settle(entry)
+        return self._output.logs(ref, query)
 
     async def resize(self, ref: str, rows: int, cols: int) -> None:
-        entry = self._instances.find(ref)
-        check(Action.RESIZE, entry.record, ref)
-        with still_running(entry):
-            await self._kit.backend(entry.record.spec.isolation).resize(entry.id, rows, cols)
-        self._instances.event(entry, "resize", height=str(rows), width=str(cols))
+        await self._output.resize(ref, rows, cols)
 
     # execs
 
@@ -515,50 +446,6 @@ class Engine:
         for maker in makers:
             await maker.make_guest(progress)
 
-    # templates of virtual machines
-
-    def _keepers(self) -> Sequence[TemplateKeeper]:
-        return [backend for backend in self._kit.backends.values() if isinstance(backend, TemplateKeeper)]
-
-    async def templates(self) -> tuple[TemplateView, ...]:
-        """Newest first."""
-        found = [view for keeper in self._keepers() for view in await keeper.templates()]
-        return tuple(sorted(found, key=lambda view: view.created_ns, reverse=True))
-
-    async def find_template(self, ref: str) -> TemplateView:
-        """By key or a beginning of it.  Raises NotFound, InvalidRequest when ambiguous."""
-        found = [view for view in await self.templates() if ref and view.key.startswith(ref)]
-        if len(found) > 1:
-            raise InvalidRequest(f"template {ref!r} is ambiguous: {', '.join(view.key for view in found)}")
-        if not found:
-            raise NotFound(f"No such template: {ref}")
-        return found[0]
-
-    async def remove_template(self, ref: str) -> TemplateView:
-        """Raises NotFound, InvalidRequest."""
-        key = (await self.find_template(ref)).key
-        for keeper in self._keepers():
-            with contextlib.suppress(NotFound):
-                return await keeper.remove_template(key)
-        raise NotFound(f"No such template: {ref}")
-
-    async def prune_templates(self, *, all: bool = False) -> PruneReport:
-        """Those that no VM would start from any more; all of them with `all`."""
-        gone = [view for view in await self.templates() if all or not view.current]
-        for view in gone:
-            await self.remove_template(view.key)
-        return PruneReport(
-            deleted=tuple(view.key for view in gone), reclaimed_bytes=sum(view.size_bytes for view in gone)
-        )
-
-    async def warm_template(
-        self, progress: Progress, *, vcpus: int | None = None, memory_mib: int | None = None
-    ) -> TemplateView:
-        """None: as the settings say.  Raises Unavailable, InvalidRequest, RuntimeFailed."""
-        for keeper in self._keepers():
-            return await keeper.warm_template(vcpus, memory_mib, progress)
-        raise Unavailable("no isolation of this daemon has templates")
-
     # inside
 
     def _volume_users(self, name: str) -> tuple[str, ...]:
@@ -579,8 +466,3 @@ class Engine:
             return self.images.find(entry.record.spec.image).id == entry.record.image_id
         except InsulaError:  # also the beginning of several ids by now
             return False
-
-
-def _silent(entry: Entry) -> bool:
-    """Nothing will be written to its log any more (unless it is started again)."""
-    return entry.removed or entry.record.state not in RUNNING_STATES

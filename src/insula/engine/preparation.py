@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -27,8 +26,8 @@ from insula.engine.planner import (
     names_on,
     wanted_networks,
 )
-from insula.engine.sharing import with_donors
-from insula.errors import Conflict, Failure, InvalidRequest
+from insula.engine.sharing import network_donor, with_donors
+from insula.errors import Failure
 from insula.isolation.plan import LaunchPlan, Security
 from insula.model.instance import InstanceSpec
 from insula.model.isolation import link_kind
@@ -124,22 +123,9 @@ class Preparation:
         return dataclasses.replace(security, sysctls=(*security.sysctls, *more)) if more else security
 
     def _joined(self, entry: Entry) -> LaunchPlan | None:
-        """The plan of the instance whose network it is to share, which must run.  Raises NoSuchInstance,
-        Conflict, InvalidRequest."""
+        """The plan of the instance whose network it is to share, if it is to.  Raises as `network_donor`."""
         how, ref = attachment(entry.record.spec)
-        if how is not Attachment.JOIN:
-            return None
-        other = self._find(ref)
-        if other is entry:
-            raise InvalidRequest("cannot join own network")
-        if not other.alive or other.plan is None:
-            raise Conflict(f"cannot join network of a non running container: {other.id}")
-        if link_kind(other.record.spec.isolation) is not LinkKind.VETH:
-            raise Conflict(
-                f"cannot join the network of {other.record.name}: it is inside of a virtual machine",
-                hint="put both on one network, where they find each other by name",
-            )
-        return other.plan
+        return network_donor(entry, ref, self._find) if how is Attachment.JOIN else None
 
     async def _hold_root(self, entry: Entry, undo: AsyncExitStack) -> None:
         await self._mounting.hold(entry)
@@ -238,9 +224,9 @@ class Preparation:
         )
 
     def _host_gateway(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:
-        """The host as the instance sees it: its way out, else (an internal network, or none any more) the
-        default bridge's address, which is Docker's answer always."""
-        if gateway := next((e.gateway for e in endpoints if e.default_route), ""):
+        """The host as the instance sees it: its way out, else (an internal network, one beside the host, or
+        none any more) the default bridge's address, which is Docker's answer always."""
+        if gateway := next((e.gateway for e in endpoints if e.default_route and not e.on_parent), ""):
             return gateway
         bridged = attachment(entry.record.spec)[0] is Attachment.BRIDGE
         return self._kit.networks.find("bridge").gateway if bridged else ""
@@ -264,10 +250,6 @@ def finalize_wanted(spec: NetworkSpec) -> Wanted:
         more=tuple(f"{address}/{64 if ':' in address else 16}" for address in spec.link_local),
         links=tuple((alias, name) for name, _, alias in (link.partition(":") for link in spec.links)),
     )
-
-
-def host_name() -> str:
-    return socket.gethostname()
 
 
 def _read_host(path: str) -> str:

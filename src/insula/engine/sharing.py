@@ -1,7 +1,6 @@
-"""The PID and IPC namespaces of another instance (`--pid container:NAME`, `--ipc container:NAME`).  Pure.
+"""The namespaces of another instance: `--network`, `--pid` and `--ipc container:NAME`.  Pure.
 
-Who it is is looked up at every start, and the final plan has its id.  The network of another is
-`preparation`'s.
+Who it is is looked up at every start, and must run then; the final plan has its id.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 from insula.engine.instances import Entry
-from insula.errors import Conflict, Failure, InvalidRequest, NoSuchInstance
+from insula.errors import Conflict, Failure, InsulaError, InvalidRequest, NoSuchInstance
 from insula.isolation.plan import LaunchPlan
 from insula.model.instance import InstanceSpec, State
 from insula.model.isolation import link_kind
@@ -60,18 +59,38 @@ def _donor(entry: Entry, word: str, ref: str, find: Callable[[str], Entry]) -> E
         raise InvalidRequest(f"{failed}: {error.message}") from None
     if other is entry:
         raise InvalidRequest(f"{failed}: it is the container's own")
-    if other.record.state is State.RESTARTING:
-        raise Conflict(f"{failed}: Container {other.id} is restarting, wait until the container is running")
-    if not other.alive or other.plan is None:
-        raise Failure(f"{failed}: Container {other.id} is not running")
-    if link_kind(other.record.spec.isolation) is not LinkKind.VETH:
-        raise Conflict(
-            f"{failed}: that of {other.record.name} is inside of a virtual machine",
-            hint="docker exec runs a program in it",
-        )
-    if word == "IPC" and other.plan.ipc_mode not in ("shareable", "host"):
+    stopped = Failure(f"{failed}: Container {other.id} is not running")
+    plan = _running(other, failed, stopped, hint="docker exec runs a program in it")
+    if word == "IPC" and plan.ipc_mode not in ("shareable", "host"):
         raise InvalidRequest(
             f"{failed}: container {ref}: non-shareable IPC "
             "(hint: use IpcMode:shareable for the donor container)"
         )
     return other
+
+
+def network_donor(entry: Entry, ref: str, find: Callable[[str], Entry]) -> LaunchPlan:
+    """The plan of the instance whose network it is to share.  Raises NoSuchInstance, InvalidRequest,
+    Conflict."""
+    other = find(ref)
+    if other is entry:
+        raise InvalidRequest("cannot join own network")
+    stopped = Conflict(f"cannot join network of a non running container: {other.id}")
+    return _running(
+        other,
+        "cannot join network",
+        stopped,
+        hint="put both on one network, where they find each other by name",
+    )
+
+
+def _running(other: Entry, failed: str, stopped: InsulaError, *, hint: str) -> LaunchPlan:
+    """The plan of one that has namespaces of the host's now.  `stopped` is raised if it does not run; `hint`
+    is for one that is a kernel away.  Raises Conflict, too."""
+    if other.record.state is State.RESTARTING:
+        raise Conflict(f"{failed}: Container {other.id} is restarting, wait until the container is running")
+    if not other.alive or other.plan is None:
+        raise stopped
+    if link_kind(other.record.spec.isolation) is not LinkKind.VETH:
+        raise Conflict(f"{failed}: that of {other.record.name} is inside of a virtual machine", hint=hint)
+    return other.plan

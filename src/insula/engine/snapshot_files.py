@@ -3,7 +3,7 @@
 GNU tar packs and unpacks: it knows holes, and disks are mostly those.  What comes out of an archive is
 believed only when every file has the digest that the archive's own list says; that is against damage.
 Against malice there is that a snapshot is a virtual machine: nothing in it is run, mounted or trusted outside
-of one.
+of one, and one whose record asks for something of the host's is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from insula.errors import CorruptData, Failure
 from insula.isolation.plan import LaunchPlan
 from insula.model import codec
 from insula.model.instance import Instance
+from insula.model.isolation import Isolation
+from insula.model.mounts import Mount, MountKind, MountSpec
 from insula.system import memory_file
 from insula.system.files import disk_errors, write_atomic
 from insula.system.run import fixed_environment, need_program
@@ -196,7 +198,25 @@ def check(directory: str) -> SnapshotRecord:
         if wanted.get(name) != digest:
             raise CorruptData(f"the archive's {name} is damaged: it does not match its digest")
     record = read_record(directory)
-    if record.plan.disk is None:
-        raise CorruptData("the archive is of an instance that was no virtual machine")
+    _check_record(record)
     os.chmod(os.path.join(directory, IMAGE), 0o444)
     return record
+
+
+def _check_record(record: SnapshotRecord) -> None:
+    """It says what its maker wants it to.  What goes on from it must reach nothing of the host that nobody
+    here has given it.  Raises CorruptData."""
+    spec, plan = record.instance.spec, record.plan
+    vm = Isolation.VM
+    if plan.disk is None or plan.machine is None or (spec.isolation, plan.isolation) != (vm, vm):
+        raise CorruptData("the archive is of an instance that was no virtual machine")
+    # no machine with shares can be captured, so nobody who is honest has written such a record
+    mounts: list[Mount | MountSpec] = [*plan.mounts, *spec.mounts, *record.instance.mounts]
+    for mount in mounts:
+        if mount.kind is not MountKind.TMPFS:
+            raise CorruptData(
+                f"the archive asks for {mount.source[:200] or 'a volume'} of this host "
+                f"at {mount.target[:200]}: refused"
+            )
+    if spec.volumes_from:
+        raise CorruptData("the archive asks for another instance's volumes: refused")

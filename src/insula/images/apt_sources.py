@@ -103,8 +103,13 @@ def find_suite(tag: str, releases: Mapping[str, str]) -> str:
         return "stable"
     if tag in releases.values() or tag in _ALIASES:
         return tag
-    known = ", ".join(f"{version} ({name})" for version, name in sorted(releases.items())[-6:])
+    newest = sorted(releases.items(), key=lambda release: _numbers(release[0]))[-6:]
+    known = ", ".join(f"{version} ({name})" for version, name in newest)
     raise InvalidRequest(f"{tag!r} is not a release that this host knows of", hint=f"known: {known}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 def parse_releases(distro_info_csv: str) -> dict[str, str]:

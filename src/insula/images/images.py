@@ -46,7 +46,7 @@ _AMBIGUOUS_NAMES = ("sha256", "sha384", "sha512")
 
 class Images:
     """`root` is data_root/images.  Credentials come with each request: what `docker login` left is read by
-    the client (`registry.credentials`).  `stall_s` and `retry_s` are for tests of bad networks."""
+    the client.  `stall_s` and `retry_s` are for tests of bad networks."""
 
     def __init__(
         self,

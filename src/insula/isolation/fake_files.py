@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from insula.errors import InvalidRequest, NoSuchPath
 from insula.model.files import Change, ChangeKind, PathStat
+from insula.model.paths import clean_path
 
 _PIECE = 1024 * 1024
 _GO_DIR = 1 << 31
@@ -53,11 +54,11 @@ class FakeTree:
     # for programs
 
     def read_file(self, path: str) -> bytes | None:
-        node = self._now.get(_normal(path))
+        node = self._now.get(clean_path(path))
         return None if node is None or node.is_dir else node.data
 
     def write_file(self, path: str, data: bytes, *, append: bool = False) -> None:
-        path = _normal(path)
+        path = clean_path(path)
         old = self._now.get(path)
         self._make_parents(path)
         self._now[path] = Node(
@@ -65,7 +66,7 @@ class FakeTree:
         )
 
     def remove(self, path: str) -> bool:
-        path = _normal(path)
+        path = clean_path(path)
         gone = [p for p in self._now if p == path or p.startswith(path.rstrip("/") + "/")]
         for each in gone:
             del self._now[each]
@@ -83,11 +84,11 @@ class FakeTree:
         node = self._node(path)
         mode = stat.S_IMODE(node.mode) | (_GO_DIR if node.is_dir else 0)
         mode |= _GO_SYMLINK if stat.S_ISLNK(node.mode) else 0
-        name = posixpath.basename(_normal(path)) or "/"
+        name = posixpath.basename(clean_path(path)) or "/"
         return PathStat(name=name, size=len(node.data), mode=mode, mtime_ns=node.mtime_ns)
 
     async def get(self, path: str) -> AsyncIterator[bytes]:
-        path = _normal(path)
+        path = clean_path(path)
         self._node(path)
         name = posixpath.basename(path) or "."
         prefix = path.rstrip("/") + "/"
@@ -103,13 +104,13 @@ class FakeTree:
     async def put(
         self, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool, copy_owner: bool
     ) -> None:
-        base = _normal(path)
+        base = clean_path(path)
         if not self._node(base).is_dir:
             raise InvalidRequest(f"{path} is not a directory")
         raw = b"".join([piece async for piece in archive])
         with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
             for member in tar:
-                target = _normal(posixpath.join(base, member.name))
+                target = clean_path(posixpath.join(base, member.name))
                 old = self._now.get(target)
                 if old is not None and no_overwrite_dir and old.is_dir != member.isdir():
                     raise InvalidRequest(
@@ -152,14 +153,10 @@ class FakeTree:
             yield piece
 
     def _node(self, path: str) -> Node:
-        node = self._now.get(_normal(path))
+        node = self._now.get(clean_path(path))
         if node is None:
             raise NoSuchPath(path, self._id)
         return node
-
-
-def _normal(path: str) -> str:
-    return "/" + posixpath.normpath("/" + path).lstrip("/")
 
 
 def _make_tar(members: dict[str, Node]) -> bytes:

@@ -18,6 +18,7 @@ from insula.isolation.backend import Files
 from insula.isolation.plan import LaunchPlan
 from insula.model.files import Change, PathStat
 from insula.model.mounts import MountKind
+from insula.model.paths import clean_path
 from insula.system import tree
 
 
@@ -80,7 +81,7 @@ class MountedFiles:
     def _find(self, path: str) -> _Place | None:
         """In the innermost mount that holds it; None when none does."""
         ending = "/" if path.endswith(("/", "/.")) else ""
-        normal = posixpath.normpath("/" + path.lstrip("/"))
+        normal = clean_path(path)
         name = posixpath.basename(path.rstrip("/"))
         for mount in sorted(self._plan.mounts, key=lambda m: -len(m.target)):
             target = mount.target.rstrip("/")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from insula.errors import InvalidRequest
 
 _MAX_ID = 2**31 - 1
+_NOBODY = 2**32 - 1  # to setuid(2), "leave it as it is", so no user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,11 @@ def find_user_id(user: str, passwd: str) -> int:
 
 def _find_user(wanted: str, passwd: str) -> _User | None:
     by_number: _User | None = None
+    number = _id(wanted)
     for user in _users(passwd):
         if user.name == wanted:
             return user
-        if by_number is None and wanted.isdecimal() and user.uid == int(wanted):
+        if by_number is None and user.uid == number:
             by_number = user
     return by_number
 
@@ -73,23 +75,34 @@ def find_group(wanted: str, text: str) -> int:
 def _number(word: str, kind: str, file: str) -> int:
     if word == "":
         return 0
-    if not word.removeprefix("-").isdecimal():
+    digits = word.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal()):
         raise InvalidRequest(f"unable to find {kind} {word}: no matching entries in {file} file")
-    if not 0 <= int(word) <= _MAX_ID:
-        raise InvalidRequest(f"uids and gids must be in range 0-{_MAX_ID}: {word}")
-    return int(word)
+    number = _id(word)
+    if number is None or number > _MAX_ID:
+        raise InvalidRequest(f"uids and gids must be in range 0-{_MAX_ID}: {word[:64]}")
+    return number
+
+
+def _id(untrusted_text: str) -> int | None:
+    """None for what is no id: the files are the image's, and may hold any number of digits."""
+    if not (untrusted_text.isascii() and untrusted_text.isdecimal()) or len(untrusted_text) > 10:
+        return None
+    number = int(untrusted_text)
+    return number if number < _NOBODY else None
 
 
 def _users(text: str) -> Iterator[_User]:
     for line in text.splitlines():
         fields = line.strip().split(":")
-        if len(fields) >= 4 and fields[2].isdecimal() and fields[3].isdecimal():
-            yield _User(fields[0], int(fields[2]), int(fields[3]), fields[5] if len(fields) > 5 else "")
+        if len(fields) < 4 or (uid := _id(fields[2])) is None or (gid := _id(fields[3])) is None:
+            continue
+        yield _User(fields[0], uid, gid, fields[5] if len(fields) > 5 else "")
 
 
 def _groups(text: str) -> Iterator[tuple[str, int, tuple[str, ...]]]:
     for line in text.splitlines():
         fields = line.strip().split(":")
-        if len(fields) >= 3 and fields[2].isdecimal():
+        if len(fields) >= 3 and (gid := _id(fields[2])) is not None:
             members = fields[3].split(",") if len(fields) > 3 else []
-            yield fields[0], int(fields[2]), tuple(m.strip() for m in members)
+            yield fields[0], gid, tuple(m.strip() for m in members)

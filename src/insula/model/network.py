@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 
 PREDEFINED = ("bridge", "host", "none")
+ON_PARENT = ("macvlan", "ipvlan")
+"""Drivers that put instances on a link of the host's, beside the host."""
 
 DEFAULT_MTU = 1500
 BRIDGE_OPTION = "com.docker.network.bridge.name"
@@ -14,12 +16,18 @@ ICC_OPTION = "com.docker.network.bridge.enable_icc"
 MASQUERADE_OPTION = "com.docker.network.bridge.enable_ip_masquerade"
 HOST_IP_OPTION = "com.docker.network.bridge.host_binding_ipv4"
 MTU_OPTION = "com.docker.network.driver.mtu"
+PARENT_OPTION = "parent"
+MACVLAN_MODE_OPTION = "macvlan_mode"
+IPVLAN_MODE_OPTION = "ipvlan_mode"
+IPVLAN_FLAG_OPTION = "ipvlan_flag"
 SYSCTLS_OPTION = "com.docker.network.endpoint.sysctls"  # of an endpoint
 ANY_INTERFACE = "IFNAME"
 _ANY = re.compile(rf"\.{ANY_INTERFACE}\.", re.IGNORECASE)
 
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
+_DUMMY_PREFIXES = {"macvlan": "dm-", "ipvlan": "di-"}  # Docker's
+_DUMMY_DIGITS = 12  # with the prefix, what the kernel allows for a link's name
 
 
 class LinkKind(enum.StrEnum):
@@ -81,9 +89,9 @@ class NetworkRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A network as stored.  `driver` is bridge, host or null.
+    """A network as stored.  `driver` is bridge, macvlan, ipvlan, host or null.
 
-    `options` are those of the bridge driver, checked.  `chosen_subnet`: by the user, who may then choose
+    `options` are those of its driver, checked.  `chosen_subnet`: by the user, who may then choose
     addresses in it, too.  `created`: RFC 3339.  `ipv6`: instances have an address of `range6` each; without,
     that is only kept and shown, as Docker's is.
     """
@@ -115,8 +123,45 @@ class Network:
         return self.name in PREDEFINED
 
     @property
+    def on_parent(self) -> bool:
+        """Its instances are on a link of the host's, beside the host; there is no bridge."""
+        return self.driver in ON_PARENT
+
+    @property
+    def parent(self) -> str:
+        """That link; where none was named, one of our own that leads nowhere, by Docker's name."""
+        if not self.on_parent:
+            return ""
+        return self.options.get(PARENT_OPTION, "") or _DUMMY_PREFIXES[self.driver] + self.id[:_DUMMY_DIGITS]
+
+    @property
+    def has_own_parent(self) -> bool:
+        return self.on_parent and not self.options.get(PARENT_OPTION)
+
+    @property
+    def leads_out(self) -> bool:
+        return not self.internal and not self.has_own_parent
+
+    @property
+    def mode(self) -> str:
+        """What the members of a macvlan or ipvlan network see of each other; "" for other drivers."""
+        if self.driver == "macvlan":
+            return self.options.get(MACVLAN_MODE_OPTION, "") or "bridge"
+        return (self.options.get(IPVLAN_MODE_OPTION, "") or "l2") if self.driver == "ipvlan" else ""
+
+    @property
+    def flag(self) -> str:
+        """The same, of ipvlan."""
+        return (self.options.get(IPVLAN_FLAG_OPTION, "") or "bridge") if self.driver == "ipvlan" else ""
+
+    @property
     def mtu(self) -> int:
+        """As chosen, else the usual; on a parent, that one's, where nothing is chosen."""
         return int(self.options.get(MTU_OPTION, DEFAULT_MTU))
+
+    @property
+    def has_mtu(self) -> bool:
+        return MTU_OPTION in self.options
 
     @property
     def icc(self) -> bool:
@@ -177,11 +222,13 @@ class Endpoint:
 
     VETH: `netns` is the path of a network namespace that already holds the interface, with
     addresses and routes set.  TAP: `link` is the tap device in the host's namespace, already on the
-    bridge; the guest sets address and routes from this record.
+    bridge; the guest sets address and routes from this record.  `driver` is the network's: with those of
+    ON_PARENT the interface is no veth and `link` "", or `link` is a macvtap, which is on no bridge.
 
-    `gateway` is "" on an internal network.  `default_route`: of all of the instance's endpoints, this one
-    leads everywhere else, and with `default_route6` for IPv6.  `more`: further addresses, with their prefix
-    lengths.  `links`: what the instance calls others on this network, and their names.  `names` are those
+    `mac` is "" where it is the parent's (ipvlan).  `gateway` is "" on an internal network.  `default_route`:
+    of all of the instance's endpoints, this one leads everywhere else, and with `default_route6` for IPv6.
+    `more`: further addresses, with their prefix lengths.  `links`: what the instance calls others on this
+    network, and their names.  `names` are those
     that the network's other instances find it by; `resolver` is who answers them, "" on the default bridge,
     which has no names; `dns` are the servers that the instance was given for all other names.
     """
@@ -208,6 +255,16 @@ class Endpoint:
     default_route6: bool = True
     more: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
+    driver: str = "bridge"
+
+    @property
+    def on_parent(self) -> bool:
+        return self.driver in ON_PARENT
+
+    @property
+    def is_named(self) -> bool:
+        """Others on its network find it by its names."""
+        return bool(self.resolver) or self.on_parent
 
     @property
     def cidrs(self) -> tuple[str, ...]:

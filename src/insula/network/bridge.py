@@ -57,6 +57,7 @@ def make_bridge(route: Netlink, order: BridgeOrder) -> int:
             assert found is not None
         else:
             route.send(links.up_message(found.index))
+        _believe_no_router(name)
         if order.mtu != DEFAULT_MTU:  # set by hand it stays, else it follows the ports'
             route.send(links.mtu_message(found.index, order.mtu))
         _add_address(route, found.index, order.gateway, network.prefixlen)
@@ -83,11 +84,18 @@ def _add_address(route: Netlink, index: int, address: str, prefix_len: int) -> N
             raise
 
 
+def _believe_no_router(name: str) -> None:
+    """Also without IPv6 of ours a bridge has a link-local address, and a host that listens for routers there
+    would send its own traffic through any instance that says to be one (CVE-2020-13401)."""
+    if os.path.exists(f"{_SYSCTL}ipv6/conf/{name}"):
+        _switch(f"ipv6/conf/{name}/accept_ra", "0")
+
+
 def _let_ipv6(name: str) -> None:
     """On the bridge, and through the host: what Docker sets, too."""
     if not os.path.exists(_SYSCTL + "ipv6"):
         raise Failure("this host's kernel has no IPv6", hint="boot it without ipv6.disable=1")
-    for setting, value in (("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")):
+    for setting, value in (("accept_dad", "0"), ("disable_ipv6", "0")):
         _switch(f"ipv6/conf/{name}/{setting}", value)
     if _read(f"{_SYSCTL}ipv6/conf/all/forwarding") == "1":
         return

@@ -36,7 +36,7 @@ class Directory:
         """All that is connected now: the endpoints of each instance."""
         self._askers, self._names, self._owners, self._called = {}, defaultdict(list), {}, {}
         for endpoints in members:
-            named = [endpoint for endpoint in endpoints if endpoint.resolver]
+            named = [endpoint for endpoint in endpoints if endpoint.is_named]
             if not named:
                 continue
             asker = Asker(
@@ -50,8 +50,8 @@ class Directory:
                 },
             )
             for endpoint in endpoints:
-                for address in filter(None, (endpoint.address, endpoint.address6)):
-                    self._askers[address] = asker
+                for source in filter(None, (endpoint.address, endpoint.address6, endpoint.netns)):
+                    self._askers[source] = asker
             for endpoint in named:
                 self._called[endpoint.network_id] = endpoint.network_name.lower()
                 for address in filter(None, (endpoint.address, endpoint.address6)):
@@ -61,8 +61,9 @@ class Directory:
                     for name in {name.lower() for name in endpoint.names}:
                         self._names[endpoint.network_id, name].append(address)
 
-    def asker(self, address: str) -> Asker | None:
-        return self._askers.get(address)
+    def asker(self, source: str) -> Asker | None:
+        """By an address, or by the path of the namespace that it asks in."""
+        return self._askers.get(source)
 
     def find(self, asker: Asker, name: str) -> list[str]:
         """Addresses, each time beginning with another one; [] when the name is nobody's."""

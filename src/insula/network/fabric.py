@@ -1,7 +1,8 @@
-"""The networks themselves: bridges, name servers and rules, made and taken down.  Async.
+"""The networks themselves: bridges and parents, name servers and rules, made and taken down.  Async.
 
 Not for who is on them (`networks`), whom it only asks about.  A network is in the store before its bridge is
-made, and until after that is gone: what a crash cuts short is made again at the next start.
+made, and until after that is gone: what a crash cuts short is made again at the next start.  A parent is
+looked for anew whenever somebody joins: it is the host's, and may come and go.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Fabric:
         self._names = Directory()
         self._resolver = Resolver(self._names, read_resolv_conf)
         self._warnings: dict[str, str] = {}
+        self._alias = f"insula {bridge}"  # on what is made for networks without a bridge: this daemon's
         self.changing = asyncio.Lock()
 
     # life
@@ -68,9 +70,9 @@ class Fabric:
         """What the store has; makes nothing but its records of Docker's three."""
         self._catalog = make_catalog(self._store, bridge=self._bridge, subnet=self._subnet)
         self._segments = {
-            network.id: make_segment(network)
+            network.id: make_segment(network, self._alias)
             for network in self._catalog.values()
-            if network.driver == "bridge"
+            if network.driver == "bridge" or network.on_parent
         }
 
     async def set_up(self) -> None:
@@ -87,7 +89,8 @@ class Fabric:
                 if segment.network.predefined:
                     raise
                 log.error("network %s does not work: %s", segment.network.name, error)
-                segment.problem = error
+                if not segment.network.on_parent:
+                    segment.problem = error
         await self.write_rules()
         for segment in self._segments.values():
             if segment.index:
@@ -98,7 +101,7 @@ class Fabric:
         found = ((endpoint, self._segments.get(endpoint.network_id)) for endpoint in endpoints)
         seats = [(endpoint, segment.seat) for endpoint, segment in found if segment is not None]
         bridges = {segment.index for segment in self._segments.values() if segment.index}
-        await self.plumbing.plug_in_again(seats, bridges)
+        await self.plumbing.plug_in_again(seats, bridges, self._alias)
 
     async def fall_silent(self) -> None:
         """Names are not answered any more: the daemon ends."""
@@ -107,7 +110,8 @@ class Fabric:
     async def tear_down(self, *, directory: bool) -> None:
         """Once nothing is attached; `directory`: nor any namespace kept."""
         bridges = [segment.network.bridge for segment in self._segments.values() if segment.index]
-        await self.plumbing.tear_down(bridges, directory=directory)
+        parents = [segment.parent_order for segment in self._segments.values() if segment.parent is not None]
+        await self.plumbing.tear_down(bridges, parents, directory=directory)
 
     # what there is
 
@@ -158,7 +162,7 @@ class Fabric:
         async with self.changing:
             routes, links = await self.plumbing.look_around()
             network = define_network(request, self.list(), routes, links=links, host_key=_host_key())
-            segment = make_segment(network)
+            segment = make_segment(network, self._alias)
             async with contextlib.AsyncExitStack() as undo:
                 undo.callback(self._store.delete_network, network.id)
                 self._store.put_network(network)  # first: a bridge without a record would stay for good
@@ -167,9 +171,11 @@ class Fabric:
                 self._catalog[network.id], self._segments[network.id] = network, segment
                 undo.callback(self._segments.pop, network.id)
                 undo.callback(self._catalog.pop, network.id)
-                await self.write_rules()
+                if segment.index:
+                    await self.write_rules()
                 undo.pop_all()
-            await self._look_for_problems(segment)
+            if segment.index:
+                await self._look_for_problems(segment)
         self._events.publish("network", "create", network.id, name=network.name, type=network.driver)
         return network
 
@@ -199,7 +205,8 @@ class Fabric:
                 raise
             del self._catalog[network.id]
             self._warnings.pop(network.id, None)
-            await self.write_rules()
+            if not network.on_parent:
+                await self.write_rules()
         self._events.publish("network", "destroy", network.id, name=network.name, type=network.driver)
 
     def _holders(self, network_id: str) -> Sequence[str]:
@@ -223,8 +230,12 @@ class Fabric:
         return PruneReport(deleted=tuple(deleted))
 
     async def _open(self, segment: Segment) -> None:
-        """Its bridge and, on a network of one's own, its resolver.  Raises Failure."""
+        """Its bridge and, on a network of one's own, its resolver; or its parent.  Raises Failure,
+        InvalidRequest, Unavailable."""
         network = segment.network
+        if network.on_parent:
+            await self.find_parent(segment)
+            return
         anew = not any(network.id in member.endpoints for member in self._members.values())
         carried = network.carried6
         segment.index = await self.plumbing.make_bridge(
@@ -245,7 +256,17 @@ class Fabric:
             except OSError as error:
                 raise Failure(f"cannot answer names at {network.gateway}: {error.strerror}") from error
 
+    async def find_parent(self, segment: Segment) -> None:
+        """As it is now, made where it is missing and can be.  Raises Failure, InvalidRequest, Unavailable."""
+        segment.parent = await self.plumbing.find_or_make_parent(segment.parent_order)
+
     async def _close(self, segment: Segment) -> None:
+        if segment.network.on_parent:
+            others = [other for other in self._segments.values() if other is not segment]
+            if all(other.network.parent != segment.network.parent for other in others):
+                await self.plumbing.remove_parent(segment.parent_order)
+            segment.parent = None
+            return
         self._resolver.close(segment.network.id)
         await self.plumbing.remove_bridge(segment.network.bridge)
         segment.index = segment.resolver = 0
@@ -261,6 +282,21 @@ class Fabric:
         zones = [segment.zone for segment in self._segments.values() if segment.index]
         publications = [each for member in self._members.values() for each in member.publications()]
         await self.plumbing.install_rules(zones, publications)
+
+    async def answer_inside(self, netns: str) -> None:
+        """Names, to who is in this namespace.  Idempotent.  Raises Failure, ProgramMissing, ProgramFailed."""
+        if not self._resolver.is_inside(netns):
+            pair = await self.plumbing.open_stub(netns)
+            try:
+                await self._resolver.listen_inside(netns, pair)
+            except BaseException:
+                for each in pair:
+                    each.close()
+                raise
+
+    def silence(self, netns: str) -> None:
+        """The reverse: a socket would keep the namespace.  Idempotent."""
+        self._resolver.close(netns)
 
     def update_names(self) -> None:
         """After every change of the members."""

@@ -45,9 +45,11 @@ def drop_unknown(route: Netlink, directory: str, kept: Set[str]) -> None:
             links.delete_link(route, LINK_PREFIX + entry.name)
 
 
-def drop_taps(route: Netlink, bridge_index: int, known: Set[str]) -> None:
-    """Taps on our bridge that belong to no endpoint."""
+def drop_taps(route: Netlink, bridges: Set[int], alias: str, known: Set[str]) -> None:
+    """Taps on our bridges, and macvtaps with our alias, that belong to no endpoint."""
     for link in list(links.list_links(route)):
-        ours = link.master == bridge_index and link.kind == "tun" and link.name.startswith(LINK_PREFIX)
-        if ours and link.name not in known:
+        ours = (
+            link.master in bridges if link.kind == "tun" else link.kind == "macvtap" and link.alias == alias
+        )
+        if ours and link.name.startswith(LINK_PREFIX) and link.name not in known:
             links.delete_link(route, link.name)

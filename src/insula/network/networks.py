@@ -16,7 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import TypeVar
 
-from insula.errors import Conflict, DiskFull, Failure, Forbidden, InsulaError, InvalidRequest
+from insula.errors import Conflict, DiskFull, Failure, Forbidden, InsulaError
 from insula.events import EventBus
 from insula.model.ids import make_id, short_id
 from insula.model.network import (
@@ -30,12 +30,12 @@ from insula.model.network import (
 )
 from insula.model.reports import PruneFilters, PruneReport
 from insula.network import leftovers, ports
-from insula.network.addresses import make_mac
 from insula.network.fabric import Fabric
 from insula.network.firewall import ANY_ADDRESS
+from insula.network.joining import check_addresses, check_place, mac_on, resolver_on, slot_of
 from insula.network.relays import Relays
 from insula.network.segments import Member, Segment, Ways
-from insula.network.slots import INTERFACE, LINK_PREFIX, Slot
+from insula.network.slots import LINK_PREFIX, Slot
 from insula.store.store import Store
 from insula.system.files import disk_errors
 from insula.system.pool import Pool
@@ -124,7 +124,16 @@ class Networks:
         if self._installed:
             endpoints = [each for member in self._members.values() for each in member.endpoints.values()]
             await self._fabric.plug_in_again(endpoints)
+            for member in self._members.values():
+                await self._answer_again(member)
         self._fabric.update_names()
+
+    async def _answer_again(self, member: Member) -> None:
+        try:
+            if member.stub:
+                await self._fabric.answer_inside(member.stub)
+        except (InsulaError, OSError) as error:
+            log.error("names are not answered in %s: %s", member.stub, error)
 
     # what there is
 
@@ -195,25 +204,24 @@ class Networks:
         Raises NoSuchNetwork, InvalidRequest, Forbidden, Failure.
         """
         target = self.find(network)
-        if target.driver != "bridge":
-            raise InvalidRequest(
-                f"network {target.name} has driver {target.driver}: nothing is connected to it"
-            )
+        check_place(target, kind, wanted)
         member = self._members.get(instance_id, Member())
         if target.id in member.endpoints:
             name = names[0] if names else short_id(instance_id)
             raise Forbidden(f"endpoint with name {name} already exists in network {target.name}")
-        _check_addresses(target, wanted)
+        check_addresses(target, wanted)
         await self._install()
         with self._fabric.joining(target) as segment:
             while segment.resting & {wanted.address, wanted.address6}:  # who had it has just ended
                 await self._plumbing.released()
+            if target.on_parent:
+                await self._fabric.find_parent(segment)
             fresh = not member.netns and instance_id not in self._empty
             made = await self._plug_in(segment, member, instance_id, kind, wanted)
             endpoint = dataclasses.replace(
                 made,
                 names=tuple(dict.fromkeys(names)) if not target.predefined else (),
-                resolver=target.gateway if not target.predefined else "",
+                resolver=resolver_on(target, kind),
                 dns=tuple(dns),
                 links=wanted.links if not target.predefined else (),
             )
@@ -226,10 +234,13 @@ class Networks:
                 try:
                     self._store.put_endpoint(instance_id, endpoint)
                     if kind is LinkKind.TAP:
-                        await self._plumbing.make_tap(segment.seat, _slot_of(endpoint))
+                        await self._plumbing.make_tap(segment.seat, slot_of(endpoint))
                     await self._follow_gateway(instance_id, member, before, fresh=fresh)
+                    if member.stub:
+                        await self._fabric.answer_inside(member.stub)
                 except BaseException:
                     del member.endpoints[target.id]
+                    self._silence_without(member, endpoint)
                     if not member.endpoints:
                         del self._members[instance_id]
                     raise
@@ -254,17 +265,19 @@ class Networks:
         if kind is LinkKind.TAP or netns:
             first_tap = kind is LinkKind.TAP and not member.endpoints
             address, address6 = segment.take(wanted.address, segment.chosen6(wanted.address6))
+            inside = bool(netns) and network.on_parent
             slot = Slot(
                 netns=netns,
-                link=LINK_PREFIX + (instance_id if first_tap else make_id())[:10],
+                link="" if inside else LINK_PREFIX + (instance_id if first_tap else make_id())[:10],
                 address=address,
                 address6=address6,
-                mac=wanted.mac or make_mac(address),
+                mac=mac_on(network, wanted, address),
                 more=wanted.more,
+                interface=interface,
             )
             if netns:
                 await self._made(
-                    self._add_interface(segment, slot, interface),
+                    self._add_interface(segment, slot),
                     lambda made: self._drop(segment, made, alone=True),
                 )
         elif network.predefined and not (wanted.mac or wanted.more):
@@ -278,25 +291,27 @@ class Networks:
             network_name=network.name,
             kind=kind,
             link=slot.link,
-            interface=interface if netns or kind is LinkKind.TAP else INTERFACE,
+            interface=slot.interface,
             mac=slot.mac,
             address=slot.address,
             prefix_len=segment.seat.prefix_len,
             gateway=gateway,
             netns=slot.netns,
-            mtu=network.mtu,
+            mtu=segment.seat.mtu,
             address6=slot.address6,
             prefix_len6=segment.seat.prefix_len6 if slot.address6 else 0,
             gateway6=gateway6,
             endpoint_id=make_id(),
             more=slot.more,
+            driver=network.driver,
         )
 
     async def _follow_gateway(
         self, instance_id: str, member: Member, before: Ways, *, fresh: bool = False
     ) -> None:
-        """Default routes and published ports go with the endpoints that lead out.  `fresh`: it is in a new
-        namespace, which has its routes.  Those of a VM are set by its backend."""
+        """Default routes and published ports go with the endpoints that lead out; where those publish
+        nothing, the ports are free.  `fresh`: it is in a new namespace, which has its routes.  Those of a VM
+        are set by its backend."""
         now = member.ways_out()
         if now == before:
             return
@@ -306,9 +321,14 @@ class Networks:
         if not member.ports:
             return
         gone = before.publications(member.ports)
+        if member.publisher() is None:
+            self._relays.update(instance_id, {})
+            member.let_go()
+            member.ports = ()
+        else:
+            self._relays.update(instance_id, member.relays())
         if not self._firewall.change(add=member.publications(), delete=gone):
             await self._fabric.write_rules()
-        self._relays.update(instance_id, member.relays())
         for endpoint in member.endpoints.values():
             self._store.put_endpoint(instance_id, endpoint, member.ports_at(endpoint.network_id))
 
@@ -332,7 +352,7 @@ class Networks:
         self, instance_id: str, bindings: Sequence[PortBinding], *, name: str = ""
     ) -> tuple[PortBinding, ...]:
         """Let host ports lead to the instance, all of them or none; returns them with ports decided.  None
-        for one that is on internal networks only, as in Docker.
+        for one that is on internal networks only, or whose way out is beside the host, as in Docker.
 
         One that names no address is two, of IPv4 and IPv6, on a host that has both.  `name` is the
         instance's, for the message.  Raises Failure (port taken), InvalidRequest, UnsupportedField.
@@ -342,7 +362,7 @@ class Networks:
         member = self._members.get(instance_id)
         if member is None:
             raise Conflict(f"instance {short_id(instance_id)} is connected to no network")
-        endpoint = member.gateway()
+        endpoint = member.publisher()
         if endpoint is None:
             return ()
         host_ip = self.find(endpoint.network_id).host_ip
@@ -395,14 +415,17 @@ class Networks:
             await self._fabric.write_rules()
         self._relays.update(instance_id, {})
         member.let_go()
+        self._fabric.silence(member.stub)
         if any(binding.protocol != "tcp" for binding in member.ports):
             addresses = {a for e in member.endpoints.values() for a in (e.address, e.address6)}
             await self._plumbing.forget_flows(lambda flow: flow.answers_from in addresses)
+        for endpoint in sorted(member.endpoints.values(), key=lambda each: bool(each.link)):
+            self._release(endpoint, alone=not endpoint.link)  # what is all inside goes before its namespace
+            self._tell_disconnect(instance_id, endpoint)
+        if not any(endpoint.link for endpoint in member.endpoints.values()):
+            path = path or member.netns
         if path:
             self._plumbing.release(path)
-        for endpoint in member.endpoints.values():
-            self._release(endpoint)
-            self._tell_disconnect(instance_id, endpoint)
         if member.is_named:
             self._fabric.update_names()
 
@@ -415,15 +438,9 @@ class Networks:
         if endpoint.netns and len(member.endpoints) == 1 and instance_id not in self._empty:
             self._own(instance_id, endpoint.netns)  # the namespace is the instance's until its end
         before = member.ways_out()
-        publications = member.publications()
         del member.endpoints[network_id]
         self._forget(instance_id, network_id)
-        if member.gateway() is None and publications:
-            self._relays.update(instance_id, {})
-            member.let_go()
-            member.ports = ()
-            if not self._firewall.change(delete=publications):
-                await self._fabric.write_rules()
+        self._silence_without(member, endpoint)
         self._release(endpoint, alone=True)
         await self._follow_gateway(instance_id, member, before)
         if not member.endpoints:
@@ -444,6 +461,11 @@ class Networks:
 
     # inside
 
+    def _silence_without(self, member: Member, endpoint: Endpoint) -> None:
+        """It has just lost this one."""
+        if endpoint.on_parent and not member.stub:
+            self._fabric.silence(endpoint.netns)
+
     def _tell_disconnect(self, instance_id: str, endpoint: Endpoint) -> None:
         self._events.publish(
             "network",
@@ -451,7 +473,7 @@ class Networks:
             endpoint.network_id,
             container=instance_id,
             name=endpoint.network_name,
-            type="bridge",
+            type=endpoint.driver,
         )
 
     def _forget(self, instance_id: str, network_id: str = "") -> None:
@@ -485,7 +507,7 @@ class Networks:
             return await self._plumbing.make_slot(
                 segment.seat,
                 address=address,
-                mac=wanted.mac or make_mac(address),
+                mac=mac_on(segment.network, wanted, address),
                 address6=address6,
                 more=wanted.more,
             )
@@ -493,9 +515,9 @@ class Networks:
             segment.give_back(address, address6)
             raise
 
-    async def _add_interface(self, segment: Segment, slot: Slot, interface: str) -> Slot:
+    async def _add_interface(self, segment: Segment, slot: Slot) -> Slot:
         try:
-            await self._plumbing.add_interface(segment.seat, slot, interface)
+            await self._plumbing.add_interface(segment.seat, slot)
         except InsulaError:
             segment.give_back(slot.address, slot.address6)
             raise
@@ -519,26 +541,19 @@ class Networks:
         """`alone`: its namespace stays.  Its address rests until the link is gone."""
         segment.resting |= set(filter(None, (slot.address, slot.address6)))
         self._plumbing.release(
-            "" if alone else slot.netns, slot.link, lambda: segment.give_back(slot.address, slot.address6)
+            "" if alone else slot.netns,
+            slot.link,
+            lambda: segment.give_back(slot.address, slot.address6),
+            inside=("", "") if slot.link else (slot.netns, slot.interface),
         )
 
     def _release(self, endpoint: Endpoint, *, alone: bool = False) -> None:
-        segment, slot = self._fabric.segment(endpoint.network_id), _slot_of(endpoint)
+        segment, slot = self._fabric.segment(endpoint.network_id), slot_of(endpoint)
         if segment is not None:
             self._drop(segment, slot, alone=alone)
         else:  # its network is gone from the store
-            self._plumbing.release("" if alone else slot.netns, slot.link)
-
-
-def _slot_of(endpoint: Endpoint) -> Slot:
-    return Slot(
-        netns=endpoint.netns,
-        link=endpoint.link,
-        address=endpoint.address,
-        mac=endpoint.mac,
-        address6=endpoint.address6,
-        more=endpoint.more,
-    )
+            inside = ("", "") if slot.link else (slot.netns, slot.interface)
+            self._plumbing.release("" if alone else slot.netns, slot.link, inside=inside)
 
 
 async def _hold_again(binding: PortBinding) -> list[ports.Held]:
@@ -553,17 +568,3 @@ async def _hold_again(binding: PortBinding) -> list[ports.Held]:
 def _settled(binding: PortBinding) -> PortBinding:
     """As it was published: an older daemon wrote "" for IPv4 alone."""
     return dataclasses.replace(binding, host_ip=binding.host_ip or "0.0.0.0")
-
-
-def _check_addresses(network: Network, wanted: Wanted) -> None:
-    """Chosen ones need a chosen range, in Docker's words.  Raises InvalidRequest."""
-    range6 = network.range6
-    refused4 = wanted.address and not network.chosen_subnet
-    refused6 = wanted.address6 and not (range6 is not None and range6.chosen_subnet)
-    if refused4 or refused6:
-        raise InvalidRequest(
-            f"invalid config for network {network.name}: invalid endpoint settings:\n"
-            "user specified IP address is supported only when connecting to networks with user "
-            "configured subnets",
-            hint=f"create the network with {'--subnet' if refused4 else '--ipv6 --subnet, of IPv6'}",
-        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,10 @@ from insula.network import leftovers
 from insula.network.bridge import BridgeOrder, make_bridge, remove_bridge
 from insula.network.firewall import Firewall, Publication, Zone
 from insula.network.neighbours import find_forward_drop
+from insula.network.parents import Parent, ParentOrder, find_or_make_parent, remove_parent
 from insula.network.ranges import IPNetwork
 from insula.network.slots import Seat, Slot, SlotMaker
+from insula.network.stubs import Pair
 from insula.system import links, namespaces
 from insula.system.conntrack import Flow, forget_flows
 
@@ -64,6 +67,14 @@ class Plumbing:
     async def remove_bridge(self, name: str) -> None:
         await self.do(lambda: remove_bridge(self._maker.open(), name))
 
+    async def find_or_make_parent(self, order: ParentOrder) -> Parent:
+        """Raises Failure, InvalidRequest, Unavailable."""
+        return await self.do(lambda: find_or_make_parent(self._maker.open(), order))
+
+    async def remove_parent(self, order: ParentOrder) -> None:
+        """If it is ours."""
+        await self.do(lambda: remove_parent(self._maker.open(), order.name, order.alias))
+
     async def look_around(self) -> tuple[tuple[IPNetwork, ...], tuple[str, ...]]:
         """What the host has routes to, and the names of its links."""
         return await self.do(self._look_around)
@@ -77,14 +88,18 @@ class Plumbing:
         """A firewall of the host's that is in the way, with the remedy, or ""."""
         return await self.do(lambda: find_forward_drop(bridge, ipv6=ipv6))
 
-    async def tear_down(self, bridges: Sequence[str], *, directory: bool) -> None:
+    async def tear_down(
+        self, bridges: Sequence[str], parents: Sequence[ParentOrder], *, directory: bool
+    ) -> None:
         """The reverse, once nothing is attached; `directory`: nor any namespace kept."""
-        await self.do(self._tear_down, bridges, directory)
+        await self.do(self._tear_down, bridges, parents, directory)
 
-    def _tear_down(self, bridges: Sequence[str], directory: bool) -> None:
+    def _tear_down(self, bridges: Sequence[str], parents: Sequence[ParentOrder], directory: bool) -> None:
         self._firewall.remove()
         for bridge in bridges:
             remove_bridge(self._maker.open(), bridge)
+        for parent in parents:
+            remove_parent(self._maker.open(), parent.name, parent.alias)
         if directory:
             namespaces.unshare_directory(self._directory)
 
@@ -122,8 +137,12 @@ class Plumbing:
             lambda: self._maker.make(seat, address=address, mac=mac, address6=address6, more=more)
         )
 
-    async def add_interface(self, seat: Seat, slot: Slot, interface: str) -> None:
-        await self.do(self._maker.add, seat, slot, interface)
+    async def add_interface(self, seat: Seat, slot: Slot) -> None:
+        await self.do(self._maker.add, seat, slot)
+
+    async def open_stub(self, netns: str) -> Pair:
+        """Raises Failure, ProgramMissing, ProgramFailed."""
+        return await self.do(self._maker.open_stub, netns)
 
     async def set_default_routes(self, netns: str, gateways: Sequence[str]) -> None:
         await self.do(self._maker.set_default_routes, netns, gateways)
@@ -143,32 +162,52 @@ class Plumbing:
         except OSError as error:  # no ctnetlink: flows end by themselves after 30 to 210 s without traffic
             log.warning("cannot drop tracked flows: %s", error)
 
-    async def plug_in_again(self, endpoints: Sequence[tuple[Endpoint, Seat]], bridges: Set[int]) -> None:
-        """Links that lost their bridge; taps that lost their endpoint are deleted."""
-        await self.do(self._plug_in_again, endpoints, bridges)
+    async def plug_in_again(
+        self, endpoints: Sequence[tuple[Endpoint, Seat]], bridges: Set[int], alias: str
+    ) -> None:
+        """Links that lost their bridge; taps that lost their endpoint are deleted, of macvtaps those that
+        have this alias."""
+        await self.do(self._plug_in_again, endpoints, bridges, alias)
 
-    def _plug_in_again(self, endpoints: Sequence[tuple[Endpoint, Seat]], bridges: Set[int]) -> None:
+    def _plug_in_again(
+        self, endpoints: Sequence[tuple[Endpoint, Seat]], bridges: Set[int], alias: str
+    ) -> None:
         route = self._maker.open()
         for endpoint, seat in endpoints:
+            if not endpoint.link:  # it is inside altogether
+                continue
             found = links.find_link(route, endpoint.link)
             if found is None:
                 log.error("%s (%s) is gone: its instance has no network", endpoint.link, endpoint.address)
             elif seat.bridge_index and (found.master != seat.bridge_index or not found.up):
                 route.send(*links.port_messages(endpoint.link, seat.bridge_index, isolated=seat.isolated))
         known = {endpoint.link for endpoint, _ in endpoints}
-        for index in bridges:
-            leftovers.drop_taps(route, index, known)
+        leftovers.drop_taps(route, bridges, alias, known)
 
-    def release(self, netns: str, link: str = "", gone: Callable[[], None] | None = None) -> None:
-        """Let a namespace, or a tap, go in the background; `gone` is called when its link is no more."""
-        taken_down = self._thread.submit(self._take_down, netns, link)  # now: before a tap of the same name
+    def release(
+        self,
+        netns: str,
+        link: str = "",
+        gone: Callable[[], None] | None = None,
+        *,
+        inside: tuple[str, str] = ("", ""),
+    ) -> None:
+        """Let a namespace, or a tap, go in the background; `gone` is called when its link is no more.
+        `inside`: a namespace and the interface in it that goes first, where that is all of a link."""
+        # now: before a tap of the same name
+        taken_down = self._thread.submit(self._take_down, netns, link, inside)
         rest = asyncio.create_task(self._see_off(asyncio.wrap_future(taken_down), link, gone))
         self._releases.add(rest)
         rest.add_done_callback(self._releases.discard)
 
-    def _take_down(self, netns: str, link: str) -> int:
+    def _take_down(self, netns: str, link: str, inside: tuple[str, str]) -> int:
         """The link's index while it is there, else 0."""
         index = _index_of(link)
+        if inside[1] and os.path.exists(inside[0]):
+            try:
+                self._maker.remove(*inside)
+            except InsulaError as error:  # it goes with its namespace
+                log.warning("%s", error)
         if netns:
             namespaces.drop_netns(netns)
         elif link:

@@ -1,4 +1,5 @@
-"""The resolver behind the gateway addresses of user-defined networks (docs/decisions/0010).  Async.
+"""The resolver behind the gateway addresses of user-defined networks (docs/decisions/0010), and inside of the
+namespaces of instances whose networks have no bridge (`stubs`).  Async.
 
 It answers what the directory knows and passes everything else on, to the servers that the instance was given
 or to the host's, which it asks from the host's own network: a resolver on the host's loopback is reached
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import socket
@@ -22,6 +24,7 @@ from typing import cast
 from insula.network import dns
 from insula.network.directory import Directory
 from insula.network.names import parse_servers
+from insula.network.stubs import Pair
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +70,21 @@ class Resolver:
         self._listening[network_id] = (transport, stream)
         return port
 
-    def close(self, network_id: str) -> None:
-        """Idempotent."""
-        transport, stream = self._listening.pop(network_id, (None, None))
+    async def listen_inside(self, netns: str, pair: Pair) -> None:
+        """With sockets of a namespace, in which one instance asks.  Takes them."""
+        self.close(netns)
+        datagrams, connections = pair
+        loop = asyncio.get_running_loop()
+        stream = await asyncio.start_server(functools.partial(self._serve, asker_key=netns), sock=connections)
+        transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self, netns), sock=datagrams)
+        self._listening[netns] = (transport, stream)
+
+    def is_inside(self, netns: str) -> bool:
+        return netns in self._listening
+
+    def close(self, where: str) -> None:
+        """A network's id, or a namespace.  Idempotent."""
+        transport, stream = self._listening.pop(where, (None, None))
         if transport is not None and stream is not None:
             transport.close()
             stream.close()
@@ -84,12 +99,16 @@ class Resolver:
 
     # what is asked
 
-    def take(self, transport: asyncio.DatagramTransport, data: bytes, source: tuple[str, int]) -> None:
-        answer = self._answer(data, source[0], most=dns.MOST_UDP)
+    def take(
+        self, transport: asyncio.DatagramTransport, data: bytes, source: tuple[str, int], asker_key: str = ""
+    ) -> None:
+        """`asker_key`: who asks, where the address does not say so."""
+        asker_key = asker_key or source[0]
+        answer = self._answer(data, asker_key, most=dns.MOST_UDP)
         if answer is not None:
             transport.sendto(answer, source)
             return
-        query, asker = dns.parse_query(data), self._directory.asker(source[0])
+        query, asker = dns.parse_query(data), self._directory.asker(asker_key)
         if not isinstance(query, dns.Query) or asker is None or len(self._tasks) >= _MOST_WAITING:
             return
 
@@ -102,7 +121,9 @@ class Resolver:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, asker_key: str = ""
+    ) -> None:
         """One question after the other, each after two bytes of length."""
         if len(self._serving) >= _MOST_CONNECTIONS:
             writer.close()
@@ -110,7 +131,7 @@ class Resolver:
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
-        source = writer.get_extra_info("peername")[0]
+        source = asker_key or writer.get_extra_info("peername")[0]
         try:
             while True:
                 async with asyncio.timeout(_IDLE_S):
@@ -168,8 +189,9 @@ def _kind(address: str) -> int:
 
 
 class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver, asker_key: str = "") -> None:
         self._resolver = resolver
+        self._asker_key = asker_key
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -178,7 +200,7 @@ class _Datagrams(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         assert self._transport is not None
-        self._resolver.take(self._transport, data, addr)
+        self._resolver.take(self._transport, data, addr, self._asker_key)
 
 
 class _Question(asyncio.DatagramProtocol):

@@ -1,5 +1,5 @@
-"""A network that carries instances: its addresses, its bridge as it is now, and who is on it.  Pure, but that
-members hold the sockets of their published ports."""
+"""A network that carries instances: its addresses, its bridge or parent as it is now, and who is on it.
+Pure, but that members hold the sockets of their published ports."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from insula.errors import InsulaError
 from insula.model.network import Endpoint, Network, PortBinding
 from insula.network.addresses import Addresses
 from insula.network.firewall import Publication, Zone
+from insula.network.parents import Parent, ParentOrder
+from insula.network.places import Place
 from insula.network.relays import Target
 from insula.network.slots import Seat
 
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """`index` of the bridge in the kernel, 0 while there is none; `problem` says why.  `joining`: connects
+    """`index` of the bridge in the kernel, 0 while there is none; `problem` says why.  On a parent there is
+    none ever: `parent` is that, as it was found last.  `alias` of what we make for it.  `joining`: connects
     that are under way.  `resolver`: the port at the gateway that answers names, 0 for none.  `resting`:
     addresses of links that are going."""
 
@@ -30,12 +33,14 @@ class Segment:
     problem: InsulaError | None = None
     addresses6: Addresses | None = None
     resting: set[str] = field(default_factory=set)
+    parent: Parent | None = None
+    alias: str = ""
 
     @property
     def gateways(self) -> tuple[str, str]:
         """The way out for IPv4 and for IPv6; "" for none."""
         carried = self.network.carried6
-        if self.network.internal:
+        if not self.network.leads_out:
             return "", ""
         return self.network.gateway, carried.gateway if carried is not None else ""
 
@@ -44,12 +49,35 @@ class Segment:
         network, carried = self.network, self.network.carried6
         return Seat(
             bridge_index=self.index,
-            mtu=network.mtu,
+            place=self._place,
+            mtu=self._mtu,
             isolated=not network.icc,
             prefix_len=_prefix_len(network.subnet),
             prefix_len6=_prefix_len(carried.subnet) if carried is not None else 0,
             gateways=tuple(filter(None, self.gateways)),
         )
+
+    @property
+    def _mtu(self) -> int:
+        return self.parent.mtu if self.parent is not None and not self.network.has_mtu else self.network.mtu
+
+    @property
+    def _place(self) -> Place | None:
+        network = self.network
+        if self.parent is None:
+            return None
+        return Place(
+            parent=network.parent,
+            index=self.parent.index,
+            driver=network.driver,
+            mode=network.mode,
+            flag=network.flag,
+            alias=self.alias,
+        )
+
+    @property
+    def parent_order(self) -> ParentOrder:
+        return ParentOrder(name=self.network.parent, own=self.network.has_own_parent, alias=self.alias)
 
     def take(self, address: str = "", address6: str = "") -> tuple[str, str]:
         """One of each family, chosen or the next; "" for a family that the network does not carry.  All or
@@ -97,12 +125,13 @@ def _prefix_len(subnet: str) -> int:
     return int(subnet.rpartition("/")[2])
 
 
-def make_segment(network: Network) -> Segment:
+def make_segment(network: Network, alias: str = "") -> Segment:
     reserved = [network.gateway, *network.aux_addresses.values()]
     if network.predefined:
         return Segment(network, Addresses(network.subnet, reserved))
     remedy = "disconnect or remove instances, or use a network with a larger --subnet or --ip-range"
-    segment = Segment(network, Addresses(network.subnet, reserved, ip_range=network.ip_range, remedy=remedy))
+    addresses = Addresses(network.subnet, reserved, ip_range=network.ip_range, remedy=remedy)
+    segment = Segment(network, addresses, alias=alias)
     if (carried := network.carried6) is not None:
         reserved = [carried.gateway, *carried.aux_addresses.values()]
         segment.addresses6 = Addresses(carried.subnet, reserved, ip_range=carried.ip_range, remedy=remedy)
@@ -128,6 +157,16 @@ class Member:
         leading_out = [endpoint for endpoint in self.endpoints.values() if endpoint.gateway6]
         return min(leading_out, key=lambda endpoint: endpoint.network_name, default=None)
 
+    def publisher(self) -> Endpoint | None:
+        """Where its ports are published: as in Docker nowhere if its gateway is beside the host."""
+        gateway = self.gateway()
+        return None if gateway is None or gateway.on_parent else gateway
+
+    @property
+    def stub(self) -> str:
+        """The namespace in which its names are answered, "" for none."""
+        return next((e.netns for e in self.endpoints.values() if e.on_parent and e.netns), "")
+
     def ways_out(self) -> Ways:
         return Ways(self.gateway(), self.gateway6())
 
@@ -150,7 +189,7 @@ class Member:
     @property
     def is_named(self) -> bool:
         """It is on a network that has names."""
-        return any(endpoint.resolver for endpoint in self.endpoints.values())
+        return any(endpoint.is_named for endpoint in self.endpoints.values())
 
     def free_interface(self) -> str:
         taken = {endpoint.interface for endpoint in self.endpoints.values()}
@@ -192,10 +231,11 @@ class Ways:
         return tuple(filter(None, found))
 
     def target(self, binding: PortBinding) -> str:
-        """The instance's address that it leads to; "" for one that is on internal networks only."""
-        if binding.is_ipv6 and self.ipv6 is not None:
+        """The instance's address that it leads to; "" for one that is on internal networks only, or whose
+        way out is beside the host's."""
+        if binding.is_ipv6 and self.ipv6 is not None and not self.ipv6.on_parent:
             return self.ipv6.address6
-        return self.ipv4.address if self.ipv4 is not None else ""
+        return self.ipv4.address if self.ipv4 is not None and not self.ipv4.on_parent else ""
 
     def publications(self, ports: Iterable[PortBinding]) -> tuple[Publication, ...]:
         return tuple((address, binding) for binding in ports if (address := self.target(binding)))

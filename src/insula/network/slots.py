@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from insula.errors import Failure
 from insula.model.network import DEFAULT_MTU
 from insula.network.addresses import make_mac
-from insula.system import links, namespaces
+from insula.network.places import Place
+from insula.network.stubs import Pair, open_stub
+from insula.system import links, namespaces, sublinks
 from insula.system.announce import announce
 from insula.system.files import disk_errors
 from insula.system.netlink import Netlink
@@ -45,7 +47,8 @@ _SETTINGS6 = (("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """`address6` "" on a network without IPv6; `more`: further addresses with their prefix lengths."""
+    """`link` is what the host has of it, "" on a parent; `interface` its name inside.  `address6` "" on a
+    network without IPv6; `more`: further addresses with their prefix lengths."""
 
     netns: str
     link: str
@@ -53,14 +56,16 @@ class Slot:
     mac: str
     address6: str = ""
     more: tuple[str, ...] = ()
+    interface: str = INTERFACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """Where a link is plugged in: a bridge by its index, and how; and what all who are there have alike.
-    `gateways`: those that lead out."""
+    """Where a link is plugged in: a bridge by its index, and how, or else `place`; and what all who are there
+    have alike.  `gateways`: those that lead out."""
 
     bridge_index: int
+    place: Place | None = None
     mtu: int = DEFAULT_MTU
     isolated: bool = False
     prefix_len: int = 0
@@ -98,26 +103,26 @@ class SlotMaker:
         name = secrets.token_hex(5)
         slot = Slot(
             netns=f"{self._directory}/{name}",
-            link=LINK_PREFIX + name,
+            link="" if seat.place else LINK_PREFIX + name,
             address=address,
             mac=mac,
             address6=address6,
             more=more,
         )
         with self._inside_new(slot.netns) as (inside, netns_fd):
-            self._add(inside, netns_fd, slot, seat=seat, interface=INTERFACE)
+            self._add(inside, netns_fd, slot, seat=seat)
             _add_default_routes(inside, seat.gateways)
         return slot
 
-    def add(self, seat: Seat, slot: Slot, interface: str) -> None:
+    def add(self, seat: Seat, slot: Slot) -> None:
         """One more interface in the namespace of `slot`.  Raises Failure; nothing is left then."""
         self.open()
         with self._inside(slot.netns) as (inside, netns_fd):
-            self._add(inside, netns_fd, slot, seat=seat, interface=interface)
+            self._add(inside, netns_fd, slot, seat=seat)
 
-    def _add(self, inside: Netlink, netns_fd: int, slot: Slot, *, seat: Seat, interface: str) -> None:
-        route = self.open()
-        try:
+    def _add(self, inside: Netlink, netns_fd: int, slot: Slot, *, seat: Seat) -> None:
+        route, interface = self.open(), slot.interface
+        if seat.place is None:
             with _sentence(f"connect {slot.link} to the bridge"):
                 route.send(
                     *links.veth_messages(
@@ -130,6 +135,12 @@ class SlotMaker:
                         isolated=seat.isolated,
                     )
                 )
+        else:
+            with seat.place.refusals(seat.place.driver):
+                route.send(
+                    seat.place.interface_message(interface, mac=slot.mac, mtu=seat.mtu, netns_fd=netns_fd)
+                )
+        try:
             cidrs = [f"{slot.address}/{seat.prefix_len}", *slot.more]
             if slot.address6:
                 cidrs.append(f"{slot.address6}/{seat.prefix_len6}")
@@ -138,14 +149,28 @@ class SlotMaker:
             with _sentence(f"set the addresses {', '.join(cidrs)}"):
                 far = links.find_link(inside, interface)
                 assert far is not None
+                if slot.mac and far.mac != slot.mac:  # in passthru mode it begins with its parent's
+                    inside.send(sublinks.mac_message(far.index, slot.mac))
                 inside.send(
                     links.up_message(far.index),
                     *(links.address_message(far.index, *_split(cidr)) for cidr in cidrs),
                 )
-            self._introduce(seat, slot)
+            if seat.place is None:
+                self._introduce(seat, slot)
+            else:
+                self._announce_inside(netns_fd, slot, far)
         except BaseException:
-            links.delete_link(route, slot.link)
+            if slot.link:
+                links.delete_link(route, slot.link)
+            else:
+                links.delete_link(inside, interface)
             raise
+
+    def remove(self, netns: str, interface: str) -> None:
+        """An interface that the host has no end of.  Fine if it is gone.  Raises Failure."""
+        self.open()
+        with self._inside(netns) as (inside, _), _sentence(f"remove {interface} from {netns}"):
+            links.delete_link(inside, interface)
 
     def _let_ipv6(self, netns_fd: int, interface: str) -> None:
         """The thread is in the daemon's own namespace afterwards."""
@@ -215,8 +240,12 @@ class SlotMaker:
             namespaces.enter(self._home)
 
     def make_tap(self, seat: Seat, slot: Slot) -> None:
-        """A tap device on the bridge.  Raises Failure, Unavailable; nothing is left then."""
+        """A tap device on the bridge, or a macvtap on the parent.  Raises Failure, Unavailable; nothing is
+        left then."""
         route, name = self.open(), slot.link
+        if seat.place is not None:
+            self._make_macvtap(seat.place, slot, seat.mtu)
+            return
         make_tap(name)
         try:
             with _sentence(f"connect {name} to the bridge"):
@@ -227,6 +256,45 @@ class SlotMaker:
         except BaseException:
             links.delete_link(route, name)
             raise
+
+    def _make_macvtap(self, place: Place, slot: Slot, mtu: int) -> None:
+        route, name = self.open(), slot.link
+        with place.refusals("macvtap"):
+            route.send(place.macvtap_message(name, mac=slot.mac, mtu=mtu))
+        try:
+            with _sentence(f"set up {name}"):
+                found = links.find_link(route, name)
+                assert found is not None
+                if found.mac != slot.mac:  # in passthru mode it begins with its parent's
+                    route.send(sublinks.mac_message(found.index, slot.mac))
+                # no IPv6 address of the host's on it
+                route.send(
+                    sublinks.alias_message(name, place.alias),
+                    links.quiet_message(name),
+                    links.up_message(found.index),
+                )
+            _announce(found.index, slot.mac, slot)
+        except BaseException:
+            links.delete_link(route, name)
+            raise
+
+    def _announce_inside(self, netns_fd: int, slot: Slot, interface: links.Link) -> None:
+        """The thread is in the daemon's own namespace afterwards."""
+        namespaces.enter(netns_fd)
+        try:
+            _announce(interface.index, slot.mac or interface.mac, slot)
+        finally:
+            namespaces.enter(self._home)
+
+    def open_stub(self, netns: str) -> Pair:
+        """Sockets for names, inside.  Raises Failure, ProgramMissing, ProgramFailed."""
+        self.open()
+        with self._inside(netns) as (_, netns_fd), _sentence(f"answer names in {netns}"):
+            namespaces.enter(netns_fd)
+            try:
+                return open_stub()
+            finally:
+                namespaces.enter(self._home)
 
     def _introduce(self, seat: Seat, slot: Slot) -> None:
         """An address may have been another's a moment ago, with another MAC: the host forgets that, and those
@@ -239,6 +307,15 @@ class SlotMaker:
                 announce(seat.bridge_index, slot.mac, addresses)
         except OSError as error:
             log.warning("%s may not be reached for a while: %s", ", ".join(addresses), error)
+
+
+def _announce(index: int, mac: str, slot: Slot) -> None:
+    """On the wire, to those that may remember who had these addresses before."""
+    addresses = [*filter(None, (slot.address, slot.address6)), *(_split(cidr)[0] for cidr in slot.more)]
+    try:
+        announce(index, mac, addresses)
+    except OSError as error:
+        log.warning("%s may not be reached for a while: %s", ", ".join(addresses), error)
 
 
 def _split(cidr: str) -> tuple[str, int]:

@@ -38,8 +38,10 @@ RTM_DELNEIGH = 29
 IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
 IFLA_MTU = 4
+IFLA_LINK = 5
 IFLA_MASTER = 10
 IFLA_LINKINFO = 18
+IFLA_IFALIAS = 20
 IFLA_AF_SPEC = 26
 IFLA_NET_NS_FD = 28
 IFLA_INFO_KIND = 1
@@ -63,6 +65,10 @@ _RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BxHiHBB")
 _NDA_DST = 1
 
+_QUIET = nested(
+    IFLA_AF_SPEC, nested(socket.AF_INET6, attribute(_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE])))
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -75,6 +81,8 @@ class Link:
     mtu: int = 1500
     isolated: bool = False
     """A port of a bridge that exchanges nothing with the bridge's other isolated ports."""
+    alias: str = ""
+    """Text that anybody may have put on it."""
 
 
 def open_route() -> Netlink:
@@ -86,14 +94,15 @@ def mac_bytes(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
 
 
-def _ifinfo(index: int = 0, *, up: bool = False) -> bytes:
+def link_header(index: int = 0, *, up: bool = False) -> bytes:
+    """What every request about a link begins with."""
     return _IFINFO.pack(socket.AF_UNSPEC, 0, index, IFF_UP if up else 0, IFF_UP if up else 0)
 
 
 def bridge_message(name: str, mac: str) -> Message:
     """A bridge, up.  A MAC of its own: else it takes its lowest port's, and changes with it."""
     info = nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge"))
-    body = _ifinfo(up=True) + text(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac)) + info
+    body = link_header(up=True) + text(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac)) + info
     return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
@@ -110,7 +119,7 @@ def veth_messages(
     """A pair: our end is up and a port of bridge `master`, the other is down in another namespace
     (the kernel refuses to bring up a peer that is not paired yet)."""
     there = (
-        _ifinfo()
+        link_header()
         + text(IFLA_IFNAME, peer)
         + attribute(IFLA_ADDRESS, mac_bytes(peer_mac))
         + number(IFLA_MTU, mtu)
@@ -121,7 +130,7 @@ def veth_messages(
         text(IFLA_INFO_KIND, "veth"),
         nested(IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, there)),
     )
-    body = _ifinfo() + text(IFLA_IFNAME, name) + number(IFLA_MTU, mtu) + info
+    body = link_header() + text(IFLA_IFNAME, name) + number(IFLA_MTU, mtu) + info
     return (
         Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body),
         *port_messages(name, master, isolated=isolated),
@@ -136,9 +145,6 @@ def port_messages(name: str, master: int, *, isolated: bool = False, mtu: int = 
     address on our side: each would be solicited, announced and defended for nothing.
     """
     by_name = text(IFLA_IFNAME, name)
-    quiet = nested(
-        IFLA_AF_SPEC, nested(socket.AF_INET6, attribute(_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE])))
-    )
     hairpin = nested(
         IFLA_LINKINFO,
         text(IFLA_INFO_SLAVE_KIND, "bridge"),
@@ -150,23 +156,28 @@ def port_messages(name: str, master: int, *, isolated: bool = False, mtu: int = 
     )
     size = number(IFLA_MTU, mtu) if mtu else b""
     return (
-        Message(RTM_NEWLINK, 0, _ifinfo() + by_name + size + number(IFLA_MASTER, master) + quiet),
-        Message(RTM_NEWLINK, 0, _ifinfo() + by_name + hairpin),
-        Message(RTM_NEWLINK, 0, _ifinfo(up=True) + by_name),
+        Message(RTM_NEWLINK, 0, link_header() + by_name + size + number(IFLA_MASTER, master) + _QUIET),
+        Message(RTM_NEWLINK, 0, link_header() + by_name + hairpin),
+        Message(RTM_NEWLINK, 0, link_header(up=True) + by_name),
     )
+
+
+def quiet_message(name: str) -> Message:
+    """No IPv6 address of ours on it."""
+    return Message(RTM_NEWLINK, 0, link_header() + text(IFLA_IFNAME, name) + _QUIET)
 
 
 def unplug_message(name: str) -> Message:
     """No longer a port of any bridge."""
-    return Message(RTM_NEWLINK, 0, _ifinfo() + text(IFLA_IFNAME, name) + number(IFLA_MASTER, 0))
+    return Message(RTM_NEWLINK, 0, link_header() + text(IFLA_IFNAME, name) + number(IFLA_MASTER, 0))
 
 
 def mtu_message(index: int, mtu: int) -> Message:
-    return Message(RTM_NEWLINK, 0, _ifinfo(index) + number(IFLA_MTU, mtu))
+    return Message(RTM_NEWLINK, 0, link_header(index) + number(IFLA_MTU, mtu))
 
 
 def up_message(index: int) -> Message:
-    return Message(RTM_NEWLINK, 0, _ifinfo(index, up=True))
+    return Message(RTM_NEWLINK, 0, link_header(index, up=True))
 
 
 def address_message(index: int, address: str, prefix_len: int) -> Message:
@@ -219,7 +230,7 @@ def forget_neighbour(route: Netlink, index: int, address: str) -> bool:
 def delete_link(route: Netlink, name: str) -> bool:
     """False if there was none."""
     try:
-        route.send(Message(RTM_DELLINK, 0, _ifinfo() + text(IFLA_IFNAME, name)))
+        route.send(Message(RTM_DELLINK, 0, link_header() + text(IFLA_IFNAME, name)))
     except NetlinkError as error:
         if error.errno != errno.ENODEV:
             raise
@@ -229,7 +240,7 @@ def delete_link(route: Netlink, name: str) -> bool:
 
 def find_link(route: Netlink, name: str) -> Link | None:
     try:
-        answer = route.ask(Message(RTM_GETLINK, 0, _ifinfo() + text(IFLA_IFNAME, name)))
+        answer = route.ask(Message(RTM_GETLINK, 0, link_header() + text(IFLA_IFNAME, name)))
     except NetlinkError as error:
         if error.errno != errno.ENODEV:
             raise
@@ -238,7 +249,7 @@ def find_link(route: Netlink, name: str) -> Link | None:
 
 
 def list_links(route: Netlink) -> Iterator[Link]:
-    for answer in route.dump(Message(RTM_GETLINK, 0, _ifinfo())):
+    for answer in route.dump(Message(RTM_GETLINK, 0, link_header())):
         yield _link(answer.body)
 
 
@@ -273,4 +284,5 @@ def _link(body: bytes) -> Link:
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
         mtu=struct.unpack("=I", found[IFLA_MTU])[0] if IFLA_MTU in found else 0,
         isolated=port.get(_BRPORT_ISOLATED, b"\0") == b"\1",
+        alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
     )

@@ -1,4 +1,4 @@
-"""Tap devices: a virtual machine's end of a network link.  Synchronous.
+"""Tap devices: a virtual machine's end of a network link.  Synchronous.  (On a macvlan network: `macvtap`.)
 
 The device belongs to the network namespace of the thread that opens /dev/net/tun; a persistent one
 stays until it is deleted as a link (`links.delete_link`), whoever opened it.
@@ -12,6 +12,8 @@ import os
 import struct
 
 from insula.errors import Failure, Unavailable
+from insula.system import links
+from insula.system.macvtap import open_macvtap
 
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
@@ -39,6 +41,13 @@ def open_tap(name: str) -> int:
             raise Failure(f"the tap device {name} is in use by another process") from error
         raise Failure(f"cannot open the tap device {name}: {error.strerror}") from error
     return fd
+
+
+def open_link(name: str) -> int:
+    """As `open_tap`, of a macvtap as well.  Raises what either does."""
+    with links.open_route() as route:
+        found = links.find_link(route, name)
+    return open_macvtap(name) if found is not None and found.kind == "macvtap" else open_tap(name)
 
 
 def make_tap(name: str) -> None:

@@ -11,6 +11,7 @@ children load this module.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -277,9 +278,11 @@ class Reader:
 
 
 def _check_sum(block: bytes) -> None:
-    wanted = _number(block[148:156], "checksum")
-    if wanted != sum(block) - sum(block[148:156]) + 256:
-        raise CorruptData("tar: a header's checksum is wrong: this is not a tar archive, or it is damaged")
+    right = sum(block) - sum(block[148:156]) + 256
+    with contextlib.suppress(CorruptData):  # not even a number
+        if _number(block[148:156], "checksum") == right:
+            return
+    raise CorruptData("tar: a header's checksum is wrong: this is not a tar archive, or it is damaged")
 
 
 def _plain_member(block: bytes, kind: bytes) -> Member:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.mounts import MountKind, MountSpec
+from insula.model.paths import clean_path
 from insula.system.files import disk_errors
 from insula.volumes.driver import check_driver, check_options
 from insula.volumes.volumes import check_volume_name
@@ -39,6 +40,7 @@ def check_mounts(mounts: Iterable[MountSpec]) -> None:
         if target in seen:
             raise InvalidRequest(f"Duplicate mount point: {target}")
         seen.add(target)
+        check_not_proc(mount.kind, target, mount.source)
         if mount.propagation not in _PROPAGATION:
             raise InvalidRequest(f"invalid mount config: invalid propagation mode: {mount.propagation}")
         if mount.kind is MountKind.BIND and not mount.source.startswith("/"):
@@ -54,6 +56,14 @@ def check_mounts(mounts: Iterable[MountSpec]) -> None:
             raise UnsupportedField(
                 "HostConfig.Mounts", f"options {', '.join(mount.options)} of the {mount.kind} on {target}"
             )
+
+
+def check_not_proc(kind: MountKind, target: str, source: str = "") -> None:
+    """In the place of /proc nothing else is, or an image would say itself what its kernel tells of processes
+    (runc: CVE-2019-19921).  Raises InvalidRequest in runc's words."""
+    is_proc = kind is MountKind.BIND and os.path.exists(f"{source}/self/mountinfo")
+    if target == "/proc" and not is_proc:
+        raise InvalidRequest(f'"{target}" cannot be mounted because it is not of type proc')
 
 
 def check_volume_mount(mount: MountSpec) -> None:
@@ -96,7 +106,7 @@ def clean_target(untrusted_target: str) -> str:
         )
     if "\0" in untrusted_target:
         raise InvalidRequest("invalid mount config: a mount path holds a NUL byte")
-    target = "/" + posixpath.normpath(untrusted_target).lstrip("/")
+    target = clean_path(untrusted_target)
     if target == "/":
         raise InvalidRequest("invalid specification: destination can't be '/'")
     if target.startswith("/proc/") and target not in _PROC_FILES:

@@ -320,7 +320,7 @@ def test_a_container_shares_the_network_of_another_and_a_vm_says_why_not(
     else:
         done = daemon.docker(*join, "true")
         assert 125 == done.returncode
-        assert b"it is inside of a virtual machine" in done.stderr
+        assert b"is inside of a virtual machine" in done.stderr
     done = daemon.docker(*isolated("vm", *join), "true")
     assert (
         b"HostConfig.NetworkMode: a virtual machine has a kernel and network stack of its own" in done.stderr

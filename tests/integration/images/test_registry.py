@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from insula.cli.credentials import find_credentials
 from insula.errors import NotFound, RegistryFailed, Unauthorized
 from insula.images.images import Images
-from insula.images.registry.credentials import find_credentials
 from insula.model.credentials import Credentials
 from insula.model.image import Image
 from integration.images.fake_registry import FakeRegistry

@@ -243,6 +243,20 @@ async def test_a_mount_made_on_the_host_later_can_be_bound(
         mounts.umount(str(tmp_path / "late"))
 
 
+async def test_somebody_makes_all_mounts_private(bench: ProcessBench, make: Make) -> None:
+    first = make("sh", "-c", "echo seen")
+    assert await say(bench, first) == (0, "seen\n")
+    assert first.directory is not None
+    roots = os.path.dirname(os.path.dirname(first.directory.merged))
+    if mounts.is_mounted(roots):  # only where the runtime has a mount namespace of its own
+        mounts.make_private(roots)
+    for _ in range(2):  # once found, it is mended
+        plan = make("sh", "-c", "echo seen; echo kept >/kept")
+        assert await say(bench, plan) == (0, "seen\n")
+        assert plan.directory is not None
+        assert (Path(plan.directory.upper) / "kept").read_text() == "kept\n"
+
+
 async def test_a_device_is_given_with_its_rules(bench: ProcessBench, make: Make) -> None:
     device = Device(host_path="/dev/zero", path="/dev/mine", rules="r")
     script = "head -c 3 /dev/mine | wc -c; test -e /dev/kmsg || echo no kmsg"

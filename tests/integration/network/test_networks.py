@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +97,11 @@ async def test_an_instance_gets_an_address_a_route_and_a_mac_from_it(networks: N
     assert f"default via {GATEWAY} dev eth0" in route
     assert networks.endpoints(A) == (endpoint,)
     assert networks.members(endpoint.network_id) == {A: endpoint}
+
+
+async def test_nobody_on_a_bridge_is_the_hosts_router(networks: Networks) -> None:
+    """CVE-2020-13401: a bridge without IPv6 of ours has a link-local address all the same."""
+    assert "0" == Path("/proc/sys/net/ipv6/conf/insulat0/accept_ra").read_text().strip()
 
 
 async def test_instances_reach_each_other_and_the_host(networks: Networks) -> None:

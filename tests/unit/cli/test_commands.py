@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from insula.cli.flags import spelled_out
-from insula.cli.main import ELSEWHERE, cli, main
+from insula.cli.main import ELSEWHERE, SUMMARY, cli, main
 from insula.cli.system import _named
 from insula.model.go_template import render
 
@@ -132,3 +132,24 @@ def test_exit_codes_are_dockers(words: str, code: int, monkeypatch: pytest.Monke
     with pytest.raises(SystemExit) as ended:
         main()
     assert code == ended.value.code
+
+
+def all_commands(group: click.Group, name: str) -> dict[str, click.Command]:
+    found = {}
+    for word in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), word)
+        assert command is not None
+        found[f"{name} {word}"] = command
+        if isinstance(command, click.Group):
+            found |= all_commands(command, f"{name} {word}")
+    return found
+
+
+def test_help_fits_a_terminal_of_80_columns() -> None:
+    """Summaries are whole, and no line is longer."""
+    for name, command in all_commands(cli, "insula").items():
+        assert not command.get_short_help_str(SUMMARY).endswith("..."), f"{name}: a shorter first sentence"
+        text = command.get_help(click.Context(command, info_name=name, terminal_width=80))
+        assert [] == [line for line in text.splitlines() if len(line) > 80], name
+    top = cli.get_help(click.Context(cli, info_name="insula", terminal_width=80))
+    assert [] == [line for line in top.splitlines() if len(line) > 80]

@@ -55,6 +55,8 @@ def test_no_file_is_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ('default-isolation = "jail"', "isolation"),
         ('data-root = "here"', "data-root"),
         ("= 3", "c.toml"),
+        ('host = "odd"', "host: 'odd' is not an address"),
+        ('host = ["unix:///run/x.sock", "tcp://127.0.0.1"]', "host: tcp://127.0.0.1 names no port"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None:

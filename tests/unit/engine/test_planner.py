@@ -200,6 +200,8 @@ def test_mounts_outer_first_and_an_anonymous_volume_where_the_image_asks_for_one
         (MountKind.BIND, "/data/deep"),
         (MountKind.VOLUME, "/var/lib"),
     ]
+    with pytest.raises(InvalidRequest, match="not of type proc"):
+        decide_mounts(spec(), ("/./proc",))
 
 
 def test_own_mounts_replace_those_of_others_and_nameless_ones_do_not() -> None:

@@ -88,3 +88,33 @@ def test_a_donor_that_cannot_be(other: Any, mode: str, kind: type[InsulaError], 
     plan = make_plan(**{f"{mode}_mode": "container:other"})
     with pytest.raises(kind, match=message):
         sharing.with_donors(plan, SimpleNamespace(), find(other))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("other", "kind", "message"),
+    [
+        (None, NoSuchInstance, "No such container: other"),
+        (donor(alive=False), Conflict, f"cannot join network of a non running container: {ID}"),
+        (
+            donor(alive=False, state=State.RESTARTING),
+            Conflict,
+            f"cannot join network: Container {ID} is restarting, wait until the container is running",
+        ),
+        (
+            donor(isolation="vm"),
+            Conflict,
+            "cannot join network: that of other is inside of a virtual machine",
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_shared(other: Any, kind: type[InsulaError], message: str) -> None:
+    with pytest.raises(kind) as raised:
+        sharing.network_donor(SimpleNamespace(), "other", find(other))  # type: ignore[arg-type]
+    assert message == raised.value.message
+
+
+def test_the_network_of_another_is_that_of_its_plan() -> None:
+    other = donor()
+    assert other.plan is sharing.network_donor(SimpleNamespace(), "other", find(other))  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="cannot join own network"):
+        sharing.network_donor(other, "other", find(other))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import tarfile
@@ -17,6 +18,7 @@ from insula.model import codec
 from insula.model.instance import Instance, InstanceSpec, State
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
+from insula.model.mounts import Mount, MountKind, MountSpec
 from insula.model.root import DiskRoot
 
 RECORD = SnapshotRecord(
@@ -136,6 +138,53 @@ async def test_an_archive_that_lies_is_refused(
     target.mkdir()
     with pytest.raises(CorruptData, match=why):
         await take(data, target)
+
+
+def of_plan(**changes: object) -> SnapshotRecord:
+    return dataclasses.replace(RECORD, plan=dataclasses.replace(RECORD.plan, **changes))  # type: ignore[arg-type]
+
+
+def of_instance(**changes: object) -> SnapshotRecord:
+    return dataclasses.replace(RECORD, instance=dataclasses.replace(RECORD.instance, **changes))  # type: ignore[arg-type]
+
+
+def of_spec(**changes: object) -> SnapshotRecord:
+    return of_instance(spec=dataclasses.replace(RECORD.instance.spec, **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (
+            of_plan(mounts=(Mount(kind=MountKind.BIND, source="/", target="/x", tag="m0"),)),
+            "asks for / of this",
+        ),
+        (of_spec(mounts=(MountSpec(kind=MountKind.BIND, source="/etc", target="/x"),)), "asks for /etc of"),
+        (of_instance(mounts=(MountSpec(kind=MountKind.VOLUME, source="db", target="/x"),)), "asks for db of"),
+        (of_spec(volumes_from=("web",)), "another instance's volumes"),
+        (of_spec(isolation=Isolation.PROCESS), "no virtual machine"),
+        (of_plan(isolation=Isolation.PROCESS), "no virtual machine"),
+        (of_plan(machine=None), "no virtual machine"),
+    ],
+    ids=["plan's bind", "bind", "volume", "volumes from", "container", "container's plan", "no machine"],
+)
+async def test_a_record_that_asks_for_what_is_the_hosts_is_refused(
+    record: SnapshotRecord, why: str, snapshot: Path, tmp_path: Path
+) -> None:
+    """Its digests are right: who made the archive has made them."""
+    (snapshot / "snapshot.json").write_text(codec.encode(record))
+    target = tmp_path / "target"
+    target.mkdir()
+    with pytest.raises(CorruptData, match=why):
+        await take(await packed(snapshot), target)
+
+
+async def test_a_tmpfs_is_the_guests_own(snapshot: Path, tmp_path: Path) -> None:
+    record = of_plan(mounts=(Mount(kind=MountKind.TMPFS, target="/x"),))
+    (snapshot / "snapshot.json").write_text(codec.encode(record))
+    target = tmp_path / "target"
+    target.mkdir()
+    assert record == await take(await packed(snapshot), target)
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"\0" * 20_000])

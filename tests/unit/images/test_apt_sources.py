@@ -109,5 +109,6 @@ def test_releases() -> None:
     assert find_suite("bookworm", releases) == "bookworm"
     assert find_suite("latest", releases) == "stable"
     for unknown in ("99", "nosuch", "../etc", "--help"):
-        with pytest.raises(InvalidRequest, match="not a release"):
+        with pytest.raises(InvalidRequest, match="not a release") as raised:
             find_suite(unknown, releases)
+        assert "known: 1.1 (buzz), 12 (bookworm), 22.04 (jammy)" == raised.value.hint

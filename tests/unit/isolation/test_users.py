@@ -48,3 +48,15 @@ def test_unknown_group_and_numbers_out_of_range() -> None:
         find_identity("bob:nobody", (), PASSWD, GROUP)
     with pytest.raises(InvalidRequest, match="range"):
         find_identity("4294967296", (), PASSWD, GROUP)
+
+
+@pytest.mark.parametrize("number", ["9" * 6000, "4294967295", "4294967296", "-1", "\u0663"])
+def test_what_is_no_id_in_an_images_files_is_no_user_and_no_group(number: str) -> None:
+    passwd, group = f"eve:x:{number}:0::/:/bin/sh\n{PASSWD}", f"evil:x:{number}:bob\n{GROUP}"
+    assert find_identity("bob", (), passwd, group) == find_identity("bob", (), PASSWD, GROUP)
+    with pytest.raises(InvalidRequest, match="unable to find user eve"):
+        find_identity("eve", (), passwd, group)
+    with pytest.raises(InvalidRequest, match="unable to find group evil"):
+        find_identity("bob:evil", (), passwd, group)
+    with pytest.raises(InvalidRequest, match=r"range|unable to find user"):
+        find_identity(number, (), passwd, group)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import struct
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from insula.errors import CommandNotFound, Conflict, GuestFailed, InvalidRequest
 from insula.isolation.plan import Process
+from insula.isolation.vm import channel as channel_module
 from insula.isolation.vm.channel import AgentError, Channel, State
 from insula.isolation.vm.prepare import command_error
 from insula.isolation.vm.streams import VmExec, VmStream
@@ -315,6 +318,19 @@ HOSTILE = {
     "credit of three bytes": frame(CREDIT_TYPE, 1, b"abc"),
     "more output than its credit": frame(STDOUT, 1, b"x" * 65_536) * 5,
     "hello in the middle of a stream": frame(1, 1),
+    "credit for what it has not got": frame(CREDIT_TYPE, 1, b"\x01\0\0\0"),
+    "more fields than anybody has": (
+        frame(OK, 0, b"\0" * 65_536, 1) + frame(OK, 0, b"\0" * 65_536, 1) + frame(OK, 0, b"\0" * 8_930)
+    ),
+    "a piece without a byte": frame(OK, 0, b"", 1),
+    "answers to nobody without end": frame(OK, 0, fields(("seq", "0"))) * 11_000,
+    "output of nobody without end": frame(STDOUT, 9, b"x") * 11_000,
+    "output without a byte without end": frame(STDOUT, 1) * 11_000,
+    "credit of nothing without end": frame(CREDIT_TYPE, 1, b"\0\0\0\0") * 11_000,
+    "ends of the workload without end": frame(EXITED, 0, fields(("code", "0"))) * 11_000,
+    "answers on one stream without end": frame(OK, 1, fields(("pid", "1"))) * 11_000,
+    "ends of one exec without end": frame(EXITED, 1, fields(("code", "0"))) * 11_000,
+    "errors about nothing without end": frame(ERROR, 0, fields(("kind", "failed"))) * 11_000,
 }
 
 
@@ -333,6 +349,32 @@ async def test_a_hostile_guest_loses_its_connection(name: str) -> None:
     assert State.CLOSED is channel.state
     await channel.close()
     agent.writer.close()
+
+
+async def test_output_is_counted_also_when_nobody_wants_it_any_more() -> None:
+    async with open_channel() as (agent, channel):
+        stream = channel.open_stream(Type.ATTACH)
+        stream.let_go()
+        agent.put(frame(STDOUT, stream.number, b"x" * 65_536) * 4)  # on its way: all of its credit
+        asked = asyncio.create_task(channel.request(Type.PING))
+        while (await agent.take())[0] != Type.PING:
+            pass
+        agent.put(frame(OK, 0, fields(("seq", "1"))))
+        await asked
+        agent.put(frame(STDOUT, stream.number, b"x"))
+        await asyncio.wait_for(channel.closed.wait(), 5)
+
+
+async def test_messages_that_took_long_are_followed_by_time_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = itertools.count(step=0.1)
+    monkeypatch.setattr(channel_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    async with open_channel() as (agent, channel):
+        await asyncio.gather(channel.request(Type.PING), agent.answer())
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(channel.request(Type.PING), agent.answer())
+        assert asyncio.get_running_loop().time() - began > 0.05
 
 
 async def test_a_guest_of_another_version_is_refused() -> None:

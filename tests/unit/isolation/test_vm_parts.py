@@ -18,14 +18,16 @@ from hypothesis import strategies as st
 
 from insula.errors import Conflict, CorruptData, InsulaError, RuntimeFailed, UnsupportedField
 from insula.isolation.plan import Device
-from insula.isolation.vm import accel, cgroup, guest, initramfs, kernel, messages, modules
+from insula.isolation.vm import accel, cgroup, guest, initramfs, kernel, messages, modules, stats
 from insula.isolation.vm.check import check_plan, check_update, parse_cpus
 from insula.isolation.vm.files import go_mode, parse_changes
 from insula.isolation.vm.initramfs import Entry
 from insula.isolation.vm.machine import Accelerator
 from insula.isolation.vm.modules import Module
+from insula.isolation.vm.order import order_for
 from insula.isolation.vm.prepare import kernel_version, machine_id_of
 from insula.isolation.vm.record import finalize_status, find_panic, parse_exit
+from insula.isolation.vm.vm import Vm
 from insula.isolation.vm.wire import ProtocolViolation
 from insula.model.files import Change, ChangeKind
 from insula.model.instance import ExitStatus
@@ -80,6 +82,24 @@ def test_without_a_word_the_end_is_still_an_end(tmp_path: Path) -> None:
     assert "without saying" in finalize_status(str(tmp_path), 0, killed=False, host_oom=False).error
     (tmp_path / "exit").write_bytes(b'{"code":0,"oom":false,"time_ns":1}\n')
     assert 0 == finalize_status(str(tmp_path), 0, killed=True, host_oom=False).code
+
+
+# -- on a macvlan network ---------------------------------------------------------------------
+
+TAP = PLAN.endpoints[0]
+MACVTAP = dataclasses.replace(TAP, driver="macvlan")
+
+
+def test_nothing_stands_in_for_a_macvtap() -> None:
+    """A clone made ahead has a tap of its own, which leads to bridges only."""
+    plans = (dataclasses.replace(PLAN, mounts=(), endpoints=(each,)) for each in (TAP, MACVTAP))
+    assert [False, True] == [order_for(plan).fixed_taps for plan in plans]
+
+
+def test_a_macvtap_counts_as_its_guest_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "_link_counter", lambda _, name: {"rx_bytes": 1, "tx_bytes": 2}.get(name, 0))
+    samples = [stats.sample_network(endpoint) for endpoint in (TAP, MACVTAP)]
+    assert [(2, 1), (1, 2)] == [(sample.rx_bytes, sample.tx_bytes) for sample in samples]
 
 
 # -- what is refused --------------------------------------------------------------------------
@@ -188,6 +208,22 @@ def test_changes_are_sorted_and_checked() -> None:
     for bad in (b"X /a\0", b"A a\0", b"A\0"):
         with pytest.raises(ProtocolViolation):
             parse_changes(bad)
+    assert 3 == len(parse_changes(b"A /a\0" * 3, most=3))
+    with pytest.raises(ProtocolViolation, match="more than 3"):
+        parse_changes(b"A /a\0" * 4, most=3)
+
+
+async def test_what_a_guest_can_write_without_end_is_cut(tmp_path: Path) -> None:
+    """QEMU's own words, too: it complains of each message to a port that is not there."""
+    vm = Vm(dataclasses.replace(PLAN, run_dir=str(tmp_path)), lambda _: None)
+    for name, size in (("console.log", 5 << 20), ("qemu.log", 5 << 20), ("exit", 10)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    vm.trim()
+    assert [0, 0, 10] == [(tmp_path / name).stat().st_size for name in ("console.log", "qemu.log", "exit")]
+    (tmp_path / "qemu.log").write_bytes(b"why it does not start")
+    (tmp_path / "console.log").unlink()
+    vm.trim()
+    assert b"why it does not start" == (tmp_path / "qemu.log").read_bytes()
 
 
 # -- accelerator ------------------------------------------------------------------------------

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from insula.errors import Conflict, Forbidden, InsulaError, InvalidRequest, NotFound, UnsupportedField
+from insula.errors import (
+    Conflict,
+    Forbidden,
+    InsulaError,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+    UnsupportedField,
+)
 from insula.model.network import AddressRange, Network, NetworkRequest
 from insula.network.catalog import find_network, reference
 from insula.network.definition import define_network
@@ -61,6 +69,39 @@ def test_what_is_given_is_kept() -> None:
     assert define("10.0.0.0/8", subnet="10.1.0.0/16", gateway="10.1.0.9").gateway == "10.1.0.9"
 
 
+def test_on_a_parent_the_subnet_is_the_wires_own() -> None:
+    options = {
+        "parent": "eth0",
+        "macvlan_mode": "vepa",
+        "com.docker.network.driver.mtu": "1400",
+        "odd": "kept",
+    }
+    made = define("192.0.2.0/24", driver="macvlan", subnet="192.0.2.0/24", options=options)
+    assert (made.driver, made.bridge, made.parent, made.mode) == ("macvlan", "", "eth0", "vepa")
+    assert (made.gateway, made.mtu, made.options) == ("192.0.2.1", 1400, options)
+    # one that nobody named keeps clear of what the host uses, as ever
+    assert define("172.17.0.0/24", driver="ipvlan").subnet == "172.18.0.0/16"
+
+
+def test_networks_share_a_parent_unless_the_kernel_could_not() -> None:
+    def on(name: str, driver: str, subnet: str, *existing: Network, **options: str) -> Network:
+        options = {"parent": "eth0", **options}
+        return define(name=name, driver=driver, subnet=subnet, options=options, existing=existing)
+
+    first = on("a", "macvlan", "10.1.0.0/16")
+    assert on("b", "macvlan", "10.2.0.0/16", first, macvlan_mode="private").parent == "eth0"
+    with pytest.raises(Conflict, match="network a is already using parent interface eth0"):
+        on("b", "macvlan", "10.2.0.0/16", first, macvlan_mode="passthru")
+    routed = on(
+        "c", "ipvlan", "10.3.0.0/16", first, ipvlan_mode="l3"
+    )  # whether both are used at a time is seen then
+    assert on("d", "ipvlan", "10.4.0.0/16", routed, ipvlan_mode="l3").mode == "l3"
+    with pytest.raises(
+        Conflict, match=r"network c is already using parent interface eth0 in mode l3 \(bridge\)"
+    ):
+        on("d", "ipvlan", "10.4.0.0/16", routed)
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "words"),
     [
@@ -69,7 +110,37 @@ def test_what_is_given_is_kept() -> None:
         ({"name": "default"}, Forbidden, "operation is not permitted on predefined default network"),
         ({"name": "none"}, Forbidden, "operation is not permitted on predefined none network"),
         ({"driver": "null"}, Forbidden, 'only one instance of "null" network is allowed'),
-        ({"driver": "macvlan"}, UnsupportedField, "Driver: macvlan"),
+        ({"driver": "overlay"}, Unavailable, "needs a swarm"),
+        (
+            {"driver": "macvlan", "options": {"parent": "lo"}},
+            InvalidRequest,
+            "loopback interface is not a valid",
+        ),
+        ({"driver": "ipvlan", "options": {"parent": "a" * 16}}, InvalidRequest, "is not a link name"),
+        (
+            {"driver": "macvlan", "options": {"macvlan_mode": "l2"}},
+            InvalidRequest,
+            "macvlan mode 'l2' is not valid",
+        ),
+        (
+            {"driver": "ipvlan", "options": {"ipvlan_mode": "vepa"}},
+            InvalidRequest,
+            "ipvlan mode 'vepa' is not",
+        ),
+        (
+            {"driver": "ipvlan", "options": {"ipvlan_flag": "l2"}},
+            InvalidRequest,
+            "ipvlan flag 'l2' is not valid",
+        ),
+        ({"driver": "macvlan", "options": {"ipvlan_mode": "l2"}}, UnsupportedField, "Options.ipvlan_mode"),
+        ({"driver": "ipvlan", "options": {"macvlan_mode": "vepa"}}, UnsupportedField, "Options.macvlan_mode"),
+        ({"options": {"parent": "eth0"}}, UnsupportedField, "Options.parent: no option of the bridge driver"),
+        (
+            {"driver": "macvlan", "options": {"com.docker.network.bridge.name": "b"}},
+            UnsupportedField,
+            "no option of the macvlan driver",
+        ),
+        ({"driver": "macvlan", "subnet": "172.29.0.0/24"}, Forbidden, "Pool overlaps with other one"),
         ({"driver": "weave"}, NotFound, "could not find plugin weave"),
         ({"subnet": "10.0.0.0"}, InvalidRequest, "invalid CIDR"),
         ({"subnet": "10.0.0.0/31"}, InvalidRequest, "smaller than /30"),

@@ -49,6 +49,18 @@ def test_mounts_that_are_refused() -> None:
         check_mounts([bind("/a", options=("size=1",))])
 
 
+def test_nothing_else_stands_in_the_place_of_proc(tmp_path: Path) -> None:
+    wrong = [
+        MountSpec(kind=MountKind.VOLUME, source="data", target="/proc"),
+        MountSpec(kind=MountKind.TMPFS, target="/./proc/"),
+        MountSpec(kind=MountKind.BIND, source=str(tmp_path), target="/proc"),
+    ]
+    for mount in wrong:
+        with pytest.raises(InvalidRequest, match='"/proc" cannot be mounted because it is not of type proc'):
+            check_mounts([mount])
+    check_mounts([MountSpec(kind=MountKind.BIND, source="/proc", target="/proc")])
+
+
 @pytest.mark.parametrize("option", ["size=64m", "mode=1777", "noexec", "ro", "uid=1000", "nr_inodes=1k"])
 def test_tmpfs_options(option: str) -> None:
     check_mounts([tmpfs(option)])

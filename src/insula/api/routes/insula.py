@@ -75,19 +75,19 @@ def _shown(view: TemplateView) -> dict[str, object]:
 
 
 async def list_templates(call: Call) -> web.StreamResponse:
-    return answer([_shown(view) for view in await call.engine.templates()])
+    return answer([_shown(view) for view in await call.engine.templates.list()])
 
 
 async def inspect_template(call: Call) -> web.StreamResponse:
-    return answer(_shown(await call.engine.find_template(call.names["key"])))
+    return answer(_shown(await call.engine.templates.find(call.names["key"])))
 
 
 async def remove_template(call: Call) -> web.StreamResponse:
-    return answer(_shown(await call.engine.remove_template(call.names["key"])))
+    return answer(_shown(await call.engine.templates.remove(call.names["key"])))
 
 
 async def prune_templates(call: Call) -> web.StreamResponse:
-    report = await call.engine.prune_templates(all=call.flag("all"))
+    report = await call.engine.templates.prune(all=call.flag("all"))
     return answer({"TemplatesDeleted": list(report.deleted), "SpaceReclaimed": report.reclaimed_bytes})
 
 
@@ -95,7 +95,7 @@ async def warm_template(call: Call) -> web.StreamResponse:
     vcpus, memory_mib = call.number("vcpus"), call.number("memory")
 
     async def work(tell: Teller) -> None:
-        view = await call.engine.warm_template(tell, vcpus=vcpus, memory_mib=memory_mib)
+        view = await call.engine.templates.warm(tell, vcpus=vcpus, memory_mib=memory_mib)
         tell.line({"aux": {"ID": view.key}})
 
     return await stream_progress(call, work)

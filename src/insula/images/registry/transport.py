@@ -196,7 +196,10 @@ async def _network_errors(what: str, url: URL) -> AsyncIterator[None]:
         number = cause.errno or 0  # the resolver's are negative, several addresses at once have none
         why = os.strerror(number) if number > 0 else cause.strerror or error
         if isinstance(error, aiohttp.ClientConnectorDNSError):
-            raise Unreachable(f"{what} {show(url)}: lookup {url.host}: {why}") from error
+            raise Unreachable(
+                f"{what} {show(url)}: lookup {url.host}: {why}",
+                hint="is this host on a network, and is the name right? `insula bootstrap` needs no registry",
+            ) from error
         if isinstance(cause, ConnectionRefusedError):
             raise Unreachable(f"{what} {show(url)}: {why}") from error
         raise Interrupted(f"{what} {show(url)}: {why}") from error

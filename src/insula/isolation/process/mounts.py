@@ -19,11 +19,11 @@ _OPPOSITES = {"noexec": "exec", "nosuid": "suid", "nodev": "dev"}
 
 
 def make_mounts(
-    plan: LaunchPlan, cgroup_version: int, kernel: tuple[int, int], init_path: str, init_target: str
+    plan: LaunchPlan, kernel: tuple[int, int], init_path: str, init_target: str
 ) -> list[dict[str, Any]]:
     """In the order to mount them: parents first; a user's mount replaces a default one at the same place."""
     taken = {m.target.rstrip("/") for m in plan.mounts}
-    mounts = [m for m in _defaults(plan, cgroup_version) if m["destination"] not in taken]
+    mounts = [m for m in _defaults(plan) if m["destination"] not in taken]
     access = "ro" if plan.security.read_only_root else "rw"
     own = [_user_mount(m, kernel) for m in plan.mounts]
     own += [
@@ -50,7 +50,7 @@ def tmpfs_options(options: Sequence[str]) -> list[str]:
     return [*kept, *given]
 
 
-def _defaults(plan: LaunchPlan, cgroup_version: int) -> list[dict[str, Any]]:
+def _defaults(plan: LaunchPlan) -> list[dict[str, Any]]:
     privileged = plan.security.privileged
     access = "rw" if privileged else "ro"
     shm = f"size={plan.limits.shm_size_bytes}"

@@ -86,9 +86,7 @@ def make_config(
             args=(INIT_TARGET, "--", *args) if plan.init else args,
         ),
         "root": {"path": plan.directory.merged, "readonly": security.read_only_root},
-        "mounts": make_mounts(
-            plan, facts.cgroup_version, facts.kernel, facts.init_path if plan.init else "", INIT_TARGET
-        ),
+        "mounts": make_mounts(plan, facts.kernel, facts.init_path if plan.init else "", INIT_TARGET),
         "linux": _make_linux(plan, facts, devices, block_devices, shared),
     }
     if security.seccomp and facts.raw_seccomp:

@@ -186,9 +186,7 @@ class VmBackend:
         vm.order = order
         vm.steps.mark("order")
         booted, generation = await self._start(order, vm)
-        vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel, tap=booted.tap)
-        self._vms[plan.id] = vm
-        try:
+        async with self._taken(vm, booted):
             assert self._facilities.guest is not None
             await prepare_workload(
                 booted.channel,
@@ -200,11 +198,19 @@ class VmBackend:
             )
             await renew_host_keys(booted.channel, plan)
             vm.steps.mark("machine and workload")
+        return booted.record.pid
+
+    @contextlib.asynccontextmanager
+    async def _taken(self, vm: Vm, booted: Booted) -> AsyncIterator[None]:
+        """Known from here on; what fails in the block ends it."""
+        vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel, tap=booted.tap)
+        self._vms[vm.plan.id] = vm
+        try:
+            yield
         except BaseException:
             await vm.kill_and_wait()
-            await self.discard(plan)
+            await self.discard(vm.plan)
             raise
-        return booted.record.pid
 
     async def _start(self, order: Order, vm: Vm) -> tuple[Booted, str]:
         """With its generation."""
@@ -258,17 +264,11 @@ class VmBackend:
             )
         except RuntimeFailed as error:
             raise explain(error, captured, version) from error
-        vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel, tap=booted.tap)
-        self._vms[plan.id] = vm
-        try:
+        async with self._taken(vm, booted):
             await prepare_copy(booted.channel, plan, generation)
             await renew_host_keys(booted.channel, plan)
             await vm.monitor.plug_in([netdev(n) for n in range(len(plan.endpoints))], True)
             vm.steps.mark("identity")
-        except BaseException:
-            await vm.kill_and_wait()
-            await self.discard(plan)
-            raise
         return booted.record.pid
 
     def _gone(self, vm: Vm) -> None:
@@ -394,7 +394,8 @@ class VmBackend:
     async def processes(self, instance_id: str, ps_args: Sequence[str]) -> ProcessTable:
         columns = ps.columns_of(ps_args)
         channel = await self._vm(instance_id).channel()
-        return ps.finalize_table(await channel.request(Type.PS), columns)
+        # in a thread: a guest may say that it has very many
+        return await asyncio.to_thread(ps.finalize_table, await channel.request(Type.PS), columns)
 
     async def update(self, instance_id: str, limits: Limits) -> tuple[str, ...]:
         vm = self._vm(instance_id)

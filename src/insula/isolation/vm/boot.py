@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from insula.errors import GuestFailed, RuntimeFailed
-from insula.isolation.vm import confine, sockets, virtiofs
+from insula.isolation.vm import sockets, virtiofs
 from insula.isolation.vm.accel import cpu_word
 from insula.isolation.vm.cgroup import Cgroup
 from insula.isolation.vm.channel import Channel
 from insula.isolation.vm.check import parse_cpus
+from insula.isolation.vm.confine import confine_qemu
 from insula.isolation.vm.guest import Guest
 from insula.isolation.vm.machine import (
     DEFAULT_TYPE,
@@ -54,8 +55,9 @@ from insula.model.limits import Limits
 from insula.system import pidfd
 from insula.system.cgroups import Layout
 from insula.system.files import disk_errors
+from insula.system.jail import Confinement, ShareSpec, wrap
 from insula.system.memory_file import make_memory_file, open_again
-from insula.system.tap import open_tap
+from insula.system.tap import open_link
 
 _MIB = 1024 * 1024
 _LOAD_S = 60.0
@@ -115,13 +117,11 @@ class _Descriptors:
         return sock.fileno()
 
 
-def _spawn(
-    confinement: confine.Confinement, argv: list[str], fds: tuple[int, ...], output: int
-) -> pidfd.Watch:
+def _spawn(confinement: Confinement, argv: list[str], fds: tuple[int, ...], output: int) -> pidfd.Watch:
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     try:
         pid = pidfd.spawn(
-            confine.wrap(confinement, argv, fds),
+            wrap(confinement, argv, fds),
             _ENVIRONMENT,
             stdio=(null, output, output),
             pass_fds={fd: fd for fd in fds},
@@ -136,7 +136,7 @@ def _start_share(
     order: Order,
     host: Host,
     *,
-    spec: confine.ShareSpec,
+    spec: ShareSpec,
     procs: tuple[str, ...],
     files: _Descriptors,
     output: int,
@@ -146,7 +146,7 @@ def _start_share(
     os.makedirs(spec.at, mode=0o700, exist_ok=True)
     with listener:
         argv = virtiofs.finalize_argv(virtiofs.need(host.virtiofsd), spec.at, listener.fileno())
-        confinement = confine.Confinement(cgroups=procs, shares=(spec,))
+        confinement = Confinement(cgroups=procs, shares=(spec,))
         watch = _spawn(confinement, argv, (listener.fileno(),), output)
     return watch, files.socket(client)
 
@@ -209,7 +209,7 @@ def _open_machine(
         exit_fd=files.file(os.path.join(order.run_dir, "exit"), _FRESH),
         log_fd=files.file(order.log_path or os.devnull, _APPEND, 0o640),
         disks=tuple(disks),
-        nics=tuple(Nic(fd=files.fd(open_tap(link)), mac=mac) for link, mac in order.taps),
+        nics=tuple(Nic(fd=files.fd(open_link(link)), mac=mac) for link, mac in order.taps),
         shares=shares,
         ram_fd=memory.ram_fd,
         ram_shared=memory.shared,
@@ -281,7 +281,7 @@ async def boot(
                 memory=memory,
                 source=source,
             )
-            confinement = confine.confine_qemu(
+            confinement = confine_qemu(
                 uid=uid,
                 cgroups=procs,
                 cpus=parse_cpus(order.limits.cpuset_cpus),

@@ -6,7 +6,9 @@ States, in the open:
 
 Every public call is guarded by the state and raises a sentence.  A violation by the guest closes the
 channel with `error` set and calls `on_violation`, upon which the VM is ended.  Requests are matched
-by `seq`; streams have numbers chosen here and credit both ways, enforced here.
+by `seq`; streams have numbers chosen here and credit both ways, enforced here.  What means nothing (an answer
+to nobody, output without a byte) is let pass as often as we have spoken, and some; a guest that goes on with
+it is a flood.  One whose messages take long gets half of the loop's time at most.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import enum
 import itertools
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -44,6 +47,8 @@ log = logging.getLogger(__name__)
 _READ = 65_536
 _GRANT = CREDIT // 4
 _VERSION = 2
+_MOST_IDLE = 10_000  # messages that mean nothing, beyond as many as we have sent
+_LONG_S = 0.005  # for what one read has brought: as much again is for others
 
 
 class State(enum.Enum):
@@ -102,20 +107,20 @@ class AgentStream:
         self.answer: asyncio.Future[Fields] = loop.create_future()
 
     def on_output(self, std: Std, data: bytes) -> None:
-        if self.ended:
-            return  # on its way when we let go
         self._incoming -= len(data)
         if self._incoming < 0:
             raise ProtocolViolation(f"the guest sent more than its credit on stream {self.number}")
+        if self.ended:
+            return  # on its way when we let go
         if self.discarding:
             self._grant(len(data))
-        elif data:
+        else:
             self._queue.append(Chunk(std, data))
             self._ready.set()
 
     def on_credit(self, amount: int) -> None:
-        if self._outgoing + amount > 1 << 31:
-            raise ProtocolViolation("the guest gave absurd credit")
+        if self._outgoing + amount > CREDIT:
+            raise ProtocolViolation("the guest gave credit for what it has not got")
         self._outgoing += amount
         if self._outgoing > 0:
             self._may_send.set()
@@ -208,6 +213,8 @@ class Channel:
         self._reader_task: asyncio.Task[None] | None = None
         self._encoder = Encoder()
         self._sequence = itertools.count(1)
+        self._sent = 0
+        self._idle = 0
         self._requests: dict[str, asyncio.Future[Fields]] = {}
         self._streams: dict[int, AgentStream] = {}
         self._next_stream = 1
@@ -287,6 +294,7 @@ class Channel:
     def send(self, kind: Type, stream: int, payload: bytes = b"") -> None:
         """Queue a message; nothing happens when the connection has ended."""
         if self.state is State.OPEN and self._writer is not None:
+            self._sent += 1
             self._writer.write(self._encoder.encode(kind, stream, payload))
 
     async def drained(self) -> None:
@@ -337,8 +345,11 @@ class Channel:
     async def _read_loop(self, reader: asyncio.StreamReader, decoder: Decoder) -> None:
         try:
             while data := await reader.read(_READ):
+                began = time.monotonic()
                 for message in decoder.feed(data):
                     self._dispatch(message)
+                if (took := time.monotonic() - began) > _LONG_S:
+                    await asyncio.sleep(took)
             self._end(None)
         except ProtocolViolation as violation:
             log.warning("ending a virtual machine: %s", violation)
@@ -368,22 +379,30 @@ class Channel:
             fields = decode_fields(message.payload)
             sequence = (fields.get("seq") or [""])[0]
             if message.type is Type.ERROR and not sequence:
+                self._take_idle()
                 self._fail_requests(to_error(fields))  # of a message without a number: SECCOMP
                 return
             future = self._requests.pop(sequence, None)
             if future is None or future.done():
-                return  # an answer that nobody waits for any more
-            if message.type is Type.OK:
+                self._take_idle()  # an answer that nobody waits for any more
+            elif message.type is Type.OK:
                 future.set_result(fields)
             else:
                 future.set_exception(to_error(fields))
         elif message.type is Type.EXITED:
+            self._take_idle()  # but for the first
             fields = decode_fields(message.payload)
             number(fields, "code", 0, 255)
             if self._on_exited:
                 self._on_exited(fields)
         else:
             raise ProtocolViolation(f"the guest sent {message.type.name} on stream 0")
+
+    def _take_idle(self) -> None:
+        """A message that changes nothing.  An honest guest has sent it in answer to one of ours."""
+        self._idle += 1
+        if self._idle > _MOST_IDLE + self._sent:
+            raise ProtocolViolation("the guest does not stop to send what nobody asked for")
 
     def _fail_requests(self, error: InsulaError) -> None:
         """What was asked after a message that failed must not go on as if it had not."""
@@ -394,8 +413,11 @@ class Channel:
     def _on_stream(self, message: Message) -> None:
         stream = self._streams.get(message.stream)
         if stream is None:
-            return  # of a stream that we have let go
+            self._take_idle()  # of a stream that has ended
+            return
         match message.type:
+            case Type.STDOUT | Type.STDERR if not message.payload:
+                self._take_idle()
             case Type.STDOUT:
                 stream.on_output(Std.STDOUT, message.payload)
             case Type.STDERR:
@@ -403,18 +425,21 @@ class Channel:
             case Type.CREDIT:
                 if len(message.payload) != 4:
                     raise ProtocolViolation("the guest sent credit that is not four bytes")
-                stream.on_credit(int.from_bytes(message.payload, "little"))
+                amount = int.from_bytes(message.payload, "little")
+                if not amount:
+                    self._take_idle()
+                stream.on_credit(amount)
+            case Type.OK | Type.ERROR if stream.answer.done():
+                self._take_idle()
+            case Type.EXITED if stream.exited.done():
+                self._take_idle()
             case Type.OK:
-                if not stream.answer.done():
-                    stream.answer.set_result(decode_fields(message.payload))
+                stream.answer.set_result(decode_fields(message.payload))
             case Type.ERROR:
-                if not stream.answer.done():
-                    stream.answer.set_exception(to_error(decode_fields(message.payload)))
-                    stream.answer.exception()
+                stream.answer.set_exception(to_error(decode_fields(message.payload)))
+                stream.answer.exception()
             case Type.EXITED:
-                code = number(decode_fields(message.payload), "code", 0, 255)
-                if not stream.exited.done():
-                    stream.exited.set_result(code)
+                stream.exited.set_result(number(decode_fields(message.payload), "code", 0, 255))
             case Type.CLOSED:
                 del self._streams[message.stream]
                 stream.on_end()

@@ -6,6 +6,7 @@ channel; the backend opens a helper VM on the same disks when the instance is st
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
@@ -15,9 +16,12 @@ from insula.errors import GuestFailed, InvalidRequest, NoSuchPath
 from insula.isolation.vm.channel import AgentError, AgentStream, Channel, translate
 from insula.isolation.vm.wire import ProtocolViolation, Type, number
 from insula.model.files import Change, ChangeKind, PathStat
+from insula.model.paths import clean_path
 
 _KINDS = {"A": ChangeKind.ADDED, "C": ChangeKind.MODIFIED, "D": ChangeKind.DELETED}
-_MOST_CHANGES = 256 * 1024 * 1024
+# a disk of 10 GiB has 655,360 inodes; every change is some hundred bytes of the daemon's memory
+_MOST_CHANGES = 1_000_000
+_MOST_CHANGES_BYTES = 128 * 1024 * 1024
 
 # Go's os.FileMode: the type bits are its own
 _GO_BITS = (
@@ -44,7 +48,7 @@ def _from_root(path: str, untrusted_link: str) -> str:
     """Where a link at `path` leads, from the root on, as Docker tells it; the agent tells the link's text."""
     if not untrusted_link:
         return ""
-    return "/" + os.path.normpath(os.path.join("/", os.path.dirname(path), untrusted_link)).lstrip("/")
+    return clean_path(os.path.join(os.path.dirname(path), untrusted_link))
 
 
 class AgentFiles:
@@ -129,13 +133,15 @@ class AgentFiles:
         raw = bytearray()
         async for piece in self._receive(self._channel.open_stream(Type.CHANGES), ""):
             raw += piece
-            if len(raw) > _MOST_CHANGES:
+            if len(raw) > _MOST_CHANGES_BYTES:
                 raise ProtocolViolation("the guest's list of changes does not end")
-        return parse_changes(bytes(raw))
+        return await asyncio.to_thread(parse_changes, bytes(raw))
 
 
-def parse_changes(untrusted: bytes) -> tuple[Change, ...]:
+def parse_changes(untrusted: bytes, *, most: int = _MOST_CHANGES) -> tuple[Change, ...]:
     """Records `kind path NUL`, sorted by path.  Raises ProtocolViolation."""
+    if untrusted.count(b"\0") > most:
+        raise ProtocolViolation(f"the guest's list of changes has more than {most}")
     changes = []
     for record in untrusted.split(b"\0"):
         if not record:

@@ -24,7 +24,7 @@ from insula.isolation.vm.vm import Vm
 from insula.isolation.vm.wire import Type
 from insula.model.mounts import EtcFile
 from insula.model.network import Endpoint
-from insula.system.tap import open_tap
+from insula.system.tap import open_link
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ async def set_network(vm: Vm, endpoints: Sequence[Endpoint], files: Sequence[Etc
             slots[slot] = (endpoint.link, endpoint.interface)
             plugged.append(slot)
             _note(vm, vm.plan.endpoints, slots)
-            fd = open_tap(endpoint.link)
+            fd = open_link(endpoint.link)
             try:
                 await vm.monitor.plug_in_nic(slot, endpoint.mac, fd)
             finally:

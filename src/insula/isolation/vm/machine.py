@@ -50,7 +50,7 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nic:
-    """`fd` is an open tap device."""
+    """`fd` is an open tap or macvtap device."""
 
     fd: int
     mac: str

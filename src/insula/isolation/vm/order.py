@@ -9,10 +9,10 @@ import secrets
 from dataclasses import dataclass
 
 from insula.isolation.plan import LaunchPlan
-from insula.isolation.vm.confine import ShareSpec
 from insula.isolation.vm.rehearsal import MAC
 from insula.isolation.vm.virtiofs import binds, share_of
 from insula.model.limits import Limits
+from insula.system.jail import ShareSpec
 
 UPPER = "upper.ext4"
 SPARE_PREFIX = "ic"  # of links; not one that the network room sweeps
@@ -35,6 +35,8 @@ class Order:
     shares: tuple[tuple[str, ShareSpec], ...] = ()
     background: bool = False
     """Nobody waits for it: others go first."""
+    fixed_taps: bool = False
+    """Nothing can stand in for one of its taps: it is a macvtap, which is its own way to the wire."""
 
     @property
     def has_more(self) -> bool:
@@ -60,6 +62,7 @@ def order_for(plan: LaunchPlan) -> Order:
         log_path=plan.console.log_path,
         taps=tuple((endpoint.link, endpoint.mac) for endpoint in plan.endpoints),
         shares=tuple((m.tag, share_of(m, plan.run_dir)) for m in binds(plan.mounts)),
+        fixed_taps=any(endpoint.on_parent for endpoint in plan.endpoints),
     )
 
 

@@ -71,7 +71,7 @@ class Starter:
 
     def find_ready(self, order: Order) -> Clone | None:
         """A clone made ahead that can become this."""
-        if order.shares or len(order.taps) > 1 or not self._fits(order):
+        if order.shares or order.fixed_taps or len(order.taps) > 1 or not self._fits(order):
             return None
         return self.clones.find(Size(vcpus=order.vcpus, memory_mib=order.memory_mib))
 

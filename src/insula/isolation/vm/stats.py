@@ -20,9 +20,13 @@ def _link_counter(link: str, name: str) -> int:
 
 
 def sample_network(endpoint: Endpoint) -> NetworkSample:
-    """From the tap's counters; what the host receives on it the guest has sent."""
+    """From the link's counters.  What the host receives on a tap the guest has sent; a macvtap is the guest's
+    own interface."""
 
     def count(name: str) -> int:
+        if endpoint.on_parent:
+            way, _, what = name.partition("_")
+            name = f"{'rx' if way == 'tx' else 'tx'}_{what}"
         return _link_counter(endpoint.link, name)
 
     return NetworkSample(

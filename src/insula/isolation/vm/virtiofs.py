@@ -11,8 +11,8 @@ import stat
 from dataclasses import dataclass
 
 from insula.errors import InvalidRequest, ProgramMissing, UnsupportedField
-from insula.isolation.vm.confine import ShareSpec
 from insula.model.mounts import Mount, MountKind
+from insula.system.jail import ShareSpec
 from insula.system.run import arun, find_program
 
 _PLACES = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")

@@ -295,11 +295,14 @@ class Vm:
                 await self.monitor.pause()
 
     def trim(self) -> None:
-        """The guest may write to its console and exit port without end; the host's disk is not its."""
-        path = os.path.join(self.plan.run_dir, "console.log")
+        """The guest may write to its console and exit port without end, and have QEMU complain of it without
+        end (of a port that is not there); the host's disk is not its."""
+        for name in ("console.log", "qemu.log"):
+            path = os.path.join(self.plan.run_dir, name)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.getsize(path) > _MOST_CONSOLE:
+                    os.truncate(path, 0)
         with contextlib.suppress(FileNotFoundError):
-            if os.path.getsize(path) > _MOST_CONSOLE:
-                os.truncate(path, 0)
             if os.path.getsize(os.path.join(self.plan.run_dir, "exit")) > _MOST_EXIT:
                 self._violation = "the virtual machine was ended: it wrote more than an exit record"
                 self._end()

@@ -17,6 +17,7 @@ NONCE_BYTES = 16
 HEADER = struct.Struct("<IBBH")
 MOST_PAYLOAD = 65_536
 MOST_MESSAGE = 4 * 1024 * 1024
+MOST_FIELDS = 70_000  # in a message; a list of processes has the most
 MORE = 1
 CREDIT = 262_144  # what each side may send on a fresh stream
 _CHUNK = 32_768
@@ -96,6 +97,8 @@ def encode_fields(pairs: Iterable[tuple[str, str]]) -> bytes:
 
 def decode_fields(payload: bytes) -> Fields:
     """Raises ProtocolViolation for a half pair or too many of them."""
+    if payload.count(b"\0") > 2 * MOST_FIELDS:
+        raise ProtocolViolation(f"the guest sent a message of more than {MOST_FIELDS} fields")
     parts = payload.split(b"\0")
     if parts[-1] != b"" or len(parts) % 2 == 0:
         raise ProtocolViolation("the guest sent a message whose fields do not come in pairs")
@@ -191,6 +194,8 @@ class Decoder:
             raise ProtocolViolation(f"the guest sent a message of type {kind}")
         if flags & ~MORE:
             raise ProtocolViolation(f"the guest sent the flags {flags}")
+        if flags & MORE and not payload:
+            raise ProtocolViolation("the guest sent a piece of a message without a byte in it")
         if self._partial is not None:
             begun, on, collected = self._partial
             if (kind, stream) != (begun, on):

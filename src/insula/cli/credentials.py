@@ -1,7 +1,6 @@
 """Credentials that `docker login` left: Docker's config file, `credsStore`, `credHelpers`.
 
-Synchronous (a helper is a program): call it in a thread from the daemon.  Standard library only, so that
-the command line may use it too.  Not for asking a registry anything.
+Synchronous.  The client's: the daemon gets those of a request with it, and asks the registry.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A stage of its own because this cannot be done between fork and exec of a program with threads and an
 event loop.  It imports nothing of ours and little of Python's, as it starts with every VM: `json` alone would
-double what that takes.  What it does is decided in `confine`; SPEC is a dict with the keys that `main` reads,
-by `marshal`, in hexadecimal digits.
+double what that takes.  What it does is decided in `jail`; SPEC is a dict with the keys that `main` reads,
+by `marshal`, in hexadecimal digits (`jail.Confinement.encode`).
 """
 
 import ctypes
@@ -141,9 +141,6 @@ def _confine() -> None:
         copy_memory(source, target)
     if spec.get("cpus"):
         os.sched_setaffinity(0, spec["cpus"])
-    if "oom_score_adj" in spec:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(spec["oom_score_adj"]))
     flags = CLONE_NEWNS | (CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS if spec.get("private") else 0)
     check(_libc.unshare(flags), "making namespaces")
     mount("", "/", "", MS_REC | MS_PRIVATE)
@@ -160,8 +157,8 @@ def _confine() -> None:
         make_root(spec["root"])
     if spec.get("uid"):
         os.setgroups([])
-        os.setresgid(spec["gid"], spec["gid"], spec["gid"])
-        os.setresuid(spec["uid"], spec["uid"], spec["uid"])
+        os.setresgid(*[spec["uid"]] * 3)
+        os.setresuid(*[spec["uid"]] * 3)
         check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "giving up new privileges")
     os.umask(0o077)
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}

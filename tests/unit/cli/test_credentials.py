@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from insula.cli.credentials import find_config_file, find_credentials
 from insula.errors import Failure, ProgramMissing
-from insula.images.registry.credentials import find_config_file, find_credentials
 from insula.model.credentials import Credentials
 
 
