@@ -96,6 +96,19 @@ def test_complaints_of_runtimes(said: str, kind: type[Exception], message: str) 
     assert error.message == message
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        'executable file `["sh"]` not found in $PATH: No such file or directory',
+        r'unable to start container process: exec: "[\"sh\"]": executable file not found in $PATH',
+    ],
+)
+def test_a_program_whose_name_has_quotes_is_not_found_as_any_other(said: str) -> None:
+    error = translate(said, '["sh"]')
+    assert type(error) is CommandNotFound
+    assert error.message == r'exec: "[\"sh\"]": executable file not found in $PATH: unknown'
+
+
 def test_devices_of_a_directory_are_those_below_and_never_of_links(tmp_path: Path) -> None:
     def found(directory: Path | str) -> set[str]:
         device = Device(host_path=str(directory), path="/dev/mine", rules="r")
