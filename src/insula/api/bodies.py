@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def archive_of_client() -> Iterator[None]:
-    """What is corrupt here came with the request: the client's mistake, not ours."""
+    """What is corrupt here came with the request: the client's mistake, not ours.  Raises InvalidRequest."""
     try:
         yield
     except CorruptData as error:

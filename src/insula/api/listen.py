@@ -61,7 +61,8 @@ def inherited_sockets() -> list[socket.socket]:
 
 
 def open_unix(path: str) -> socket.socket:
-    """Mode 0660; group `insula` or `docker` if there is one.  A socket that nobody answers on is replaced."""
+    """Mode 0660; group `insula` or `docker` if there is one.  A socket that nobody answers on is replaced.
+    Raises Conflict, Forbidden, Failure."""
     try:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         _remove_stale(path)
@@ -86,7 +87,7 @@ def open_unix(path: str) -> socket.socket:
 
 
 def open_tcp(address: str) -> socket.socket:
-    """Without TLS: whoever reaches the port is root on this host."""
+    """Without TLS: whoever reaches the port is root on this host.  Raises Conflict, Forbidden, Failure."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     try:

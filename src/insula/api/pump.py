@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -11,7 +12,7 @@ from aiohttp import web
 from insula.api import mux
 from insula.api.call import Call
 from insula.api.escape import EscapeScanner
-from insula.api.hijack import Hijacked, HijackedConnection, hijack
+from insula.api.hijack import Hijacked, hijack
 from insula.errors import InsulaError
 from insula.model.stream import Channel, Stream
 
@@ -35,51 +36,66 @@ async def pump(call: Call, stream: Stream, terms: Terms) -> tuple[web.StreamResp
     return, and whether the client detached.  Closes the stream in every case."""
     try:
         connection = hijack(call.http, terms.content_type)
-        detached = asyncio.Event()
-        feeding = asyncio.create_task(_feed(connection, stream, terms, detached))
-        showing = asyncio.create_task(_show(connection, stream, terms))
-        leaving = asyncio.create_task(detached.wait())
         try:
-            await asyncio.wait([showing, leaving], return_when=asyncio.FIRST_COMPLETED)
+            detached = await converse(connection.read, connection.write, stream, terms)
         except asyncio.CancelledError:
             connection.abort()
             raise
-        finally:
-            for task in (feeding, showing, leaving):
-                task.cancel()
-            await asyncio.wait([feeding, showing, leaving])
     finally:
         await stream.close()
     await connection.finish()
-    return Hijacked(), detached.is_set()
+    return Hijacked(), detached
 
 
-async def _feed(
-    connection: HijackedConnection, stream: Stream, terms: Terms, detached: asyncio.Event
-) -> None:
+async def converse(
+    read: Callable[[], Awaitable[bytes]],
+    write: Callable[[bytes], Awaitable[None]],
+    stream: Stream,
+    terms: Terms,
+    *,
+    gone: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Both ways, until the output ends, the detach keys come (then True), or the input has ended and `gone`
+    says that with it the client went.  `read` answers b"" at the end of the input."""
+    feeding = asyncio.create_task(_feed(read, stream, terms))
+    showing = asyncio.create_task(_show(write, stream, terms))
+    try:
+        await asyncio.wait([feeding, showing], return_when=asyncio.FIRST_COMPLETED)
+        detached = feeding.done() and feeding.result()
+        if not detached and not gone():
+            await asyncio.wait([showing])  # input has ended; the output goes on
+        return detached
+    finally:
+        for task in (feeding, showing):
+            task.cancel()
+        await asyncio.wait([feeding, showing])
+
+
+async def _feed(read: Callable[[], Awaitable[bytes]], stream: Stream, terms: Terms) -> bool:
+    """What the client sends, to its end; True for the detach keys."""
     scanner = EscapeScanner(terms.detach_keys) if terms.tty else None
     try:
-        while data := await connection.read():
+        while data := await read():
             if not terms.stdin:
                 continue
-            gone = False
+            detached = False
             if scanner is not None:
-                data, gone = scanner.feed(data)
+                data, detached = scanner.feed(data)
             if data:
                 await stream.write(data)
-            if gone:
-                detached.set()
-                return
+            if detached:
+                return True
         if terms.stdin:
             await stream.close_stdin()
     except (InsulaError, OSError) as error:
         log.debug("input: %s", error)
+    return False
 
 
-async def _show(connection: HijackedConnection, stream: Stream, terms: Terms) -> None:
+async def _show(write: Callable[[bytes], Awaitable[None]], stream: Stream, terms: Terms) -> None:
     try:
         while (chunk := await stream.read()) is not None:
-            await connection.write(mux.frame(chunk.channel, chunk.data) if terms.framed else chunk.data)
+            await write(mux.frame(chunk.channel, chunk.data) if terms.framed else chunk.data)
     except ConnectionError:
         pass
     except (InsulaError, OSError) as error:

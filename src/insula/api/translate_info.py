@@ -46,6 +46,7 @@ class Activity:
 
 
 def render_version(info: EngineInfo) -> dict[str, Any]:
+    """`GET /version`."""
     architecture = {v: k for k, v in _MACHINES.items()}.get(info.architecture, info.architecture)
     details = {
         "ApiVersion": text_of(NEWEST),
@@ -88,6 +89,7 @@ def render_info(
     activity: Activity,
     version: Version = NEWEST,
 ) -> dict[str, Any]:
+    """`GET /info`, with every section filled."""
     backends = {b.isolation: b for b in info.backends}
     default = backends.get(info.default_isolation)
     process = backends.get(Isolation.PROCESS) or BackendInfo(

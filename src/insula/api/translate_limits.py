@@ -79,7 +79,7 @@ def _throttles(given: Resources) -> tuple[model.Throttle, ...]:
 
 
 def merge_limits(now: model.Limits, given: Resources) -> model.Limits:
-    """`docker update`: zero leaves a limit as it is."""
+    """`docker update`: zero leaves a limit as it is.  Raises InvalidRequest."""
     fresh = parse_limits(given)
     changes = {
         name: getattr(fresh, name)

@@ -59,7 +59,7 @@ def anonymous(path: str) -> MountSpec:
 
 
 def parse_bind(text: str) -> MountSpec:
-    """`source:target[:options]`; a source that is no absolute path names a volume."""
+    """`source:target[:options]`; a source that is no absolute path names a volume.  Raises InvalidRequest."""
     parts = text.split(":")
     if len(parts) == 1:
         return anonymous(text)
@@ -107,7 +107,8 @@ def parse_bind(text: str) -> MountSpec:
 
 
 def parse_mount(given: Mount, version: Version = NEWEST) -> MountSpec:
-    """One entry of HostConfig.Mounts.  Options newer than `version` mean nothing, as Docker's."""
+    """One entry of HostConfig.Mounts.  Options newer than `version` mean nothing, as Docker's.  Raises
+    InvalidRequest, UnsupportedField."""
 
     def invalid(why: str) -> InvalidRequest:
         return InvalidRequest(f'invalid mount config for type "{given.Type}": {why}')

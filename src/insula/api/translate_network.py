@@ -214,7 +214,7 @@ def parse_links(given: Iterable[str]) -> tuple[str, ...]:
 
 
 def parse_port(text: str) -> tuple[int, str]:
-    """`80`, `80/tcp`, `53/udp`."""
+    """`80`, `80/tcp`, `53/udp`.  Raises InvalidRequest."""
     number, _, protocol = text.partition("/")
     protocol = (protocol or "tcp").lower()
     if protocol not in ("tcp", "udp", "sctp"):
@@ -223,7 +223,7 @@ def parse_port(text: str) -> tuple[int, str]:
 
 
 def parse_exposed(given: Iterable[str]) -> tuple[str, ...]:
-    """`8000-8002/tcp` becomes three."""
+    """`8000-8002/tcp` becomes three.  Raises InvalidRequest."""
     found: list[str] = []
     for text in given:
         span, _, protocol = text.partition("/")
@@ -262,7 +262,7 @@ def parse_bindings(given: Mapping[str, Sequence[WireBinding]]) -> tuple[PortBind
 
 
 def check_extra_hosts(given: Sequence[str]) -> tuple[str, ...]:
-    """`name:address`, `name=address`; `host-gateway` is resolved by the engine."""
+    """`name:address`, `name=address`; `host-gateway` is resolved by the engine.  Raises InvalidRequest."""
     found = []
     for text in given:
         name, mark, address = text.partition("=" if "=" in text else ":")

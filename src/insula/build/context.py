@@ -6,21 +6,19 @@ with links followed inside it only.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from insula.build.git import checkout, clone, parse_git
+from insula.build.git import fetch_repository, parse_git
 from insula.build.remote import fetch, is_address, is_git
 from insula.dockerfile.reader import MAX_BYTES
 from insula.errors import CorruptData, InvalidRequest, NotFound
 from insula.system import tree
 from insula.system.child import run_child
 from insula.system.decompress import detect
-from insula.system.files import remove_tree
 from insula.system.openat import open_beneath, open_in_root
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -30,7 +28,7 @@ _MODULE = "insula.build.ignore_child"
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`directory` is on the host; None: there is nothing but the Dockerfile."""
+    """`directory` is on the host, and empty where there is nothing but the Dockerfile."""
 
     directory: str
     dockerfile: bytes
@@ -69,12 +67,9 @@ async def _clone(remote: str, place: str, directory: str) -> None:
     """With its .git, as dockerd does it."""
     address = parse_git(remote)
     try:
-        await clone(address, place, keep_git=True)
-        await _unpack(checkout(address, place), directory)
+        await fetch_repository(address, directory, place, keep_git=True)
     except NotFound:
         raise InvalidRequest(f"remote: {address.url} has no directory {address.directory}") from None
-    finally:
-        await asyncio.to_thread(remove_tree, place)
 
 
 async def _unpack(pieces: AsyncIterator[bytes], directory: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from insula.build.copying import Copying, CopyOrder, Item, Layers
-from insula.build.git import checkout, clone, parse_git
+from insula.build.git import fetch_repository, parse_git
 from insula.build.remote import check_checksum, fetch, is_address, is_git, name_of
 from insula.dockerfile.configuration import join_path
 from insula.dockerfile.instructions import Copy, check_mode
@@ -16,8 +15,6 @@ from insula.dockerfile.reader import Heredoc
 from insula.errors import InvalidRequest, NotFound
 from insula.images.images import Images
 from insula.model.image import Image
-from insula.system import tree
-from insula.system.files import remove_tree
 
 _FILE = "file"  # what is fetched or written is called so on the disk, whatever its name is to be
 
@@ -90,12 +87,9 @@ class FileSteps:
         if key not in self._clones:
             place, git = self._place(), f"{self._state}/git{next(self._numbers)}"
             try:
-                await clone(address, git, keep_git=keep_git)
-                await tree.put(place, "/", checkout(address, git), owner=(0, 0))
+                await fetch_repository(address, place, git, keep_git=keep_git)
             except NotFound:
                 raise InvalidRequest(f"ADD {source}: {address.directory} is no directory there") from None
-            finally:
-                await asyncio.to_thread(remove_tree, git)
             self._clones[key] = place
         return self._clones[key]
 

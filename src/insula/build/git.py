@@ -12,11 +12,11 @@ import asyncio
 import logging
 import os
 import shlex
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from insula.errors import DiskFull, InvalidRequest
 from insula.system import tree
+from insula.system.files import remove_tree
 from insula.system.jail import FIRST_UID, Confinement, find_programs, wrap
 from insula.system.run import fixed_environment, need_program
 
@@ -102,9 +102,19 @@ def parse_git(text: str) -> GitAddress:
     return GitAddress(url, ref, directory.strip("/"))
 
 
-async def clone(address: GitAddress, place: str, *, keep_git: bool) -> None:
-    """`place` is a new directory, in which `checkout` then is.  Raises InvalidRequest, ProgramMissing,
-    DiskFull."""
+async def fetch_repository(address: GitAddress, directory: str, place: str, *, keep_git: bool) -> None:
+    """What it has, or the address's directory of it, into `directory`, everything root's.  `place` is the
+    path of a directory that is there meanwhile.  Raises InvalidRequest, NotFound for a directory that it has
+    not, ProgramMissing, DiskFull."""
+    try:
+        await _clone(address, place, keep_git=keep_git)
+        checkout = tree.get(f"{place}/work/tree", f"/{address.directory}/.", name=".")
+        await tree.put(directory, "/", checkout, owner=(0, 0))
+    finally:
+        await asyncio.to_thread(remove_tree, place)
+
+
+async def _clone(address: GitAddress, place: str, *, keep_git: bool) -> None:
     need_program("git")
     work, root = f"{place}/work", f"{place}/root"
     for directory in (place, work, root):
@@ -122,11 +132,6 @@ async def clone(address: GitAddress, place: str, *, keep_git: bool) -> None:
     status, said = await _run(argv, place)
     if status != 0:
         raise InvalidRequest(f"unable to clone {address.url}: {said.strip() or f'git ended with {status}'}")
-
-
-def checkout(address: GitAddress, place: str) -> AsyncGenerator[bytes, None]:
-    """What `clone` has brought, or the address's directory of it, as a tar.  Raises NotFound."""
-    return tree.get(f"{place}/work/tree", f"/{address.directory}/.", name=".")
 
 
 def _confinement(work: str, root: str) -> Confinement:

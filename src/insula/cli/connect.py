@@ -43,7 +43,8 @@ class Connection:
 
 
 def start_daemon(client: Client) -> None:
-    """Start `insula daemon` in the background with its defaults, and wait until it answers."""
+    """Start `insula daemon` in the background with its defaults, and wait until it answers.  Raises
+    DaemonUnreachable."""
     log_path = "/var/log/insula.log"
     with open(log_path, "ab") as log:
         child = subprocess.Popen(

@@ -63,7 +63,7 @@ def send_directory(directory: str, dockerfile: str, stdin: BinaryIO) -> Sent:
 
 
 def send_input(stdin: BinaryIO, dockerfile: str) -> Sent:
-    """`build -`: a tar, packed or not, or a Dockerfile."""
+    """`build -`: a tar, packed or not, or a Dockerfile.  Raises InvalidRequest."""
     start = stdin.read(512)
     if start.startswith(_PACKED) or start[257:262] == b"ustar":
         return Sent(_rest(start, stdin), dockerfile or "Dockerfile")
@@ -74,7 +74,8 @@ def send_input(stdin: BinaryIO, dockerfile: str) -> Sent:
 
 @contextlib.contextmanager
 def start_clone(address: str) -> Iterator[str]:
-    """The directory that `address#ref:directory` of a git repository means, while the context lasts."""
+    """The directory that `address#ref:directory` of a git repository means, while the context lasts.
+    Raises InvalidRequest, ProgramMissing."""
     url, _, fragment = address.partition("#")
     ref, _, below = fragment.partition(":")
     for word in (url, ref):

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from insula.cli.archives import open_input, pieces_of, start_output
 from insula.cli.connect import pass_client
 from insula.cli.flags import Group
-from insula.cli.images import open_input, pieces_of, start_output
 from insula.cli.lifecycle import for_each
 from insula.cli.table import age_of, human_size, parse_time, print_rows
 from insula.errors import InvalidRequest

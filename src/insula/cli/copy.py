@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import click
 
+from insula.cli.archives import pieces_of, start_output
 from insula.cli.connect import pass_client
-from insula.cli.images import pieces_of, start_output
 from insula.client import Client
 from insula.errors import DaemonRefused, InvalidRequest
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from insula.cli.connect import pass_client
+from insula.cli.flags import ROWS_FORMAT
 from insula.cli.show import print_found, row_of
 from insula.cli.table import age_of, human_size, print_rows
 
@@ -21,7 +22,7 @@ _CACHE_HEADINGS = ("CACHE ID", "CACHE TYPE", "SIZE", "LAST USED", "USAGE")
 
 @click.command()
 @click.option("-v", "--verbose", is_flag=True, help="Each image, instance, volume and cache by itself.")
-@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@ROWS_FORMAT
 @click.pass_context
 def df(ctx: click.Context, verbose: bool, template: str | None) -> None:
     """Disk space of images, instances, volumes and caches."""

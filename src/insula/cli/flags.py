@@ -1,4 +1,7 @@
-"""`--flag=true` and `--flag=false`, which docker takes for every switch and click for none.  Pure."""
+"""Options that many commands have, and switches in docker's spelling.  Pure.
+
+docker takes `--flag=true` and `--flag=false` for every switch, click for none.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,16 @@ import click
 
 _TRUE = ("true", "1", "t")
 _FALSE = ("false", "0", "f")
+
+FILTER = click.option(
+    "-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match."
+)
+FORMAT = click.option(
+    "-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}."
+)
+ROWS_FORMAT = click.option(
+    "--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}."
+)
 
 
 def spelled_out(command: click.Command | None, words: list[str]) -> list[str]:

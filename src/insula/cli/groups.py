@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from insula.cli import copy, images, lifecycle, run, show
+from insula.cli import archives, copy, images, lifecycle, run, show
 from insula.cli import system as engine
 from insula.cli.build import build
 from insula.cli.connect import pass_client
@@ -44,9 +44,9 @@ for _command in (
     images.push,
     images.tag,
     images.history,
-    images.save,
-    images.load,
-    images.import_,
+    archives.save,
+    archives.load,
+    archives.import_,
 ):
     image.add_command(_command)
 image.add_command(images.images, "ls")
@@ -70,7 +70,7 @@ builder.add_command(build)
 def prune_builds(ctx: click.Context, /, force: bool, filters: tuple[str, ...], **_: object) -> None:
     """Remove caches (RUN --mount=type=cache) that no build uses."""
     ask("Remove all unused caches of builds?", force)
-    prune(pass_client(ctx), "build", parse_filters(filters))
+    prune(pass_client(ctx), ("build", parse_filters(filters)))
 
 
 @container.command(name="prune")
@@ -79,7 +79,7 @@ def prune_builds(ctx: click.Context, /, force: bool, filters: tuple[str, ...], *
 def prune_containers(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
     """Remove all instances that do not run."""
     ask("Remove all stopped instances?", force)
-    prune(pass_client(ctx), "containers", parse_filters(filters))
+    prune(pass_client(ctx), ("containers", parse_filters(filters)))
 
 
 @image.command(name="prune")
@@ -91,7 +91,7 @@ def prune_images(ctx: click.Context, everything: bool, force: bool, filters: tup
     ask("Remove all unused images?" if everything else "Remove all untagged images?", force)
     wanted = parse_filters(filters)
     wanted["dangling"] = ["false" if everything else "true"]
-    prune(pass_client(ctx), "images", wanted)
+    prune(pass_client(ctx), ("images", wanted))
 
 
 @click.group(cls=Group)
@@ -124,13 +124,14 @@ def prune_system(
     if volumes and "until" in wanted:
         raise InvalidRequest('The "until" filter is not supported with "--volumes"')
     ask("Remove all stopped instances, unused networks, images and caches of builds?", force)
-    client = pass_client(ctx)
-    prune(client, "containers", wanted)
-    prune(client, "networks", wanted)
-    if volumes:
-        prune(client, "volumes", wanted)
-    prune(client, "images", {**wanted, "dangling": ["false" if everything else "true"]})
-    prune(client, "build", {key: value for key, value in wanted.items() if key == "until"})
+    prune(
+        pass_client(ctx),
+        ("containers", wanted),
+        ("networks", wanted),
+        *([("volumes", wanted)] if volumes else []),
+        ("images", {**wanted, "dangling": ["false" if everything else "true"]}),
+        ("build", {key: value for key, value in wanted.items() if key == "until"}),
+    )
 
 
 @click.group(cls=Group)

@@ -67,7 +67,7 @@ _OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("-m", "--memory"), {"metavar": "BYTES", "help": "Memory limit; sizes a VM."}),
     (("--memory-swap",), {"metavar": "BYTES", "help": "Memory and swap together; -1 is unlimited."}),
     (("--memory-reservation",), {"metavar": "BYTES", "help": "Soft memory limit."}),
-    (("--cpus",), {"type": float, "metavar": "N", "help": "How many CPUs' worth of time."}),
+    (("--cpus",), {"metavar": "N", "help": "How many CPUs' worth of time."}),
     (("-c", "--cpu-shares"), {"type": int, "metavar": "N", "help": "Relative weight."}),
     (("--cpu-period",), {"type": int, "metavar": "US", "help": "CFS period in microseconds."}),
     (("--cpu-quota",), {"type": int, "metavar": "US", "help": "CFS quota in microseconds."}),
@@ -242,7 +242,7 @@ def _limits(o: dict[str, Any]) -> dict[str, Any]:
         if o["memory_reservation"]
         else 0,
         "MemorySwap": _swap(o["memory_swap"]),
-        "NanoCpus": int((o["cpus"] or 0) * 1e9),
+        "NanoCpus": values.parse_cpus(o["cpus"]) if o["cpus"] else 0,
         "CpuShares": o["cpu_shares"] or 0,
         "CpuPeriod": o["cpu_period"] or 0,
         "CpuQuota": o["cpu_quota"] or 0,

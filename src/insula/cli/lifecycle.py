@@ -131,7 +131,7 @@ def rename(ctx: click.Context, instance: str, name: str) -> None:
 @click.option("-m", "--memory", metavar="BYTES", help="Memory limit.")
 @click.option("--memory-swap", metavar="BYTES", help="Memory and swap together; -1 is unlimited.")
 @click.option("--memory-reservation", metavar="BYTES", help="Soft memory limit.")
-@click.option("--cpus", type=float, metavar="N", help="How many CPUs' worth of time.")
+@click.option("--cpus", metavar="N", help="How many CPUs' worth of time.")
 @click.option("-c", "--cpu-shares", type=int, metavar="N", help="Relative weight.")
 @click.option("--cpu-period", type=int, metavar="US", help="CFS period in microseconds.")
 @click.option("--cpu-quota", type=int, metavar="US", help="CFS quota in microseconds.")
@@ -159,7 +159,7 @@ def update(ctx: click.Context, /, instance: tuple[str, ...], **options: object) 
             text = str(options[name])
             body[key] = -1 if text == "-1" else values.parse_bytes(text, f"--{name.replace('_', '-')}")
     if options["cpus"] is not None:
-        body["NanoCpus"] = int(float(str(options["cpus"])) * 1e9)
+        body["NanoCpus"] = values.parse_cpus(str(options["cpus"]))
     plain = {
         "cpu_shares": "CpuShares",
         "cpu_period": "CpuPeriod",

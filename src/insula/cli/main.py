@@ -52,9 +52,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tag": ("insula.cli.images:tag", "Images"),
     "rmi": ("insula.cli.images:rmi", "Images"),
     "history": ("insula.cli.images:history", "Images"),
-    "save": ("insula.cli.images:save", "Images"),
-    "load": ("insula.cli.images:load", "Images"),
-    "import": ("insula.cli.images:import_", "Images"),
+    "save": ("insula.cli.archives:save", "Images"),
+    "load": ("insula.cli.archives:load", "Images"),
+    "import": ("insula.cli.archives:import_", "Images"),
     "search": ("insula.cli.images:search", "Images"),
     "bootstrap": ("insula.cli.images:bootstrap", "Images"),
     "login": ("insula.cli.registry:login", "Images"),
@@ -202,6 +202,9 @@ def main() -> None:
         # whoever read our output has gone (`insula ps | head -1`); don't complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except UnicodeEncodeError as error:
+        print(f"insula: not UTF-8: {os.fsencode(error.object)!r}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         print(f"insula: {error.filename or error}: {error.strerror or ''}", file=sys.stderr)
         sys.exit(1)

@@ -13,7 +13,7 @@ import click
 from insula.cli import show
 from insula.cli.connect import pass_client
 from insula.cli.endpoints import make_endpoint
-from insula.cli.flags import Group
+from insula.cli.flags import FILTER, FORMAT, ROWS_FORMAT, Group
 from insula.cli.lifecycle import for_each
 from insula.cli.prune import ask, prune, prune_options
 from insula.cli.table import joined, print_rows
@@ -27,10 +27,10 @@ def network() -> None:
 
 
 @network.command(name="ls")
-@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@FILTER
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids.")
-@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@ROWS_FORMAT
 @click.pass_context
 def list_networks(
     ctx: click.Context, filters: tuple[str, ...], quiet: bool, no_trunc: bool, template: str | None
@@ -59,7 +59,7 @@ def list_networks(
 
 
 @network.command(name="inspect")
-@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
+@FORMAT
 @click.option("-v", "--verbose", is_flag=True, hidden=True)  # of swarm's networks only
 @click.argument("name", nargs=-1, required=True)
 @click.pass_context
@@ -226,4 +226,4 @@ def remove_networks(ctx: click.Context, force: bool, name: tuple[str, ...]) -> i
 def prune_networks(ctx: click.Context, force: bool, filters: tuple[str, ...]) -> None:
     """Remove all networks that no running instance is on."""
     ask("Remove all networks that no running instance is on?", force)
-    prune(pass_client(ctx), "networks", parse_filters(filters))
+    prune(pass_client(ctx), ("networks", parse_filters(filters)))

@@ -23,8 +23,16 @@ def prune_options(command: F) -> F:
     return YES(_FILTER(command))
 
 
-def prune(client: Client, what: str, filters: dict[str, list[str]]) -> None:
-    """Remove what is unused of the API's `what` (containers, build, …), and print it as docker does."""
+def prune(client: Client, *kinds: tuple[str, dict[str, list[str]]]) -> None:
+    """Remove what is unused of each of the API's kinds (containers, build, …) that its filters match.  Prints
+    what went, and how much room that gives in all, as docker does."""
+    reclaimed = [_prune(client, what, filters) for what, filters in kinds]
+    if counted := [size for size in reclaimed if size is not None]:
+        print(f"Total reclaimed space: {human_size(sum(counted))}")
+
+
+def _prune(client: Client, what: str, filters: dict[str, list[str]]) -> int | None:
+    """Bytes; None for what has no size."""
     report: dict[str, Any] = client.request(
         "POST", f"/{what}/prune", query={"filters": filters or None}
     ).json()
@@ -36,8 +44,7 @@ def prune(client: Client, what: str, filters: dict[str, list[str]]) -> None:
                     item if isinstance(item, str) else "\n".join(f"{k.lower()}: {v}" for k, v in item.items())
                 )
             print()
-    if "SpaceReclaimed" in report:
-        print(f"Total reclaimed space: {human_size(report['SpaceReclaimed'])}")
+    return report.get("SpaceReclaimed")
 
 
 def ask(question: str, force: bool) -> None:

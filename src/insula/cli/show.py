@@ -14,6 +14,7 @@ import click
 
 from insula.cli import values
 from insula.cli.connect import pass_client
+from insula.cli.flags import FILTER, FORMAT, ROWS_FORMAT
 from insula.cli.table import age_of, human_binary, human_size, joined, print_rows, utc_text
 from insula.cli.values import parse_filters
 from insula.client import Client
@@ -36,12 +37,12 @@ def _ports(ports: list[dict[str, Any]]) -> str:
 @click.command()
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those that do not run.")
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
-@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@FILTER
 @click.option("-n", "--last", type=int, default=-1, metavar="N", help="The N created last.")
 @click.option("-l", "--latest", is_flag=True, help="The one created last.")
 @click.option("-s", "--size", is_flag=True, help="Show sizes.")
 @click.option("--no-trunc", is_flag=True, help="Do not shorten.")
-@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@ROWS_FORMAT
 @click.pass_context
 def ps(
     ctx: click.Context,
@@ -110,7 +111,7 @@ def row_of(entry: dict[str, Any], no_trunc: bool) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
+@FORMAT
 @click.option("-s", "--size", is_flag=True, help="Show sizes of containers.")
 @click.option(
     "--type", "kind", type=click.Choice(["container", "image", "network", "volume"]), help="What it is."
@@ -177,7 +178,7 @@ _AGO = re.compile(r"[0-9.]+(ns|us|ms|s|m|h)([0-9.]+(ns|us|ms|s|m|h))*")
 
 
 def moment(text: str | None, flag: str) -> str | None:
-    """`--since 10m`, a Unix time or RFC 3339, as seconds since 1970."""
+    """`--since 10m`, a Unix time or RFC 3339, as seconds since 1970.  Raises InvalidRequest."""
     if text is None:
         return None
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
@@ -281,7 +282,7 @@ def _usage(sample: dict[str, Any], name: str) -> dict[str, Any]:
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those that do not run.")
 @click.option("--no-stream", is_flag=True, help="Once, then end.")
 @click.option("--no-trunc", is_flag=True, help="Do not shorten ids.")
-@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@ROWS_FORMAT
 @click.argument("instance", nargs=-1)
 @click.pass_context
 def stats(

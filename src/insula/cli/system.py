@@ -11,6 +11,7 @@ import click
 
 from insula import __version__
 from insula.cli.connect import pass_client
+from insula.cli.flags import FILTER, FORMAT
 from insula.cli.show import moment
 from insula.cli.table import human_binary
 from insula.cli.terminal import DEFAULT_DETACH_KEYS, pump
@@ -21,7 +22,7 @@ from insula.model.go_template import render
 
 
 @click.command()
-@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
+@FORMAT
 @click.pass_context
 def version(ctx: click.Context, template: str | None) -> int:
     """Versions of the client and of the daemon."""
@@ -59,7 +60,7 @@ def _section(title: str, values: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
+@FORMAT
 @click.pass_context
 def info(ctx: click.Context, template: str | None) -> None:
     """What the engine runs on, and what it can."""
@@ -97,7 +98,7 @@ def info(ctx: click.Context, template: str | None) -> None:
 @click.command()
 @click.option("--since", metavar="TIME", help="From then on.")
 @click.option("--until", metavar="TIME", help="Up to then, and end.")
-@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@FILTER
 @click.option("--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
 @click.pass_context
 def events(

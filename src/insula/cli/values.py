@@ -8,16 +8,24 @@ from typing import Any
 
 from insula.errors import InvalidRequest
 from insula.model.durations import parse_duration
+from insula.model.sizes import parse_size
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(i?b)?", re.IGNORECASE)
+_CPUS = re.compile(r"\d{1,9}(?:\.\d{0,9})?|\.\d{1,9}", re.ASCII)
 
 
 def parse_bytes(text: str, flag: str) -> int:
     """`64m`, `1.5g`, `1024` (binary units, as Docker).  Raises InvalidRequest naming the flag."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    size = parse_size(text.strip())
+    if size is None:
         raise InvalidRequest(f"{flag}: {text!r} is not a size", hint="a number, then b, k, m or g: 512m")
-    return int(float(match[1]) * 1024 ** " kmgtp".index((match[2] or " ").lower()))
+    return size
+
+
+def parse_cpus(text: str) -> int:
+    """`--cpus 1.5` in billionths of a CPU.  Raises InvalidRequest."""
+    if not _CPUS.fullmatch(text):
+        raise InvalidRequest(f"--cpus: {text!r} is not a number of CPUs", hint="for example 1.5")
+    return round(float(text) * 1e9)
 
 
 def parse_duration_ns(text: str, flag: str) -> int:
@@ -29,7 +37,7 @@ def parse_duration_ns(text: str, flag: str) -> int:
 
 
 def parse_pairs(words: tuple[str, ...], flag: str) -> dict[str, str]:
-    """`key=value` words; a bare key has an empty value (labels)."""
+    """`key=value` words; a bare key has an empty value (labels).  Raises InvalidRequest."""
     pairs = {}
     for word in words:
         key, _, value = word.partition("=")
@@ -65,7 +73,8 @@ def read_lines(files: tuple[str, ...], flag: str) -> list[str]:
 
 
 def read_env(words: tuple[str, ...], files: tuple[str, ...]) -> list[str]:
-    """`--env` and `--env-file`: `NAME` alone takes the value from our own environment, if it has one."""
+    """`--env` and `--env-file`: `NAME` alone takes the value from our own environment, if it has one.
+    Raises InvalidRequest."""
     lines = read_lines(files, "--env-file")
     env = []
     for line in (*lines, *words):
@@ -93,7 +102,8 @@ def _port_range(text: str, word: str) -> range:
 
 
 def parse_publish(words: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`-p [[ip:]host:]port[/protocol]`, ranges too, as (PortBindings, ExposedPorts)."""
+    """`-p [[ip:]host:]port[/protocol]`, ranges too, as (PortBindings, ExposedPorts).  Raises
+    InvalidRequest."""
     bindings: dict[str, list[dict[str, str]]] = {}
     for word in words:
         rest, _, protocol = word.partition("/")
@@ -128,7 +138,7 @@ def parse_expose(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def parse_volumes(words: tuple[str, ...]) -> tuple[list[str], dict[str, Any]]:
-    """`-v` words as (Binds, Volumes): a lone path is an anonymous volume."""
+    """`-v` words as (Binds, Volumes): a lone path is an anonymous volume.  Raises InvalidRequest."""
     binds: list[str] = []
     volumes: dict[str, Any] = {}
     for word in words:
@@ -145,7 +155,7 @@ def parse_volumes(words: tuple[str, ...]) -> tuple[list[str], dict[str, Any]]:
 
 
 def parse_ulimit(word: str) -> dict[str, Any]:
-    """`nofile=1024[:4096]`."""
+    """`nofile=1024[:4096]`.  Raises InvalidRequest."""
     name, _, values = word.partition("=")
     soft, _, hard = values.partition(":")
     try:
@@ -179,7 +189,7 @@ def parse_device(word: str) -> dict[str, str]:
 
 
 def parse_restart(word: str) -> dict[str, Any]:
-    """`on-failure:3`."""
+    """`on-failure:3`.  Raises InvalidRequest."""
     name, _, count = word.partition(":")
     if count and not count.isdigit():
         raise InvalidRequest(f"--restart: {word!r}: the count is not a number")

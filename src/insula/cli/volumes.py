@@ -6,7 +6,7 @@ import click
 
 from insula.cli import show
 from insula.cli.connect import pass_client
-from insula.cli.flags import Group
+from insula.cli.flags import FILTER, FORMAT, ROWS_FORMAT, Group
 from insula.cli.lifecycle import for_each
 from insula.cli.prune import ask, prune, prune_options
 from insula.cli.table import joined, print_rows
@@ -19,9 +19,9 @@ def volume() -> None:
 
 
 @volume.command(name="ls")
-@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only those that match.")
+@FILTER
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
-@click.option("--format", "template", metavar="TEMPLATE", help="json, table … or a template of {{.Fields}}.")
+@ROWS_FORMAT
 @click.pass_context
 def list_volumes(ctx: click.Context, filters: tuple[str, ...], quiet: bool, template: str | None) -> None:
     """List volumes."""
@@ -54,7 +54,7 @@ def create_volume(
 
 
 @volume.command(name="inspect")
-@click.option("-f", "--format", "template", metavar="TEMPLATE", help="json, or a template of {{.Fields}}.")
+@FORMAT
 @click.argument("name", nargs=-1, required=True)
 @click.pass_context
 def inspect_volume(ctx: click.Context, name: tuple[str, ...], template: str | None) -> int:
@@ -82,4 +82,4 @@ def prune_volumes(ctx: click.Context, everything: bool, force: bool, filters: tu
     wanted = parse_filters(filters)
     if everything:
         wanted["all"] = ["true"]
-    prune(pass_client(ctx), "volumes", wanted)
+    prune(pass_client(ctx), ("volumes", wanted))

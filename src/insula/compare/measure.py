@@ -89,28 +89,29 @@ def _pss_kib(pid: str) -> int:
         return 0
 
 
-def _program(pid: str) -> str:
-    """Empty once it ended."""
+def _words(pid: str) -> str:
+    """Its command line and its cgroups; empty once it ended."""
+    found = b""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return os.readlink(f"/proc/{pid}/exe")
-    return ""
+        for name in ("cmdline", "cgroup"):
+            with open(f"/proc/{pid}/{name}", "rb") as file:
+                found += file.read()
+    return found.decode(errors="replace")
 
 
-def count(new: set[str], own: set[str], program: Callable[[str], str]) -> set[str]:
-    """Of the processes that are new, those that are there for the instances whose own these are.
+def count(new: set[str], own: set[str], instances: Sequence[str], words: Callable[[str], str]) -> set[str]:
+    """Of the processes that are new, those that are there for the instances, whose own these are.
 
-    An instance may get a machine that was there before, made ahead, and the engine makes more of them
-    meanwhile: what runs the same program and is nobody's is not counted.
+    A monitor (conmon, containerd's shim) names its instance, and whatever runs in it is in its cgroup.  All
+    else is new by chance: others use this machine, and the engine makes machines ahead meanwhile.
     """
-    programs = {program(pid) for pid in own}
-    return own | {pid for pid in new if program(pid) not in programs}
+    return own | {pid for pid in new if any(instance in words(pid) for instance in instances)}
 
 
 def _memory(bench: Bench, instances: int, result: Result) -> list[str]:
     """Start idle instances (they are used further on) and note what the processes cost that came with them.
 
-    The whole machine's free memory would do for a quiet machine only; the sum over new processes is
-    what bench/measure.py and others compare too.
+    The whole machine's free memory would do for a quiet machine only.
     """
     before = _pids()
     idle = [bench.start("idle") for _ in range(instances)]
@@ -121,7 +122,7 @@ def _memory(bench: Bench, instances: int, result: Result) -> list[str]:
         return idle
     try:
         own = {bench.pid(instance) for instance in idle}
-        total_kib = sum(_pss_kib(pid) for pid in count(_pids() - before, own, _program))
+        total_kib = sum(_pss_kib(pid) for pid in count(_pids() - before, own, idle, _words))
     except PermissionError:
         result.missing["memory_mib"] = "needs root"
     else:

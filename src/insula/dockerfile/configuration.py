@@ -99,7 +99,7 @@ class Configuration:
 
 
 def join_path(directory: str, path: str) -> str:
-    """Absolute and clean; relative paths count from `directory`."""
+    """Absolute and clean; relative paths count from `directory`.  Raises InvalidRequest."""
     if not path:
         raise InvalidRequest("cannot normalize nothing")
     return clean_path(posixpath.join(directory, path))

@@ -156,6 +156,7 @@ def parse_steps(source: Source) -> tuple[Step, ...]:
 
 
 def parse_step(line: Line, escape: str = "\\") -> Step:
+    """One instruction.  Raises InvalidRequest."""
     parse = _PARSERS.get(line.word)
     if parse is None:
         raise parse_error(line.number, f"unknown instruction: {line.word}")

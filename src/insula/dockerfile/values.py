@@ -69,7 +69,8 @@ def _known_flags(instruction: str, known: Mapping[str, bool]) -> str:
 
 
 def parse_pairs(instruction: str, text: str, escape: str = "\\") -> tuple[tuple[str, str], ...]:
-    """`a=1 b="two words"`, or the old form `a the rest of the line`; values still have their quotes."""
+    """`a=1 b="two words"`, or the old form `a the rest of the line`; values still have their quotes.
+    Raises InvalidRequest."""
     words = quoted_words(text, escape)
     if not words:
         raise InvalidRequest(f"{instruction} requires at least one argument")

@@ -19,11 +19,11 @@ from insula.model.isolation import root_kind
 from insula.model.limits import Limits
 from insula.model.network import NetworkSpec
 from insula.model.root import RootKind
+from insula.model.sizes import parse_size
 from insula.system import cpusets
 
 RESTART_POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9_.-]{1,63}")
-_SIZE = re.compile(r"(\d{1,15})([kmgtp]?)(?:i?b)?")
 _MOST_DISK = 16 << 40  # what ext4 can be
 _MOST_ID = 2**31 - 1
 _LEAST_MEMORY = 6 * 1024 * 1024
@@ -77,8 +77,7 @@ def disk_gib(options: Mapping[str, str]) -> int:
             raise InvalidRequest(f"Unknown option {name[:64]}", hint="--storage-opt size=20G")
     if "size" not in options:
         return 0
-    match = _SIZE.fullmatch(options["size"].strip().lower())
-    size = int(match[1]) << 10 * " kmgtp".index(match[2] or " ") if match else 0
+    size = parse_size(options["size"].strip()) or 0
     if not 0 < size <= _MOST_DISK:
         raise InvalidRequest(f"invalid size: '{options['size'][:64]}'", hint="as 20G, and at most 16T")
     return -(-size >> 30)
@@ -132,6 +131,7 @@ def check_predefined(wanted: NetworkSpec, network: str) -> None:
 
 
 def check_restart(policy: RestartPolicy, *, auto_remove: bool = False) -> None:
+    """Raises InvalidRequest."""
     if policy.name not in RESTART_POLICIES:
         raise InvalidRequest(
             f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', "
@@ -146,7 +146,7 @@ def check_restart(policy: RestartPolicy, *, auto_remove: bool = False) -> None:
 
 
 def check_cpusets(limits: Limits) -> None:
-    """Of this host's CPUs and memory nodes, in dockerd's words."""
+    """Of this host's CPUs and memory nodes, in dockerd's words.  Raises InvalidRequest."""
     for text, kind, name, available in (
         (limits.cpuset_cpus, "cpus", "CPUs", cpusets.available_cpus),
         (limits.cpuset_mems, "mems", "memory nodes", cpusets.available_nodes),
@@ -163,6 +163,7 @@ def check_cpusets(limits: Limits) -> None:
 
 
 def check_limits(limits: Limits) -> None:
+    """What no isolation could give, and CPUs that this host has not; moby's words.  Raises InvalidRequest."""
     memory, swap = limits.memory_bytes, limits.memory_swap_bytes
     if 0 < memory < _LEAST_MEMORY:
         raise InvalidRequest("Minimum memory limit allowed is 6MB")

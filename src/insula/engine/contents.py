@@ -301,6 +301,7 @@ async def _empty_directory(stat: PathStat) -> AsyncIterator[bytes]:
 
 
 def committed_config(entry: Entry) -> ImageConfig:
+    """An instance's configuration as an image's: what the request set, without what is the instance's own."""
     config = entry.config
     return ImageConfig(
         command=config.command,

@@ -147,7 +147,7 @@ class Inventory:
             cpus=len(os.sched_getaffinity(0)),
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             started_ns=self._started_ns,
-            warnings=kit.networks.warnings(),
+            warnings=(*kit.networks.warnings(), *(f"WARNING: {damaged}" for damaged in kit.store.damage())),
         )
 
     def _id(self) -> str:

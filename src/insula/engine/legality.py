@@ -136,7 +136,7 @@ REFUSALS: dict[Action, dict[State, Refusal]] = {
 
 
 def check(action: Action, instance: Instance, ref: str) -> None:
-    """Raise what moby would.  `ref` is how the user named the instance."""
+    """Raise what moby would.  `ref` is how the user named the instance.  Raises Conflict, NotModified."""
     refuse = REFUSALS[action].get(instance.state)
     if refuse is not None:
         raise refuse(instance, ref)

@@ -187,8 +187,8 @@ class Lifecycle:
 
     async def ended(self, entry: Entry, run: Run, status: ExitStatus) -> None:
         """The workload is no more: give back, record, tell, and restart or remove as asked for."""
-        record = entry.record
         async with exclusive(entry, "end"):
+            record = entry.record
             problems = await self._give_back(entry, entry.plan)
             await self._journal.finish(entry)
             await self._rotation.finish(entry)

@@ -9,6 +9,7 @@ from urllib.parse import quote_plus
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.ids import short_id
 from insula.model.instance import Instance, LogConfig
+from insula.model.sizes import parse_size
 
 DRIVERS = ("", "json-file", "local", "journald", "none")
 _OF_ALL = {"mode", "max-buffer-size"}
@@ -20,7 +21,6 @@ _KNOWN = {
 }
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.IGNORECASE)
 _LOCAL_BYTES, _LOCAL_FILES = 20_000_000, 5  # moby's, of the driver `local`
 
 
@@ -64,7 +64,7 @@ def _check_mode(options: Mapping[str, str]) -> None:
     if (size := options.get("max-buffer-size")) is not None:
         if mode != "non-blocking":
             raise InvalidRequest("logger: max-buffer-size option is only supported with 'mode=non-blocking'")
-        if not _SIZE.fullmatch(size):
+        if parse_size(size) is None:
             raise InvalidRequest(f"error parsing option max-buffer-size: invalid size: '{size}'")
 
 
@@ -76,12 +76,12 @@ def log_limit(config: LogConfig) -> int:
     size = _LOCAL_BYTES if local else 0
     if "max-size" in config.options:
         text = config.options["max-size"]
-        found = _SIZE.fullmatch(text)
-        if found is None:
+        given = parse_size(text, unit=1000)
+        if given is None:
             raise InvalidRequest(f"invalid max-size: invalid size: '{text}'")
-        size = int(float(found[1]) * 1000 ** " kmgtp".index((found[2] or " ").lower()))
-        if size <= 0:
+        if given <= 0:
             raise InvalidRequest("max-size must be a positive number")
+        size = given
     return size * _files(config.options, _LOCAL_FILES if local else 1)
 
 

@@ -177,6 +177,8 @@ def make_plan(
     host_keys: tuple[str, ...] = (),
     link_env: tuple[str, ...] = (),
 ) -> LaunchPlan:
+    """All that is decided about an instance as one immutable plan.  What is to be made for it is given by
+    the caller, placeholders where it is not made yet."""
     return LaunchPlan(
         id=instance_id,
         isolation=spec.isolation,

@@ -24,6 +24,7 @@ def make_view(
     links: tuple[tuple[str, str], ...],
     link_names: tuple[str, ...],
 ) -> InstanceView:
+    """What the doors may know of an instance."""
     plan = entry.plan
     directory = plan.directory if plan is not None else None
     disk = plan.disk if plan is not None else None

@@ -164,6 +164,7 @@ def make_committed(
 
     `layer` None: no file was changed, which history says.  Fields that insula has no word for stay as the
     base has them.  `merged`: the steps that the layer is made of, of which history knows without layers.
+    Raises CorruptData.
     """
     document: dict[str, Any] = copy.deepcopy(dict(base))
     rootfs, history = document.get("rootfs"), document.get("history") or []

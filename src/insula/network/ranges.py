@@ -47,11 +47,6 @@ def choose_range(
     )
 
 
-def version_of(subnet: str) -> int:
-    """4 for what is no network at all: that is found later."""
-    return 6 if ":" in subnet else 4
-
-
 def contains(outer: IPNetwork, inner: IPNetwork) -> bool:
     """Also when they are the same."""
     return outer.version == inner.version and outer.overlaps(inner) and outer.prefixlen <= inner.prefixlen

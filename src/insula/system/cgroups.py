@@ -48,7 +48,7 @@ class Layout:
 
 
 def parse_layout(mountinfo: str, read_controllers: str = "") -> Layout:
-    """Pure.  `read_controllers`: content of the v2 root's cgroup.controllers."""
+    """Pure.  `read_controllers`: content of the v2 root's cgroup.controllers.  Raises Failure."""
     hierarchies: dict[str, str] = {}
     unified = ""
     for line in mountinfo.splitlines():
@@ -147,7 +147,7 @@ def processes(layout: Layout, group: str) -> list[int]:
 
 
 def set_frozen(layout: Layout, group: str, frozen: bool) -> None:
-    """Ask for it; `is_frozen` tells when it has happened."""
+    """Ask for it; `is_frozen` tells when it has happened.  Raises Failure."""
     if layout.version == 2:
         write(f"{layout.path('', group)}/cgroup.freeze", int(frozen))
     elif path := layout.path("freezer", group):

@@ -15,7 +15,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Turn a full disk or quota into a sentence."""
+    """Turn a full disk or quota into a sentence.  Raises DiskFull."""
     try:
         yield
     except OSError as error:

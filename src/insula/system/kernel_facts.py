@@ -29,6 +29,7 @@ class KernelFacts:
 
 
 def find_kernel_facts() -> KernelFacts:
+    """Read from /proc and the cgroup tree."""
     try:
         layout = find_layout()
     except Failure:  # no cgroups: nothing can be limited

@@ -167,11 +167,6 @@ def quiet_message(name: str) -> Message:
     return Message(RTM_NEWLINK, 0, link_header() + text(IFLA_IFNAME, name) + _QUIET)
 
 
-def unplug_message(name: str) -> Message:
-    """No longer a port of any bridge."""
-    return Message(RTM_NEWLINK, 0, link_header() + text(IFLA_IFNAME, name) + number(IFLA_MASTER, 0))
-
-
 def mtu_message(index: int, mtu: int) -> Message:
     return Message(RTM_NEWLINK, 0, link_header(index) + number(IFLA_MTU, mtu))
 

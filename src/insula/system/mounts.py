@@ -66,7 +66,7 @@ def _failure(action: str, number: int) -> Failure | Unavailable:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """mount(2)."""
+    """mount(2).  Raises Unavailable, Failure."""
     done = _libc.mount(
         os.fsencode(source), os.fsencode(target), kind.encode() or None, flags, os.fsencode(options) or None
     )
@@ -78,7 +78,7 @@ def umount(target: str, *, lazy: bool = False) -> bool:
     """Unmount the topmost mount at `target`; False if there was none.  `lazy` detaches even when busy.
 
     Without `lazy`, a busy mount is detached lazily too: whoever still holds a file in it keeps it alive,
-    but the tree is free of it.
+    but the tree is free of it.  Raises Unavailable, Failure.
     """
     name = os.fsencode(target)
     for flags in (MNT_DETACH | UMOUNT_NOFOLLOW,) if lazy else (UMOUNT_NOFOLLOW, MNT_DETACH | UMOUNT_NOFOLLOW):
@@ -122,6 +122,7 @@ def mount_overlay(
     Works for as many lowers as the kernel takes (500), whatever their names.  `volatile`: the upper
     file system is not synced at unmount and fsync does nothing (for what is thrown away anyway).  Not
     every file system can hold an upper directory, and overlay itself cannot: the hint then says so.
+    Raises Unavailable, Failure.
     """
 
     def options(paths: Sequence[str]) -> str:

@@ -38,13 +38,14 @@ def unshare_directory(path: str) -> None:
 
 
 def unshare_net() -> None:
-    """Put the calling thread into a new network namespace."""
+    """Put the calling thread into a new network namespace.  Raises Unavailable, Failure."""
     if _libc.unshare(CLONE_NEWNET) != 0:
         raise _failure("make a network namespace")
 
 
 def enter(netns_fd: int) -> None:
-    """Put the calling thread into the network namespace that `netns_fd` refers to."""
+    """Put the calling thread into the network namespace that `netns_fd` refers to.  Raises Unavailable,
+    Failure."""
     if _libc.setns(netns_fd, CLONE_NEWNET) != 0:
         raise _failure("enter a network namespace")
 

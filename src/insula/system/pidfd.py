@@ -36,7 +36,7 @@ def spawn(
 
     `stdio` are the descriptors it gets as 0, 1 and 2.  `pass_fds`: ours → the number it gets (3 and up).
     `urgent`: no ordinary process takes a CPU from it, where the host allows that, until `make_ordinary`; its
-    children are ordinary.
+    children are ordinary.  Raises ProgramMissing.
     """
     passed = dict(pass_fds or {})
     # lift out of the way first: one of ours may be a number that is wanted for another

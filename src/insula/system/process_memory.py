@@ -35,10 +35,6 @@ class Mapping:
     file: str
     offset: int
 
-    def open_file(self) -> int:
-        """For reading; closed by the caller."""
-        return os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
-
 
 def find_mapping(pid: int, address: int, size: int) -> Mapping:
     """That of `size` bytes from `address`.  Raises Failure when they are not in one mapping."""
@@ -64,7 +60,7 @@ def find_mapping(pid: int, address: int, size: int) -> Mapping:
 
 def copy_file(mapping: Mapping, target: int) -> None:
     """What is in the mapping's file, below what the process itself has written: for a private mapping this
-    can be done while it runs.  `target` has holes there, and is as long as the mapping."""
+    can be done while it runs.  `target` has holes there, and is as long as the mapping.  Raises Failure."""
     with _opened(mapping.file) as source:
         for start, length in find_extents(source):
             first, end = max(start, mapping.offset), min(start + length, mapping.offset + mapping.size)

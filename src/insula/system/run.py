@@ -98,7 +98,8 @@ async def arun(
     timeout_s: float | None = None,
     check: bool = True,
 ) -> subprocess.CompletedProcess[bytes]:
-    """As `run`, without blocking the event loop.  Killed when the caller is cancelled."""
+    """As `run`, without blocking the event loop.  Killed when the caller is cancelled.  Raises
+    ProgramFailed, ProgramMissing."""
     log.debug("run: %s", shlex.join(argv))
     try:
         child = await asyncio.create_subprocess_exec(

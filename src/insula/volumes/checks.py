@@ -124,7 +124,8 @@ def check_tmpfs_options(options: Iterable[str]) -> None:
 
 
 def prepare_bind(mount: MountSpec) -> None:
-    """The host's side is there; `-v` makes a missing directory, `--mount` refuses.  Synchronous."""
+    """The host's side is there; `-v` makes a missing directory, `--mount` refuses.  Synchronous.  Raises
+    InvalidRequest, DiskFull."""
     if os.path.lexists(mount.source):
         if not os.path.exists(mount.source):
             raise InvalidRequest(

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from insula.errors import Failure, InvalidRequest, NoSuchPlugin
+from insula.model.sizes import parse_size
 from insula.system import mounts
 
 NAMES = ("", "local")
 _OPTIONS = ("device", "o", "size", "type")
 _NEEDED = (("device", "type"), ("type", "device"), ("o", "device"), ("o", "type"))
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKmMgGtTpP]?)(?:[iI]?[bB])?")
 
 # word: (flags to set, flags to clear); moby/sys mount/flags_linux.go
 _FLAGS: dict[str, tuple[int, int]] = {
@@ -90,10 +90,10 @@ def check_options(options: Mapping[str, str]) -> None:
         if port is not None:
             raise InvalidRequest("port not allowed in CIFS device URL, include 'port' in 'o='")
     if "size" in options:
-        found = _SIZE.fullmatch(options["size"])
-        if found is None:
+        size = parse_size(options["size"])
+        if size is None:
             raise InvalidRequest(f"invalid size: '{options['size']}'")
-        if float(found[1]) > 0:
+        if size > 0:
             raise InvalidRequest(
                 "quota size requested but no quota support",
                 hint="a tmpfs takes its size in o: --opt type=tmpfs --opt device=tmpfs --opt o=size=64m",

@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 
 from insula.build.context import receive_context
-from insula.build.git import _UID, checkout, clone, parse_git
+from insula.build.git import _UID, fetch_repository, parse_git
 from insula.errors import InvalidRequest
-from insula.system import tree
 
 pytestmark = [
     pytest.mark.integration,
@@ -110,10 +109,9 @@ def by_web(repositories: Path) -> Iterator[str]:
 
 async def fetched(address: str, place: Path, *, keep_git: bool = False) -> Path:
     """What a build is given of it."""
-    parsed = parse_git(address)
-    await clone(parsed, str(place / "git"), keep_git=keep_git)
     (place / "found").mkdir()
-    await tree.put(str(place / "found"), "/", checkout(parsed, str(place / "git")), owner=(0, 0))
+    await fetch_repository(parse_git(address), str(place / "found"), str(place / "git"), keep_git=keep_git)
+    assert not (place / "git").exists()
     return place / "found"
 
 
@@ -160,7 +158,11 @@ async def test_a_repository_does_not_reach_the_hosts_files(by_git: str, tmp_path
 async def test_nothing_of_it_outlives_the_build(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = parse_git(f"git://127.0.0.1:{server.getsockname()[1]}/silent.git")
-        cloning = asyncio.create_task(clone(address, str(tmp_path / "git"), keep_git=False))
+        found = tmp_path / "found"
+        found.mkdir()
+        cloning = asyncio.create_task(
+            fetch_repository(address, str(found), str(tmp_path / "git"), keep_git=False)
+        )
         server.setblocking(False)
         client, _ = await asyncio.get_running_loop().sock_accept(server)
         with client:
@@ -169,6 +171,7 @@ async def test_nothing_of_it_outlives_the_build(tmp_path: Path) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await cloning
             assert b"" == await asyncio.wait_for(end_of(client), 20)
+        assert not (tmp_path / "git").exists()
 
 
 async def end_of(client: socket.socket) -> bytes:

@@ -203,7 +203,10 @@ def test_diff_commit_and_export_leave_out_the_engines_own(client: docker.DockerC
     finally:
         client.images.remove(image.id, force=True)
     exported = {name.strip("./") for name in members(long.export())}
-    assert {"bin/sh", "d/a", "etc/passwd"} <= exported
+    assert {"bin/sh", "d/a", "etc/passwd", "dockerenv", "etc/mtab"} <= exported
+    assert (
+        b"/proc/mounts\n/.dockerenv\n" == long.exec_run("sh -c 'readlink /etc/mtab; ls /.dockerenv'").output
+    )
 
 
 def test_stats_tell_what_a_quota_has_held_back(client: docker.DockerClient, isolation: str) -> None:

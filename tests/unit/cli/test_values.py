@@ -169,3 +169,17 @@ def test_a_rate_of_a_device(word: str, options: dict[str, Any], expected: dict[s
 def test_a_wrong_rate_names_the_flag(word: str) -> None:
     with pytest.raises(InvalidRequest, match="--device-read-iops"):
         values.parse_throttle(word, "--device-read-iops")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("2", 2_000_000_000), ("1.5", 1_500_000_000), (".1", 100_000_000), ("0.29", 290_000_000)],
+)
+def test_cpus_are_told_in_billionths(text: str, expected: int) -> None:
+    assert expected == values.parse_cpus(text)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e3", "two", "1" * 30])
+def test_what_is_no_number_of_cpus(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="--cpus"):
+        values.parse_cpus(text)

@@ -28,8 +28,15 @@ def test_the_document_has_every_sample() -> None:
     assert {"exec_ms": "no agent"} == columns[1]["missing"]
 
 
-def test_machines_that_are_nobodys_are_not_counted() -> None:
-    programs = {"10": "/qemu", "11": "/qemu", "12": "/qemu", "13": "/virtiofsd", "14": ""}
-    assert {"10", "11", "13"} == count({"11", "12", "13"}, {"10", "11"}, programs.__getitem__)
-    containers = {"20": "/probe", "21": "/conmon", "22": "/probe", "23": "/conmon"}
-    assert set(containers) == count(set(containers), {"20", "22"}, containers.__getitem__)
+def test_only_what_is_of_the_instances_is_counted() -> None:
+    words = {
+        "11": "qemu -name spare 0::/insula/spare",
+        "12": "qemu -name aaa 0::/insula/aaa",
+        "13": "virtiofsd 0::/insula/aaa",
+        "14": "",
+        "20": "/usr/bin/conmon -c bbb 0::/system.slice",
+        "21": "sleep 0::/insula/bbb",
+        "22": "cc1 0::/user.slice",
+    }
+    found = count(set(words), {"9", "12", "21"}, ("aaa", "bbb"), words.__getitem__)
+    assert {"9", "12", "13", "20", "21"} == found

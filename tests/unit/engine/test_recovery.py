@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -237,4 +238,17 @@ async def test_logs_have_no_gap_over_a_restart_of_the_daemon(world: World, tmp_p
     await stream.close_stdin()
     seen += [int(record.data) async for record in following]
     assert seen == list(range(1, 101))
+    await second.stop()
+
+
+async def test_an_instance_whose_record_is_damaged_is_told_of(world: World) -> None:
+    first = await world.engine()
+    made = await first.create(spec("true"), None)
+    await abandon(first)
+    with sqlite3.connect(f"{world.settings.data_root}/insula.db") as raw:
+        raw.execute("UPDATE instances SET record = '{'")
+    raw.close()
+    second = await world.engine()
+    assert () == second.list(all=True)
+    assert any(f"instances {made.id}" in warning for warning in second.info().warnings)
     await second.stop()

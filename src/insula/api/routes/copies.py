@@ -14,7 +14,7 @@ from insula.model.instance import State
 
 
 def refuse_directory(path: str) -> None:
-    """Docker's containerd refuses it too."""
+    """Docker's containerd refuses it too.  Raises InvalidRequest."""
     if path:
         raise InvalidRequest(
             "custom checkpointdir is not supported",

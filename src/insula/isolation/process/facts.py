@@ -14,6 +14,7 @@ from insula.system.run import find_program, run
 
 
 def find_facts(layout: Layout, runtime: Runtime) -> HostFacts:
+    """What the config.json depends on, asked of the host once."""
     release = re.match(r"(\d+)\.(\d+)", platform.release())
     with open("/proc/self/status", encoding="ascii") as file:
         bounding = re.search(r"^CapBnd:\s*(\w+)$", file.read(), re.M)

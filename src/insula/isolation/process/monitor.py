@@ -42,6 +42,7 @@ class Record:
 
 
 def conmon_argv(conmon: str, runtime: Runtime, plan: LaunchPlan) -> list[str]:
+    """conmon's command line for one container."""
     console, directory = plan.console, plan.run_dir
     argv = [
         conmon,

@@ -139,7 +139,8 @@ def was_oom_killed(layout: Layout, group: str) -> bool:
 
 
 async def list_processes(pids: set[int], ps_args: Sequence[str]) -> ProcessTable:
-    """As moby's daemon/top_unix.go: the host's ps, and of its rows those with our pids."""
+    """As moby's daemon/top_unix.go: the host's ps, and of its rows those with our pids.  Raises
+    InvalidRequest."""
     arguments = list(ps_args) or ["-ef"]
     try:
         # -q shows them whatever terminal or user they have; some options do not go with it

@@ -226,6 +226,79 @@ async def stop_helpers(helpers: list[pidfd.Watch]) -> None:
         helper.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Started:
+    """QEMU's process and what goes with it.  `tap`: a spare one, kept open; -1 for none."""
+
+    watch: pidfd.Watch
+    helpers: list[pidfd.Watch]
+    cgroup: Cgroup
+    machine: Machine
+    tap: int
+
+
+def _start(
+    order: Order,
+    guest: Guest,
+    accelerator: Accelerator,
+    host: Host,
+    *,
+    uid: int,
+    generation: str,
+    source: Source | None,
+    ram: int,
+    undo: contextlib.AsyncExitStack,
+) -> _Started:
+    """cgroup, virtiofsd for each share, then QEMU.  `undo` gets the undoing of all but QEMU."""
+    with contextlib.ExitStack() as ours:
+        files = _Descriptors(ours)
+        os.makedirs(order.run_dir, mode=0o700, exist_ok=True)
+        jail_root = os.path.join(order.run_dir, "root")
+        os.makedirs(jail_root, mode=0o755, exist_ok=True)
+        output = files.file(os.path.join(order.run_dir, "qemu.log"), _FRESH)
+        cgroup = Cgroup(host.layout, order.id)
+        overhead = OVERHEAD_MIB + (TCG_BUFFER_MIB if accelerator is Accelerator.TCG else 0)
+        procs = cgroup.make((order.memory_mib + overhead) * _MIB, order.limits)
+        undo.callback(cgroup.remove)
+        if order.background:
+            cgroup.limit_cpu(_BACKGROUND)
+        helpers: list[pidfd.Watch] = []
+        undo.push_async_callback(stop_helpers, helpers)
+        shares: list[Share] = []
+        for tag, spec in order.shares:
+            helper, fd = _start_share(order, host, spec=spec, procs=procs, files=files, output=output)
+            helpers.append(helper)
+            shares.append(Share(tag=tag, fd=fd))
+        memory = _open_memory(order, source, ram, files)
+        machine = _open_machine(
+            order,
+            guest,
+            accelerator,
+            generation=generation,
+            files=files,
+            shares=tuple(shares),
+            memory=memory,
+            source=source,
+        )
+        confinement = confine_qemu(
+            uid=uid,
+            cgroups=procs,
+            cpus=parse_cpus(order.limits.cpuset_cpus),
+            root_at=jail_root,
+            guest_directory=guest.directory,
+            kvm=accelerator is Accelerator.KVM,
+            own_descriptors=machine.ram_fd >= 0,
+            copies=((memory.copy_from, memory.ram_fd),) if memory.copy_from >= 0 else (),
+        )
+        tap = -1
+        if order.taps and order.taps[0][0].startswith(SPARE_PREFIX):
+            tap = os.dup(machine.nics[0].fd)
+            undo.callback(os.close, tap)
+        inherited = machine.fds() + tuple(template for template, _ in confinement.copies)
+        watch = _spawn(confinement, finalize_argv(machine, host.qemu), inherited, output)
+    return _Started(watch=watch, helpers=helpers, cgroup=cgroup, machine=machine, tap=tap)
+
+
 async def boot(
     order: Order,
     guest: Guest,
@@ -249,53 +322,20 @@ async def boot(
     made a template's.  `reason` is kept: why there is no template.
     """
     steps = steps or Steps()
-    tap = -1
     async with contextlib.AsyncExitStack() as undo:
-        with contextlib.ExitStack() as ours, disk_errors("starting a virtual machine"):
-            files = _Descriptors(ours)
-            os.makedirs(order.run_dir, mode=0o700, exist_ok=True)
-            jail_root = os.path.join(order.run_dir, "root")
-            os.makedirs(jail_root, mode=0o755, exist_ok=True)
-            output = files.file(os.path.join(order.run_dir, "qemu.log"), _FRESH)
-            cgroup = Cgroup(host.layout, order.id)
-            overhead = OVERHEAD_MIB + (TCG_BUFFER_MIB if accelerator is Accelerator.TCG else 0)
-            procs = cgroup.make((order.memory_mib + overhead) * _MIB, order.limits)
-            undo.callback(cgroup.remove)
-            if order.background:
-                cgroup.limit_cpu(_BACKGROUND)
-            helpers: list[pidfd.Watch] = []
-            undo.push_async_callback(stop_helpers, helpers)
-            shares: list[Share] = []
-            for tag, spec in order.shares:
-                watch_, fd = _start_share(order, host, spec=spec, procs=procs, files=files, output=output)
-                helpers.append(watch_)
-                shares.append(Share(tag=tag, fd=fd))
-            memory = _open_memory(order, source, ram, files)
-            machine = _open_machine(
+        with disk_errors("starting a virtual machine"):
+            started = _start(
                 order,
                 guest,
                 accelerator,
-                generation=generation,
-                files=files,
-                shares=tuple(shares),
-                memory=memory,
-                source=source,
-            )
-            confinement = confine_qemu(
+                host,
                 uid=uid,
-                cgroups=procs,
-                cpus=parse_cpus(order.limits.cpuset_cpus),
-                root_at=jail_root,
-                guest_directory=guest.directory,
-                kvm=accelerator is Accelerator.KVM,
-                own_descriptors=machine.ram_fd >= 0,
-                copies=((memory.copy_from, memory.ram_fd),) if memory.copy_from >= 0 else (),
+                generation=generation,
+                source=source,
+                ram=ram,
+                undo=undo,
             )
-            if order.taps and order.taps[0][0].startswith(SPARE_PREFIX):
-                tap = os.dup(machine.nics[0].fd)
-                undo.callback(os.close, tap)
-            inherited = machine.fds() + tuple(source for source, _ in confinement.copies)
-            watch = _spawn(confinement, finalize_argv(machine, host.qemu), inherited, output)
+        watch, machine = started.watch, started.machine
         steps.mark("spawn")
         undo.push_async_callback(_end, watch)
         record = VmRecord(
@@ -305,7 +345,7 @@ async def boot(
             uid=uid,
             accelerator=accelerator.value,
             launched_ns=time.time_ns(),
-            helpers=tuple((h.pid, pidfd.start_time(h.pid) or 0) for h in helpers),
+            helpers=tuple((h.pid, pidfd.start_time(h.pid) or 0) for h in started.helpers),
             template=source.name if source is not None and source.template else "",
             owner=order.id,
             reason=reason,
@@ -324,7 +364,14 @@ async def boot(
         await _greet(channel, watch, order.run_dir, timeout_s)
         steps.mark("agent")
         undo.pop_all()
-    return Booted(record=record, watch=watch, helpers=helpers, channel=channel, cgroup=cgroup, tap=tap)
+    return Booted(
+        record=record,
+        watch=watch,
+        helpers=started.helpers,
+        channel=channel,
+        cgroup=started.cgroup,
+        tap=started.tap,
+    )
 
 
 def let_go(tap: int) -> None:

@@ -26,7 +26,7 @@ PRELOAD = "/discard.so"
 
 
 def pick_uid(taken: Collection[int]) -> int:
-    """The lowest free uid."""
+    """The lowest free uid.  Raises Unavailable."""
     for uid in range(FIRST_UID, FIRST_UID + UIDS):
         if uid not in taken:
             return uid

@@ -17,7 +17,8 @@ _MOST = 256 * 1024 * 1024
 
 
 def decompress_lz4_legacy(data: bytes) -> bytes:
-    """The format of `lz4 -l`, which kernels use: a magic, then blocks with their lengths in front."""
+    """The format of `lz4 -l`, which kernels use: a magic, then blocks with their lengths in front.  Raises
+    CorruptData."""
     out = bytearray()
     at = 4
     while at + 4 <= len(data):

@@ -105,6 +105,8 @@ async def prepare_workload(
     rescan: bool,
     rehearsal: bool = False,
 ) -> None:
+    """Identity, network, root and workload, up to the first instruction.  Raises as `command_error` when the
+    agent refuses, GuestFailed when the identity is not confirmed."""
     filter_ = make_filter(plan.security.seccomp, plan.security.capabilities, kernel_version(release))
     answers = [
         submit_identity(channel, plan, generation),
@@ -120,7 +122,7 @@ async def prepare_workload(
 
 async def prepare_copy(channel: Channel, plan: LaunchPlan, generation: str) -> None:
     """A machine that goes on with another's workload becomes this plan's; the workload is frozen, before and
-    after."""
+    after.  Raises GuestFailed."""
     if (channel.hello.get("state") or [""])[0] != "running":
         raise GuestFailed("the copy of the guest has no workload that runs")
     answers = [

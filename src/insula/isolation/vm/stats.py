@@ -83,6 +83,7 @@ def take_sample(
     pids_limit: int,
     endpoints: Sequence[Endpoint],
 ) -> Sample:
+    """QEMU's and its helpers' use of the host; memory is what nobody else shares.  Bytes and nanoseconds."""
     cpu = layout.path("cpu", group) or layout.path("", group) or ""
     memory = layout.path("memory", group) or ""
     throttled = cgroups.read_table(f"{cpu}/cpu.stat")
