@@ -210,7 +210,9 @@ class Engine:
         await self._control.pause(self._instances.find(ref), ref)
 
     async def unpause(self, ref: str) -> None:
-        await self._control.unpause(self._instances.find(ref), ref)
+        entry = self._instances.find(ref)
+        await self._control.unpause(entry, ref)
+        self._neighbours.note_going_on(entry.id)
 
     async def rename(self, ref: str, new: str) -> None:
         await self._control.rename(self._instances.find(ref), ref, new)

@@ -27,26 +27,33 @@ class Neighbours:
         self._links = links
         self._preparation = preparation
         self._waiting: dict[str, None] = {}
+        self._missed: set[str] = set()
         self._teller: asyncio.Task[None] | None = None
-        kit.networks.watch_neighbours(self._note)
+        kit.networks.watch_neighbours(self.note)
 
-    def _note(self, instance_id: str) -> None:
+    def note(self, instance_id: str) -> None:
+        """It has others than before."""
         self._waiting[instance_id] = None
         if self._teller is None or self._teller.done():
             self._teller = asyncio.create_task(self._tell(), name="names of neighbours")
+
+    def note_going_on(self, instance_id: str) -> None:
+        """It was paused: it may have missed something."""
+        if instance_id in self._missed:
+            self.note(instance_id)
 
     async def _tell(self) -> None:
         while self._waiting:
             instance_id = next(iter(self._waiting))
             del self._waiting[instance_id]
+            self._missed.discard(instance_id)
             try:
                 await self._links.refresh(self._instances.find(instance_id), self._preparation)
             except NoSuchInstance:
                 continue
-            except (
-                InsulaError
-            ) as error:  # such as: it is paused; with the next change it learns this one, too
+            except InsulaError as error:
                 log.warning("%s keeps old names of its neighbours: %s", instance_id[:12], error)
+                self._missed.add(instance_id)
 
     async def close(self) -> None:
         """The daemon ends."""
