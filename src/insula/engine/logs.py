@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -153,7 +154,7 @@ class _Lines:
             self._take(line, records)
             if self.past_end:
                 break
-        return records
+        return _batch(records)
 
     def finish(self) -> list[LogRecord]:
         """What is left when nothing follows: a torn last line, and lines that never got their end."""
@@ -162,9 +163,9 @@ class _Lines:
             self._take(self._rest, records, torn=True)
             self._rest = b""
         for channel, (time_ns, pieces, _) in sorted(self._pieces.items(), key=lambda item: item[1][0]):
-            records.append(LogRecord(time_ns, channel, b"".join(pieces)))
+            records.append(LogRecord(time_ns, channel, b"".join(pieces), more=True))
         self._pieces.clear()
-        return records
+        return _batch(records)
 
     def _take(self, line: bytes, records: list[LogRecord], *, torn: bool = False) -> None:
         record = parse_record(line)
@@ -177,7 +178,7 @@ class _Lines:
         if not self._join:
             data = record.data if partial else record.data + b"\n"
             if data:
-                records.append(LogRecord(record.time_ns, record.channel, data))
+                records.append(LogRecord(record.time_ns, record.channel, data, more=True))
             return
         time_ns, pieces, length = self._pieces.pop(record.channel, (record.time_ns, [], 0))
         pieces.append(record.data)
@@ -187,4 +188,10 @@ class _Lines:
             return
         if not partial:
             pieces.append(b"\n")
-        records.append(LogRecord(time_ns, record.channel, b"".join(pieces)))
+        records.append(LogRecord(time_ns, record.channel, b"".join(pieces), more=True))
+
+
+def _batch(records: list[LogRecord]) -> list[LogRecord]:
+    if records:
+        records[-1] = dataclasses.replace(records[-1], more=False)
+    return records

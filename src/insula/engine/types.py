@@ -96,11 +96,15 @@ class LogQuery:
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One line as the workload wrote it, its newline included if there was one."""
+    """One line as the workload wrote it, its newline included if there was one.
+
+    `more`: others follow at once, so who sends it on need not hurry.
+    """
 
     time_ns: int
     channel: Channel
     data: bytes
+    more: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

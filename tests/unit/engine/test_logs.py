@@ -66,6 +66,16 @@ def test_a_record_may_be_empty() -> None:
     assert (record.data, record.channel, record.partial) == (b"", Channel.STDERR, False)
 
 
+@pytest.mark.parametrize("join", [True, False])
+async def test_the_last_of_a_block_says_so(tmp_path: Path, join: bool) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(line("one") + line("two") + line("three"))
+    growth = Growth()
+    records = read_log(str(log), LogQuery(follow=True), growth=growth, ended=lambda: False, join=join)
+    assert [True, True, False] == [(await anext(records)).more for _ in range(3)]
+    await records.aclose()
+
+
 async def test_pieces_are_joined_by_channel(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(

@@ -124,7 +124,7 @@ async def logs(call: Call) -> web.StreamResponse:
         if timestamps:
             data = format_time(record.time_ns, fixed=True).encode() + b" " + data
         waiting += mux.frame(record.channel, data) if multiplexed else data
-        if query.follow or len(waiting) >= _BATCH:
+        if (query.follow and not record.more) or len(waiting) >= _BATCH:
             await response.write(bytes(waiting))
             waiting.clear()
     if waiting:
