@@ -36,8 +36,9 @@ def _exit_code_of(error: DaemonRefused) -> int:
 
 
 def _create(
-    client: Client, image: str, command: tuple[str, ...], options: dict[str, Any], detach: bool
+    ctx: click.Context, image: str, command: tuple[str, ...], options: dict[str, Any], detach: bool
 ) -> str:
+    """The new instance's id.  Wrong options are told before a daemon is looked for, or started."""
     body = finalize_create(image, command, options, detach=detach)
     rows, cols = terminal_size()
     if options["tty"] and rows:
@@ -45,6 +46,7 @@ def _create(
     cidfile = options["cidfile"]
     if cidfile and os.path.exists(cidfile):
         raise InvalidRequest(f"--cidfile: {cidfile} exists already", hint="remove it, or name another file")
+    client = pass_client(ctx)
     query = {"name": options["name"], "platform": options["platform"]}
     if options["pull"] == "always":
         pull_image(client, image, platform=options["platform"], quiet=options["quiet"])
@@ -72,7 +74,7 @@ def _create(
 @click.pass_context
 def create(ctx: click.Context, /, image: str, command: tuple[str, ...], **options: Any) -> None:
     """Make an instance without starting it, and print its id."""
-    print(_create(pass_client(ctx), image, command, options, detach=False))
+    print(_create(ctx, image, command, options, detach=False))
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -106,11 +108,11 @@ def run(
         raise _Refused("conflicting options: cannot specify both --attach and --detach")
     if not detach and options["tty"] and options["interactive"] and not sys.stdin.isatty():
         raise _NO_TERMINAL
-    client = pass_client(ctx)
     try:
-        instance = _create(client, image, command, options, detach)
+        instance = _create(ctx, image, command, options, detach)
     except DaemonRefused as error:
         raise _Failed(error, 125) from error
+    client = pass_client(ctx)
     if detach:
         print(instance, flush=True)  # also of one that does not start: it is there
         try:
