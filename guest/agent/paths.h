@@ -3,7 +3,7 @@
 
 #define DIR_IMAGE "/image"     /* the erofs disk */
 #define DIR_UPPER "/upper"     /* the ext4 disk: upper/ and work/ */
-#define DIR_SCAFFOLD "/scaffold" /* below the image: the mount points that every workload needs */
+#define DIR_SCAFFOLD "/scaffold" /* below the image: mount points and files that every root has */
 #define DIR_ROOT "/root"       /* the overlay of these, with the workload's mounts on it */
 #define DIR_DEV "/workload-dev"
 #define DIR_FILES "/files"     /* texts that are bind-mounted over the workload's files */

@@ -19,8 +19,8 @@ root_make_scaffold (struct fault *fault)
 {
   static const char *const dirs[] = { DIR_SCAFFOLD, DIR_SCAFFOLD "/proc", DIR_SCAFFOLD "/sys", DIR_SCAFFOLD "/dev",
                                       DIR_SCAFFOLD "/etc" };
-  static const char *const files[]
-      = { DIR_SCAFFOLD "/etc/hosts", DIR_SCAFFOLD "/etc/hostname", DIR_SCAFFOLD "/etc/resolv.conf" };
+  static const char *const files[] = { DIR_SCAFFOLD "/etc/hosts", DIR_SCAFFOLD "/etc/hostname",
+                                       DIR_SCAFFOLD "/etc/resolv.conf", DIR_SCAFFOLD "/.dockerenv" };
 
   for (size_t i = 0; i < COUNT (dirs); i++)
     if (mkdir (dirs[i], 0755) < 0)
@@ -28,6 +28,9 @@ root_make_scaffold (struct fault *fault)
   for (size_t i = 0; i < COUNT (files); i++)
     if (write_text (files[i], "", O_CREAT) < 0)
       return fail (fault, FAULT_FAILED, errno, "make %s", files[i]);
+  /* as in Docker's containers: what programs look for to know where they are, and what old ones read */
+  if (chmod (DIR_SCAFFOLD "/.dockerenv", 0755) < 0 || symlink ("/proc/mounts", DIR_SCAFFOLD "/etc/mtab") < 0)
+    return fail (fault, FAULT_FAILED, errno, "make the scaffold");
   return 0;
 }
 

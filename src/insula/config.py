@@ -45,6 +45,8 @@ class Settings:
     vm_kernel: str = ""
     bridge: str = "insula0"
     subnet: str = "172.29.0.0/16"
+    ipv6: bool = False
+    fixed_cidr_v6: str = ""
     dns: tuple[str, ...] = ()
     registry_mirror: tuple[str, ...] = ()
     insecure_registry: tuple[str, ...] = ()
@@ -75,11 +77,26 @@ class Settings:
             ) from None
         if network.prefixlen > 28:
             raise InvalidRequest("subnet: smaller than /28 leaves no room for instances")
+        self._check_ipv6()
         for address in self.dns:
             try:
                 ipaddress.ip_address(address)
             except ValueError as error:
                 raise InvalidRequest(f"dns: {error}") from None
+
+    def _check_ipv6(self) -> None:
+        if not self.fixed_cidr_v6:
+            return
+        if not self.ipv6:
+            raise InvalidRequest(
+                "fixed-cidr-v6: has no effect without ipv6", hint="add --ipv6, or ipv6 = true"
+            )
+        try:
+            ipaddress.IPv6Network(self.fixed_cidr_v6)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"fixed-cidr-v6: {error}", hint="give an IPv6 network, for example fd00:1::/64"
+            ) from None
 
 
 def check_host(host: str) -> None:

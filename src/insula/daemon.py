@@ -34,6 +34,7 @@ from insula.isolation.process.backend import ProcessBackend
 from insula.isolation.vm.backend import VmBackend
 from insula.log import LEVELS, start_logging
 from insula.model.isolation import Isolation
+from insula.model.network import AddressRange
 from insula.network.networks import Networks
 from insula.store.store import Store
 from insula.volumes.volumes import Volumes
@@ -119,6 +120,7 @@ async def run_daemon(settings: Settings) -> None:
             store,
             bridge=settings.bridge,
             subnet=settings.subnet,
+            ipv6=AddressRange(subnet=settings.fixed_cidr_v6) if settings.ipv6 else None,
             exec_root=settings.exec_root,
             events=events,
         )
@@ -184,6 +186,8 @@ def _option(name: str, flag: str = "", **arguments: Any) -> Callable[[F], F]:
 @_option("vm_kernel", metavar="FILE", help="Kernel for VMs (vmlinuz).  [default: the distribution's]")
 @_option("bridge", metavar="NAME", help="Link of the default network.")
 @_option("subnet", metavar="NETWORK", help="Addresses of the default network.")
+@_option("ipv6", is_flag=True, help="IPv6 on the default network, too.")
+@_option("fixed_cidr_v6", metavar="NETWORK", help="Its IPv6 addresses.  [default: a free /64 of fd00::/8]")
 @_option("dns", metavar="ADDRESS", help="Name server for instances; may be repeated.  [default: the host's]")
 @_option("registry_mirror", metavar="URL", help="Ask this before Docker Hub; may be repeated.")
 @_option("insecure_registry", metavar="HOST", help="Registry without TLS; may be repeated.")

@@ -36,6 +36,7 @@ do something, says what to do.  Pure.
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
 
@@ -70,13 +71,18 @@ class UnsupportedField(InvalidRequest):
         self.field = field
 
 
+def _quoted(text: str) -> str:
+    """As Go's %q."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 class CommandNotFound(InvalidRequest):
     """The docker client turns this wording into exit code 127."""
 
     exit_code = 127
 
     def __init__(self, command: str, why: str = "executable file not found in $PATH") -> None:
-        super().__init__(f'exec: "{command}": {why}: unknown')
+        super().__init__(f"exec: {_quoted(command)}: {why}: unknown")
         self.command = command
 
 
@@ -86,7 +92,7 @@ class CommandNotExecutable(InvalidRequest):
     exit_code = 126
 
     def __init__(self, command: str, why: str = "permission denied") -> None:
-        super().__init__(f'exec: "{command}": {why}: unknown')
+        super().__init__(f"exec: {_quoted(command)}: {why}: unknown")
         self.command = command
 
 

@@ -99,10 +99,10 @@ def find_schema(method: str, target: str, status: int) -> tuple[str, Any] | None
 
 
 def _version_of(target: str) -> tuple[Version, str]:
-    """And the path.  One that is refused is answered as the newest."""
+    """And the path.  One that is refused is answered as the newest, one that is accepted as the oldest."""
     word, path = split_version(urlsplit(target).path)
     try:
-        return check_version(word), path
+        return max(check_version(word), OLDEST), path
     except InvalidRequest:
         return NEWEST, path
 

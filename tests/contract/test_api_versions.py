@@ -148,6 +148,13 @@ async def test_what_older_versions_show(house: House) -> None:
         assert {version >= (1, 44)} == {"status" in runtime for runtime in runtimes}
         inspected = await get(version, "/containers/one/json")
         assert (version < (1, 42)) == ("KernelMemory" in inspected["HostConfig"])
+        for config in (inspected["Config"], image["Config"], image["ContainerConfig"]):
+            assert set() == {"Healthcheck", "MacAddress", "Shell", "StopSignal", "StopTimeout"}.intersection(
+                config
+            )
+        assert set() == {"Init", "Mounts", "StorageOpt", "Sysctls", "Tmpfs"}.intersection(
+            inspected["HostConfig"]
+        )
         short, lan = inspected["Id"][:12], inspected["NetworkSettings"]["Networks"]["lan"]
         assert (["web", short] if version < (1, 45) else ["web"]) == lan["Aliases"]
         (summary,) = await get(version, "/containers/json?all=1")

@@ -40,12 +40,13 @@ async def test_ping_has_the_headers_that_clients_negotiate_by(house: House) -> N
 
 
 async def test_versions_by_path(house: House) -> None:
-    for version in ("1.40", "1.41", "1.47"):
+    for version in ("1.24", "1.39", "1.40", "1.41", "1.47"):
         assert (await ask(house, "GET", f"/v{version}/version"))[0] == 200
-    status, _, body = await ask(house, "GET", "/v1.39/version")
+        assert (await ask(house, "GET", f"/v{version}/containers/json?all=1"))[0] == 200
+    status, _, body = await ask(house, "GET", "/v1.23/version")
     assert status == 400
     assert json.loads(body)["message"] == (
-        "client version 1.39 is too old. Minimum supported API version is 1.40, "
+        "client version 1.23 is too old. Minimum supported API version is 1.24, "
         "please upgrade your client to a newer version"
     )
     status, _, body = await ask(house, "GET", "/v1.99/version")

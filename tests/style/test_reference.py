@@ -14,7 +14,7 @@ TEXT = (Path(__file__).resolve().parents[2] / "docs/reference/configuration.md")
 ROWS = {
     key: row.split("|")
     for row in re.findall(r"^\| `.*$", TEXT, re.M)
-    for key in re.findall(r"`([a-z-]+)`", row.split("|")[1])
+    for key in re.findall(r"`([a-z0-9-]+)`", row.split("|")[1])
 }
 
 

@@ -35,10 +35,11 @@ def refuse_web_pages(headers: Mapping[str, str]) -> None:
 
 
 def _is_browser(headers: Mapping[str, str]) -> bool:
+    """Node's and Deno's `fetch` send `Accept-Language: *`, and Node's a `Sec-Fetch-Mode`, but none are."""
     return (
         headers.get("User-Agent", "").startswith("Mozilla/")
-        or "Accept-Language" in headers
-        or "Sec-Fetch-Mode" in headers
+        or headers.get("Accept-Language", "*") != "*"
+        or "Sec-Fetch-Site" in headers
     )
 
 

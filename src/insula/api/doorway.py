@@ -9,13 +9,17 @@ are HTTP after all).  Only the end of a request that nothing is being answered b
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import select
 import socket
 from typing import Any
 
 from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
+
+log = logging.getLogger(__name__)
 
 _PAGE = re.compile(rb"POST (?:/v[0-9.]+)?/(?:containers/[^/ ]+/attach|exec/[^/ ]+/start)[? ]")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,10})[ \t]*\r\n", re.IGNORECASE)
@@ -92,6 +96,14 @@ class Doorway(RequestHandler):
             self.transport.close()
             return
         self._loop.call_later(_LOOK_S, self._look_again)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """What is no HTTP is no error of ours, and whoever reaches the port can send it: a line, no more."""
+        error = kw.get("exc_info")
+        if isinstance(error, HttpProcessingError):
+            log.info("not HTTP: %s", " ".join(error.message.split())[:200])
+        else:
+            super().log_exception(*args, **kw)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

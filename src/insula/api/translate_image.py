@@ -10,9 +10,9 @@ from insula.api.filters import Filters
 from insula.api.times import ZERO, parse_time, unix_seconds
 from insula.api.translate_health import parse_health, render_check
 from insula.api.versions import NEWEST, Version
-from insula.api.wire.codec import ABSENT
+from insula.api.wire.codec import ABSENT, without_empty
 from insula.api.wire.container import GraphDriverData
-from insula.api.wire.container_config import ContainerConfig
+from insula.api.wire.container_config import CONFIG_OMITS, ContainerConfig
 from insula.api.wire.image import (
     DistributionInspect,
     HistoryResponseItem,
@@ -101,7 +101,7 @@ def render_offer(offer: Offer) -> DistributionInspect:
 
 
 def render_image_config(config: ImageConfig) -> ContainerConfig:
-    return ContainerConfig(
+    rendered = ContainerConfig(
         User=config.user,
         ExposedPorts={p: {} for p in config.exposed_ports},
         Env=list(config.env) or None,
@@ -115,6 +115,7 @@ def render_image_config(config: ImageConfig) -> ContainerConfig:
         StopSignal=config.stop_signal,
         Shell=list(config.shell) or None,
     )
+    return without_empty(rendered, CONFIG_OMITS)
 
 
 def parse_image_config(given: ContainerConfig) -> ImageConfig:

@@ -12,7 +12,7 @@ from typing import Any
 import insula
 from insula import __version__
 from insula.api.times import format_time
-from insula.api.versions import ENGINE_VERSION, NEWEST, OLDEST, Version, text_of
+from insula.api.versions import ACCEPTED, ENGINE_VERSION, NEWEST, Version, text_of
 from insula.config import Settings
 from insula.engine.types import EngineInfo
 from insula.isolation.backend import BackendInfo
@@ -56,7 +56,7 @@ def render_version(info: EngineInfo) -> dict[str, Any]:
         "GitCommit": f"v{__version__}",
         "GoVersion": f"none (Python {platform.python_version()})",
         "KernelVersion": info.kernel,
-        "MinAPIVersion": text_of(OLDEST),
+        "MinAPIVersion": text_of(ACCEPTED),
         "Os": "linux",
     }
     components = [{"Name": "Engine", "Version": __version__, "Details": details}]

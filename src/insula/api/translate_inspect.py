@@ -9,14 +9,14 @@ from insula.api.translate_health import render_check, render_health
 from insula.api.translate_list import render_mounts, render_networks
 from insula.api.versions import NEWEST, Version
 from insula.api.wire import host_config as host
-from insula.api.wire.codec import ABSENT
+from insula.api.wire.codec import ABSENT, without_empty
 from insula.api.wire.container import (
     ContainerInspectResponse,
     ContainerState,
     GraphDriverData,
     NetworkSettings,
 )
-from insula.api.wire.container_config import ContainerConfig, Object
+from insula.api.wire.container_config import CONFIG_OMITS, ContainerConfig, Object
 from insula.engine.types import InstanceView
 from insula.model.ids import short_id
 from insula.model.instance import Instance, InstanceSpec, State
@@ -84,7 +84,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
     image = view.image.config if view.image else None
     anonymous = [m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source]
     volumes: dict[str, Object] = {path: {} for path in (*config.volumes, *anonymous)}
-    return ContainerConfig(
+    rendered = ContainerConfig(
         Hostname=config.hostname,
         Domainname=spec.domainname,
         User=config.user,
@@ -109,6 +109,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
         StopTimeout=spec.stop_timeout_s,
         Shell=list(image.shell) if image and image.shell else None,
     )
+    return without_empty(rendered, CONFIG_OMITS)
 
 
 def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.HostConfig:
@@ -120,7 +121,7 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         masked=spec.masked_paths,
         read_only=spec.readonly_paths,
     )
-    return host.HostConfig(
+    rendered = host.HostConfig(
         CpuShares=limits.cpu_shares,
         Memory=limits.memory_bytes,
         NanoCpus=limits.nano_cpus,
@@ -194,6 +195,7 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         ReadonlyPaths=list(readonly),
         Init=spec.init or None,
     )
+    return without_empty(rendered, host.HOST_CONFIG_OMITS)
 
 
 def _rates(throttles: tuple[Throttle, ...], what: str) -> list[host.ThrottleDevice]:

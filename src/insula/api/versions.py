@@ -6,6 +6,9 @@ from insula import __version__
 from insula.errors import InvalidRequest
 
 OLDEST = (1, 40)
+# dockerd's own, until its 29.  What asks in a version before OLDEST is answered as in that: programs name one
+# that they were written with (Traefik 1.24, Watchtower 1.25, docker-compose 1 1.38, docker-py 4 1.39)
+ACCEPTED = (1, 24)
 NEWEST = (1, 47)
 # what programs compare with the Docker that they want (decision 0015): the last one that speaks NEWEST
 ENGINE_VERSION = f"27.5.1+insula.{__version__}"
@@ -37,10 +40,10 @@ def check_version(untrusted_word: str | None) -> Version:
         major, minor = int(parts[0][:9] or 0), int((parts[1] if len(parts) > 1 else "0")[:9] or 0)
     except ValueError:
         raise InvalidRequest(f"invalid API version {untrusted_word!r}") from None
-    if (major, minor) < OLDEST:
+    if (major, minor) < ACCEPTED:
         raise InvalidRequest(
             f"client version {untrusted_word} is too old. "
-            f"Minimum supported API version is {text_of(OLDEST)}, "
+            f"Minimum supported API version is {text_of(ACCEPTED)}, "
             "please upgrade your client to a newer version"
         )
     if (major, minor) > NEWEST:

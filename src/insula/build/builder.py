@@ -46,7 +46,7 @@ from insula.images.registry.manifests import host_platform, parse_platform
 from insula.model.ids import short_id
 from insula.model.image import Image
 from insula.model.reference import parse_reference
-from insula.system.files import remove_tree
+from insula.system.files import disk_errors, remove_tree
 
 if TYPE_CHECKING:
     from insula.engine.engine import Engine
@@ -76,8 +76,10 @@ class Builder:
         self._total = self._number = 0
 
     async def build(self, pieces: AsyncIterator[bytes]) -> Image:
-        """Raises InvalidRequest before anything is said when the request or the Dockerfile is wrong."""
+        """Raises InvalidRequest before anything is said when the request or the Dockerfile is wrong; and
+        DiskFull."""
         async with AsyncExitStack() as stack:
+            stack.enter_context(disk_errors("building an image"))
             for place in (self._places.run, self._places.state):
                 os.makedirs(place, mode=0o700)
                 stack.callback(remove_tree, place)

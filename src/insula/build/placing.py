@@ -276,11 +276,11 @@ class Placer:
 
     def _member(self, member: tar.Member, inner: bytes, base: Parts, reader: tar.Reader) -> None:
         *above, last = parts_of(inner)
-        parent = self.resolve(b"/".join((*base, *above)))
+        parent = self._inside(base, above)
         self.make_way(parent)
         if member.kind == tar.LINK:
             *above, target = parts_of(clean_name(member.link))
-            member.link = b"/".join((*self.resolve(b"/".join((*base, *above))), target))
+            member.link = b"/".join((*self._inside(base, above), target))
         if not self._rules.keep_owners:
             member.uid, member.gid = self._rules.owner
         member.mtime_ns = whole_seconds(member.mtime_ns)
@@ -294,6 +294,14 @@ class Placer:
         member.name = b"/".join((*parent, last))
         data = whole(reader, member.size) if member.kind == tar.FILE else ()
         self._add(member, (*parent, last), inner, data)
+
+    def _inside(self, base: Parts, above: Iterable[bytes]) -> Parts:
+        """Where directories of an archive are: no link leads out of where that is unpacked, as in dockerd,
+        which unpacks with that for its root."""
+        if not self._rules.follow:
+            return self.resolve(b"/".join((*base, *above)))
+        root = b"/".join((self._root, *base))
+        return (*base, *resolve(root, b"/".join(above), look=lambda parts: self._made.get((*base, *parts))))
 
 
 def is_archive(found: Found) -> bool:

@@ -9,13 +9,14 @@ from insula.errors import InvalidRequest
 
 _TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
 _KEYS = {
-    "bind": ("target", "source", "from", "rw"),
-    "cache": ("target", "id", "source", "from", "ro", "sharing", "mode", "uid", "gid"),
+    "bind": ("target", "source", "from", "ro", "rw"),
+    "cache": ("target", "id", "source", "from", "ro", "rw", "sharing", "mode", "uid", "gid"),
     "tmpfs": ("target", "size"),
     "secret": ("target", "id", "required", "mode", "uid", "gid", "env"),
 }
 _SAME = {"dst": "target", "destination": "target", "src": "source", "readwrite": "rw", "readonly": "ro"}
 _SWITCHES = ("rw", "ro", "required")
+_YES, _NO = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ def parse_mount(text: str) -> RunMount:
         name, equals, value = field.partition("=")
         name = name.strip().lower()
         given[_SAME.get(name, name)] = value if equals else "true"
-    kind = given.pop("type", "bind")
+    kind = given.pop("type", "bind").lower()
     if kind not in _TYPES:
         raise InvalidRequest(f'unsupported mount type "{kind}"')
     if kind == "ssh":
@@ -56,7 +57,7 @@ def parse_mount(text: str) -> RunMount:
     for name, value in given.items():
         if name not in _KEYS[kind]:
             raise InvalidRequest(f"unexpected key '{name}' for mount type '{kind}'")
-        if name in _SWITCHES and value not in ("true", "false"):
+        if name in _SWITCHES and value not in _YES + _NO:
             raise InvalidRequest(f"invalid value for {name}: {value}")
     target, ident = given.get("target", ""), given.get("id", "")
     if kind == "secret":
@@ -74,8 +75,8 @@ def parse_mount(text: str) -> RunMount:
         source=given.get("source", ""),
         source_stage=given.get("from", ""),
         id=ident or (target if kind == "cache" else ""),
-        writable=given.get("rw") == "true" or (kind == "cache" and given.get("ro") != "true"),
-        required=given.get("required") == "true",
+        writable=_writable(given, kind),
+        required=given.get("required") in _YES,
         locked=given.get("sharing") == "locked",
         mode=_number(given, "mode", 8) if "mode" in given else None,
         uid=_number(given, "uid", 10),
@@ -83,6 +84,12 @@ def parse_mount(text: str) -> RunMount:
         size=given.get("size", ""),
         env=given.get("env", ""),
     )
+
+
+def _writable(given: dict[str, str], kind: str) -> bool:
+    """The last word counts; without any a cache is, and a bind is not."""
+    said = [(name == "rw") == (value in _YES) for name, value in given.items() if name in ("rw", "ro")]
+    return said[-1] if said else kind == "cache"
 
 
 def _check_cache(given: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ whose behaviour docker users know: `$name`, `${name}`, and in braces the modifie
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 
@@ -27,7 +28,8 @@ def _named(text: str) -> Iterator[None]:
     try:
         yield
     except InvalidRequest as error:
-        raise InvalidRequest(f'failed to process "{text}": {error.message}') from None
+        quoted = json.dumps(text, ensure_ascii=False)
+        raise InvalidRequest(f"failed to process {quoted}: {error.message}") from None
 
 
 def expand(text: str, env: Mapping[str, str], escape: str = "\\") -> str:

@@ -28,6 +28,7 @@ from insula.engine.legality import Action, check, still_running
 from insula.engine.lifecycle import Lifecycle
 from insula.engine.links import Links
 from insula.engine.mounting import Mounting
+from insula.engine.neighbours import Neighbours
 from insula.engine.operations import begun
 from insula.engine.output import Output
 from insula.engine.preparation import Preparation
@@ -117,6 +118,7 @@ class Engine:
         self._links = Links(self._kit, self._instances)
         self._execs = Execs(self._kit, self._instances, self._links)
         self._preparation = Preparation(self._kit, self._mounting, self._links, self._instances.find)
+        self._neighbours = Neighbours(self._kit, self._instances, self._links, self._preparation)
         self._rotation = Rotation(self._kit)
         self._output = Output(self._kit, self._instances, self._rotation)
         self._journal = JournalFeed(self._kit)
@@ -181,6 +183,7 @@ class Engine:
             self._rotation.stop(entry)
             self._journal.stop(entry)
         self._execs.close()
+        await self._neighbours.close()
         await self._lifecycle.close()
         self._kit.growth.close()
 
@@ -207,7 +210,9 @@ class Engine:
         await self._control.pause(self._instances.find(ref), ref)
 
     async def unpause(self, ref: str) -> None:
-        await self._control.unpause(self._instances.find(ref), ref)
+        entry = self._instances.find(ref)
+        await self._control.unpause(entry, ref)
+        self._neighbours.note_going_on(entry.id)
 
     async def rename(self, ref: str, new: str) -> None:
         await self._control.rename(self._instances.find(ref), ref, new)

@@ -220,7 +220,7 @@ class Preparation:
             spec.extra_hosts,
             domainname=spec.domainname,
             host_gateway=self._host_gateway(entry, endpoints),
-            linked=self.links.hosts(entry),
+            linked=(*self.links.hosts(entry), *self._kit.networks.neighbours(entry.id)),
         )
 
     def _host_gateway(self, entry: Entry, endpoints: tuple[Endpoint, ...]) -> str:

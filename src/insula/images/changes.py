@@ -30,7 +30,8 @@ def apply_changes(config: ImageConfig, changes: Sequence[str]) -> ImageConfig:
     for line in source.lines:
         if line.word not in _INSTRUCTIONS:
             raise InvalidRequest(
-                f"{line.word} is not a valid change command", hint=f"one of {', '.join(_INSTRUCTIONS)}"
+                f"{line.code.split()[0]} is not a valid change command",
+                hint=f"one of {', '.join(_INSTRUCTIONS)}",
             )
         step = parse_step(line, source.escape)
         changed.apply(expand_instruction(step.instruction, env_of(changed.config.env), source.escape))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ MAX_DOCUMENT = 4 << 20  # bytes of a manifest or configuration; distribution's o
 MAX_LAYERS = 125  # moby's maxDepth: overlayfs takes not many more in one mount
 
 _T = TypeVar("_T")
+_HALF_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +63,24 @@ def read_json(data: bytes, what: str) -> dict[str, Any]:
         raise CorruptData(f"{what} is larger than {MAX_DOCUMENT} bytes")
     try:
         document = json.loads(data)
+        if _HALF_ESCAPED.search(data):
+            document = _without_halves(document)
     except (ValueError, RecursionError) as error:
         raise CorruptData(f"{what} is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise CorruptData(f"{what} is not a JSON object")
     return document
+
+
+def _without_halves(value: object) -> object:
+    """Half a surrogate pair is no text, and could not be written down again; Go reads it as U+FFFD."""
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_without_halves(each) for each in value]
+    if isinstance(value, dict):
+        return {_without_halves(key): _without_halves(each) for key, each in value.items()}
+    return value
 
 
 def take(document: Mapping[str, Any], key: str, kind: type[_T], default: _T, what: str) -> _T:

@@ -3,6 +3,7 @@
     instances_dir/<id>/upper, work        what a process instance writes
     instances_dir/<id>/upper.ext4         what a guest writes; never mounted on the host
     exec_root/roots/<id>/merged           where the overlay of a process instance is mounted
+    images_dir/scaffold                   the lowest layer of each of these (`system.scaffold`)
 
 `make_directory` is on the hot path of `run`: system calls only, no program, no thread, no fsync.
 Layers are unpacked before (`layers`); the image disk is built here when it is missing (`disks`).
@@ -22,6 +23,7 @@ from insula.model.progress import Progress, no_progress
 from insula.model.root import DirectoryRoot, DiskRoot
 from insula.system import mounts
 from insula.system.files import disk_errors, remove_tree
+from insula.system.scaffold import make_scaffold
 
 
 def layer_paths(images_dir: str, diff_ids: tuple[str, ...]) -> tuple[str, ...]:
@@ -42,6 +44,8 @@ class Roots:
         self.disks = Disks(f"{images_dir}/disks", f"{images_dir}/tmp", f"{images_dir}/layers/empty")
         for directory in (instances_dir, self._roots_dir):
             os.makedirs(directory, mode=0o700, exist_ok=True)
+        self._scaffold = f"{images_dir}/scaffold"
+        make_scaffold(self._scaffold)
 
     def layer_directories(self, image: Image) -> tuple[str, ...]:
         """The image's unpacked layers, topmost first; an empty directory for an image of none.
@@ -68,7 +72,7 @@ class Roots:
         state = f"{self._instances_dir}/{instance_id}"
         root = DirectoryRoot(
             merged=f"{self._roots_dir}/{instance_id}/merged",
-            lowers=self.layer_directories(image),
+            lowers=(*self.layer_directories(image), self._scaffold),
             upper=f"{state}/upper",
             work=f"{state}/work",
             volatile=volatile,

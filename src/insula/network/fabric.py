@@ -12,18 +12,19 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from insula.errors import Failure, Forbidden, InsulaError, NoSuchNetwork
 from insula.events import EventBus
 from insula.model.ids import short_id
-from insula.model.network import Endpoint, Network, NetworkRequest
+from insula.model.network import AddressRange, Endpoint, Network, NetworkRequest
 from insula.model.reports import PruneFilters, PruneReport
 from insula.network.bridge import BridgeOrder
 from insula.network.catalog import created_ns, find_network, make_catalog, reference
 from insula.network.definition import define_network
 from insula.network.directory import Directory
 from insula.network.firewall import Firewall
+from insula.network.joining import name_neighbours
 from insula.network.names import read_resolv_conf
 from insula.network.plumbing import Plumbing
 from insula.network.resolver import Resolver
@@ -46,14 +47,17 @@ class Fabric:
         *,
         bridge: str,
         subnet: str,
+        ipv6: AddressRange | None,
         directory: str,
     ) -> None:
-        """`members`, by instance id, are kept by who connects them; `directory` is for namespaces."""
+        """`members`, by instance id, are kept by who connects them; `directory` is for namespaces.  `ipv6`:
+        what the default bridge is to have of it."""
         self._store = store
         self._events = events
         self._members = members
         self._bridge = bridge
         self._subnet = str(ipaddress.IPv4Network(subnet))
+        self._ipv6 = ipv6
         self.firewall = Firewall(bridge)
         self.plumbing = Plumbing(self.firewall, directory=directory)
         self._catalog: dict[str, Network] = {}
@@ -63,12 +67,17 @@ class Fabric:
         self._warnings: dict[str, str] = {}
         self._alias = f"insula {bridge}"  # on what is made for networks without a bridge: this daemon's
         self.changing = asyncio.Lock()
+        self._told: dict[str, tuple[tuple[str, str], ...]] = {}
+        self.on_neighbours: Callable[[str], None] = lambda instance_id: None
 
     # life
 
     def load(self) -> None:
-        """What the store has; makes nothing but its records of Docker's three."""
-        self._catalog = make_catalog(self._store, bridge=self._bridge, subnet=self._subnet)
+        """What the store has; makes nothing but its records of Docker's three.  Raises InvalidRequest,
+        Forbidden."""
+        self._catalog = make_catalog(
+            self._store, bridge=self._bridge, subnet=self._subnet, ipv6=self._ipv6, host_key=_host_key()
+        )
         self._segments = {
             network.id: make_segment(network, self._alias)
             for network in self._catalog.values()
@@ -301,6 +310,12 @@ class Fabric:
     def update_names(self) -> None:
         """After every change of the members."""
         self._names.replace(tuple(member.endpoints.values()) for member in self._members.values())
+        before, self._told = self._told, {}
+        for instance_id in tuple(self._members):
+            if names := name_neighbours(self._members, instance_id):
+                self._told[instance_id] = names
+            if before.get(instance_id, ()) != names:
+                self.on_neighbours(instance_id)
 
 
 def _host_key() -> str:

@@ -5,9 +5,12 @@ The wording is moby's where clients may look at it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.network import Endpoint, LinkKind, Network, Wanted
 from insula.network.addresses import make_mac
+from insula.network.segments import Member
 from insula.network.slots import Slot
 from insula.network.stubs import ADDRESS as STUB_ADDRESS
 
@@ -40,6 +43,23 @@ def resolver_on(network: Network, kind: LinkKind) -> str:
     if not network.on_parent:
         return network.gateway
     return STUB_ADDRESS if kind is LinkKind.VETH else ""
+
+
+def name_neighbours(members: Mapping[str, Member], instance_id: str) -> tuple[tuple[str, str], ...]:
+    """(address, names) of those that share a network with an instance which has nobody to ask for them: for
+    its /etc/hosts.  () for one that has."""
+    own = members[instance_id].endpoints.values() if instance_id in members else ()
+    shared = {endpoint.network_id for endpoint in own if endpoint.on_parent}
+    if not shared or any(endpoint.resolver for endpoint in own):
+        return ()
+    found = []
+    for other_id, other in members.items():
+        for endpoint in other.endpoints.values():
+            if other_id == instance_id or endpoint.network_id not in shared or not endpoint.names:
+                continue
+            names = " ".join((*endpoint.names, f"{endpoint.names[0]}.{endpoint.network_name}"))
+            found += [(address, names) for address in (endpoint.address, endpoint.address6) if address]
+    return tuple(sorted(found))
 
 
 def check_addresses(network: Network, wanted: Wanted) -> None:

@@ -21,6 +21,7 @@ from insula.events import EventBus
 from insula.model.ids import make_id, short_id
 from insula.model.network import (
     NOTHING_WANTED,
+    AddressRange,
     Endpoint,
     LinkKind,
     Network,
@@ -32,7 +33,7 @@ from insula.model.reports import PruneFilters, PruneReport
 from insula.network import leftovers, ports
 from insula.network.fabric import Fabric
 from insula.network.firewall import ANY_ADDRESS
-from insula.network.joining import check_addresses, check_place, mac_on, resolver_on, slot_of
+from insula.network.joining import check_addresses, check_place, mac_on, name_neighbours, resolver_on, slot_of
 from insula.network.relays import Relays
 from insula.network.segments import Member, Segment, Ways
 from insula.network.slots import LINK_PREFIX, Slot
@@ -51,19 +52,32 @@ _HOLD_TRIES, _HOLD_PAUSE_S = 20, 0.05
 
 
 class Networks:
-    def __init__(self, store: Store, *, bridge: str, subnet: str, exec_root: str, events: EventBus) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        bridge: str,
+        subnet: str,
+        exec_root: str,
+        events: EventBus,
+        ipv6: AddressRange | None = None,
+    ) -> None:
+        """`ipv6`: what the default bridge is to have of it, None for nothing."""
         self._store = store
         self._events = events
         self._directory = f"{exec_root}/netns"
         self._members: dict[str, Member] = {}
         self._fabric = Fabric(
-            store, events, self._members, bridge=bridge, subnet=subnet, directory=self._directory
+            store, events, self._members, bridge=bridge, subnet=subnet, ipv6=ipv6, directory=self._directory
         )
         self._relays = Relays()
         self._plumbing = self._fabric.plumbing
         self._firewall = self._fabric.firewall
         # a small subnet is not all held back in slots
-        room = max((ipaddress.IPv4Network(subnet).num_addresses - 3) // 4, 1)
+        size = ipaddress.IPv4Network(subnet).num_addresses
+        if ipv6 is not None and ipv6.subnet:
+            size = min(size, ipaddress.IPv6Network(ipv6.subnet).num_addresses)
+        room = max((size - 3) // 4, 1)
         least, most = (min(bound, room) for bound in _SLOTS)
         self._slots = Pool(self._make_slot, self._drop_slot, least=least, most=most)
         least, most = _EMPTY_NAMESPACES
@@ -170,6 +184,14 @@ class Networks:
     def members(self, network_id: str) -> dict[str, Endpoint]:
         """By instance id."""
         return self._fabric.members(network_id)
+
+    def neighbours(self, instance_id: str) -> tuple[tuple[str, str], ...]:
+        """(address, names), for the /etc/hosts of an instance that has nobody to ask for them."""
+        return name_neighbours(self._members, instance_id)
+
+    def watch_neighbours(self, changed: Callable[[str], None]) -> None:
+        """`changed` is called with the id of whoever has others now."""
+        self._fabric.on_neighbours = changed
 
     # networks
 

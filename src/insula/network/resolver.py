@@ -76,7 +76,13 @@ class Resolver:
         datagrams, connections = pair
         loop = asyncio.get_running_loop()
         stream = await asyncio.start_server(functools.partial(self._serve, asker_key=netns), sock=connections)
-        transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self, netns), sock=datagrams)
+        try:
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda: _Datagrams(self, netns), sock=datagrams
+            )
+        except BaseException:
+            stream.close()
+            raise
         self._listening[netns] = (transport, stream)
 
     def is_inside(self, netns: str) -> bool:

@@ -128,8 +128,9 @@ def _prefix_len(subnet: str) -> int:
 def make_segment(network: Network, alias: str = "") -> Segment:
     reserved = [network.gateway, *network.aux_addresses.values()]
     if network.predefined:
-        return Segment(network, Addresses(network.subnet, reserved))
-    remedy = "disconnect or remove instances, or use a network with a larger --subnet or --ip-range"
+        remedy = "remove instances, or start the daemon with a larger --subnet, or --fixed-cidr-v6"
+    else:
+        remedy = "disconnect or remove instances, or use a network with a larger --subnet or --ip-range"
     addresses = Addresses(network.subnet, reserved, ip_range=network.ip_range, remedy=remedy)
     segment = Segment(network, addresses, alias=alias)
     if (carried := network.carried6) is not None:

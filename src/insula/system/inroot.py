@@ -13,6 +13,7 @@ import stat
 from insula.system.openat import open_in_root
 
 _MAX_TEXT = 1 << 20
+_MOST_LINKS = 40  # the kernel's own
 
 
 def read_in_root(root: int, path: str) -> str:
@@ -29,9 +30,34 @@ def read_in_root(root: int, path: str) -> str:
         return file.read(_MAX_TEXT).decode(errors="replace")
 
 
-def make_directory_in_root(root: int, path: str, uid: int, gid: int) -> None:
-    """Make `path` and what is missing of its parents; new ones belong to the user.  Raises OSError
-    (NotADirectoryError when something else is in the way)."""
+def is_dangling(root: int, path: str) -> bool:
+    """Whether a link on the way, or at its end, leads to what is not there."""
+    walked = ""
+    for part in [p for p in path.split("/") if p not in ("", ".")]:
+        walked = f"{walked}/{part}"
+        try:
+            os.close(open_in_root(root, walked, os.O_PATH))
+        except FileNotFoundError:
+            return _is_link(root, walked)
+        except OSError:
+            return False
+    return False
+
+
+def _is_link(root: int, path: str) -> bool:
+    try:
+        fd = open_in_root(root, path, os.O_PATH | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISLNK(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+
+
+def make_directory_in_root(root: int, path: str, uid: int, gid: int, *, links: int = _MOST_LINKS) -> None:
+    """Make `path`, what is missing of its parents and what links lead to; new ones belong to the user.
+    Raises OSError (NotADirectoryError when something else is in the way)."""
     walked = ""
     for part in [p for p in path.split("/") if p not in ("", ".")]:
         parent, walked = walked, f"{walked}/{part}"
@@ -44,5 +70,11 @@ def make_directory_in_root(root: int, path: str, uid: int, gid: int) -> None:
         try:
             os.mkdir(part, 0o755, dir_fd=fd)
             os.chown(part, uid, gid, dir_fd=fd, follow_symlinks=False)
+        except FileExistsError:
+            if not links:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+            target = os.readlink(part, dir_fd=fd)
+            beside = target if target.startswith("/") else f"{parent}/{target}"
+            make_directory_in_root(root, beside, uid, gid, links=links - 1)
         finally:
             os.close(fd)

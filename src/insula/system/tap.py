@@ -13,7 +13,6 @@ import struct
 
 from insula.errors import Failure, Unavailable
 from insula.system import links
-from insula.system.macvtap import open_macvtap
 
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
@@ -47,7 +46,11 @@ def open_link(name: str) -> int:
     """As `open_tap`, of a macvtap as well.  Raises what either does."""
     with links.open_route() as route:
         found = links.find_link(route, name)
-    return open_macvtap(name) if found is not None and found.kind == "macvtap" else open_tap(name)
+    if found is None or found.kind != "macvtap":
+        return open_tap(name)
+    from insula.system.macvtap import open_macvtap  # rarely needed
+
+    return open_macvtap(name)
 
 
 def make_tap(name: str) -> None:

@@ -225,6 +225,9 @@ async def test_an_archive_s_entries_go_through_the_image_s_links(bench: Bench) -
     )
     found = await bench.layer(bench.order("a.tar", target="/", add=True))
     assert {"usr", "usr/bin", "usr/bin/new", "outside", "outside/x", "l", "srv", "srv/y"} == set(found)
+    found = await bench.layer(bench.order("a.tar", target="/in", add=True))
+    inside = {"in/bin", "in/bin/new", "in/up", "in/up/x", "in/l", "in/srv", "in/srv/y"}
+    assert {"in", *inside} == set(found)  # no link of an archive leads out of where that is unpacked
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,9 @@ def test_each_run_has_the_isolation_asked_for(daemon: Daemon, isolation: str, tm
     # nothing of what was mounted is in a layer, nor what it was mounted over
     tops = {found.strip("/").partition("/")[0] for found in names_of_layers(daemon, name)}
     assert not {"run", "t", "m", "cache"} & tops
+    assert 2 == len(
+        image_of(daemon, name)["RootFS"]["Layers"]
+    )  # the base's, and of the RUN that changed files
     assert [1] == [len(daemon.client.post("/build/prune")["CachesDeleted"])]
     assert "" == daemon.ok("volume", "ls", "-q", "-f", "label=com.insula.build-cache")
 

@@ -1,4 +1,5 @@
-"""`kill -9` of the daemon at any moment of pull, run, rm, commit, cp and stop: nothing half done is left.
+"""`kill -9` of the daemon at any moment of whatever it can be asked for: nothing half done is left, what is
+listed works, and what was stored is still there.
 
 INSULA_CRASH_ROUNDS and INSULA_CRASH_SEED make it longer, and repeat the moments of a run that failed.
 """
@@ -78,37 +79,64 @@ def victim(tmp_path: Path, guest_cache: Path, registry: Callable[[str], None]) -
         assert set() == hypervisors_below(directory)
 
 
+AT_ONCE = 8
+Script = list[list[str]]
+
+
 class Crowd:
     """Clients that do things at once, whatever becomes of the daemon."""
 
-    def __init__(self, daemon: Daemon, dice: random.Random) -> None:
+    def __init__(self, daemon: Daemon, dice: random.Random, context: Path) -> None:
         self._daemon = daemon
         self._dice = dice
         self._count = 0
+        self._context = context
 
-    def verbs(self) -> list[list[list[str]]]:
-        """What each client does, one after the other."""
+    def verbs(self) -> list[Script]:
+        """What each client does, one after the other.  Words of `docker`, or of `insula` for what only that
+        knows."""
         self._count += 1
+        number = self._count
         known = self._daemon.ok("ps", "-aq", "--no-trunc").split()
-        target = known and self._dice.choice(known)
-        clients: list[list[list[str]]] = [
+        clients: list[Script] = [
             [["rmi", "-f", PULLED], ["pull", PULLED]],
             [[*isolated("process", "run", "-d", IMAGE, "sleep", "1000")]],
             [[*isolated("process", "run", "--rm", IMAGE, "echo", "hi")]] * 3,
+            [["build", "-q", "-t", f"built:{number}", str(self._context)], ["image", "prune", "-f"]],
+            [["volume", "create", f"volume{number}"], ["volume", "rm", f"volume{number - 1}"]],
+            [["run", "--rm", "-v", f"volume{number}:/at", "-v", "/own", IMAGE, "touch", "/at/it", "/own/it"]],
+            [["volume", "prune", "-f"], ["network", "prune", "-f"]],
         ]
-        if target:
-            clients.append([["commit", target, f"made:{self._count}"]])
-            clients.append([["cp", f"{target}:/etc/passwd", "-"], ["rm", "-f", self._dice.choice(known)]])
-        if self._dice.random() < 0.7:
-            words = ["-d", IMAGE, "sleep", "1000"] if self._dice.random() < 0.5 else ["--rm", IMAGE, "true"]
-            clients.append([[*isolated("vm", "run", *words)]])
-        if target and self._dice.random() < 0.5:
-            clients.append([["stop", "-t", "0", target], ["start", target]])
-        return clients
+        words = ["-d", IMAGE, "sleep", "1000"] if self._dice.random() < 0.5 else ["--rm", IMAGE, "true"]
+        clients.append([[*isolated("vm", "run", *words)]])
+        if known:
+            target, other = self._dice.choice(known), self._dice.choice(known)
+            network = f"net{number}"
+            clients += [
+                [["commit", target, f"made:{number}"]],
+                [["cp", f"{target}:/etc/passwd", "-"], ["rm", "-f", other]],
+                [["stop", "-t", "0", target], ["start", target]],
+                [["network", "create", network], ["network", "connect", network, target],
+                 ["network", "disconnect", network, target], ["network", "rm", network]],
+                [["network", "create", f"{network}b"], ["network", "connect", f"{network}b", other]],
+            ]  # fmt: skip
+        machines = self._daemon.ok("ps", "-q", "--no-trunc", "--filter", "label=kind=vm").split()
+        if machines:
+            machine = self._dice.choice(machines)
+            clients += [
+                [["insula", "fork", machine]],
+                [["insula", "snapshot", "create", machine, f"snap{number}"],
+                 ["insula", "snapshot", "restore", machine, f"snap{number}", "--as", f"restored{number}"],
+                 ["insula", "snapshot", "rm", machine, f"snap{number - 2}"]],
+            ]  # fmt: skip
+        return self._dice.sample(clients, min(AT_ONCE, len(clients)))
 
-    def run(self, client: list[list[str]]) -> None:
+    def run(self, client: Script) -> None:
         for words in client:
-            self._daemon.docker(*words)
+            if words[0] == "insula":
+                self._daemon.insula(*words[1:])
+            else:
+                self._daemon.docker(*words)
 
 
 def ids_of(directory: Path) -> set[str]:
@@ -131,6 +159,7 @@ def problems(daemon: Daemon, seen: set[str], orphans: set[int]) -> list[str]:
         found += [f"directory in {root} of {i[:12]}" for i in there - known]
         if root == "data":
             found += [f"no directory of {i[:12]}" for i in known - there]
+    found += stores(daemon)
     for kind in ("ingest", "tmp"):
         for path in (daemon.directory / "data" / "images").glob(f"**/{kind}/*"):
             found.append(f"left in the image store: {path}")
@@ -148,6 +177,30 @@ def problems(daemon: Daemon, seen: set[str], orphans: set[int]) -> list[str]:
     return found
 
 
+def stores(daemon: Daemon) -> list[str]:
+    """Volumes, networks and snapshots: what is listed, and what is there."""
+    found = []
+    base = daemon.directory / "data"
+    volumes = {one["Name"] for one in daemon.client.get("/volumes")["Volumes"] or ()}
+    there = {path.name for path in (base / "volumes").iterdir() if path.is_dir()}
+    found += [f"volume {name} is listed or there, not both" for name in volumes ^ there]
+    networks = daemon.client.get("/networks")
+    bridges = {
+        one["Options"].get("com.docker.network.bridge.name") or f"br-{one['Id'][:12]}"
+        for one in networks
+        if one["Driver"] == "bridge"
+    }
+    lost = bridges - set(links_of(daemon.netns))
+    found += [f"bridge {name} is not there" for name in lost]
+    for path in (base / "instances").glob("*/capture-*"):
+        found.append(f"left of a fork: {path}")
+    for path in (base / "instances").glob("*/snapshots/.*"):
+        found.append(f"left of a snapshot: {path}")
+    for path in (base / "instances").glob(".import-*"):
+        found.append(f"left of an import: {path}")
+    return found
+
+
 def check(daemon: Daemon, seen: set[str], orphans: set[int]) -> None:
     limit = time.monotonic() + SETTLE_S
     while found := problems(daemon, seen, orphans):
@@ -159,12 +212,17 @@ def check(daemon: Daemon, seen: set[str], orphans: set[int]) -> None:
         assert "in" == daemon.ok("exec", ident, "echo", "in")
 
 
-def test_nothing_half_done_is_left(victim: Daemon) -> None:
+def test_nothing_half_done_is_left(victim: Daemon, tmp_path: Path) -> None:
     dice = random.Random(SEED)
-    crowd = Crowd(victim, dice)
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(f"FROM {IMAGE}\nCOPY Dockerfile /at\nRUN echo $RANDOM > /made\n")
+    crowd = Crowd(victim, dice, context)
     seen: set[str] = set()
     for kind in BOTH:
-        victim.ok(*isolated(kind, "run", "-d", IMAGE, "sleep", "1000"))
+        victim.ok(*isolated(kind, "run", "-d", "--label", f"kind={kind}", IMAGE, "sleep", "1000"))
+    victim.ok("volume", "create", "kept")
+    victim.ok("run", "--rm", "-v", "kept:/at", IMAGE, "sh", "-c", "echo precious > /at/it")
     for number in range(ROUNDS):
         clients = crowd.verbs()
         with ThreadPoolExecutor(len(clients)) as pool:
@@ -181,6 +239,7 @@ def test_nothing_half_done_is_left(victim: Daemon) -> None:
         print(
             f"round {number}: killed after {wait_s:.2f} s, {len(seen)} instances, {len(orphans)} hypervisors"
         )
+    assert "precious" == victim.ok("run", "--rm", "-v", "kept:/at", IMAGE, "cat", "/at/it")
     victim.ok("pull", PULLED)
     for kind in BOTH:
         assert "hi" == victim.ok(*isolated(kind, "run", "--rm", PULLED, "echo", "hi"))

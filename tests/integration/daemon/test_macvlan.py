@@ -73,23 +73,31 @@ def test_an_instance_is_a_host_of_the_lan(
     place = shown["Networks"][NAME]
     assert shown["Ports"] == {}
     assert (place["Gateway"], place["IPAddress"].startswith("192.0.2.1")) == (ROUTER, True)
-    assert place["MacAddress"] == ping_from(router, place["IPAddress"])
+    mac = ping_from(router, place["IPAddress"])
+    assert mac == place["MacAddress"]
     daemon.shell(name, f"ping -c 1 -W 20 {ROUTER}")
     assert f"default via {ROUTER} dev eth0" in daemon.shell(name, "ip route")
     daemon.shell(neighbour, f"ping -c 1 -W 20 {name}")  # by name
-    daemon.ok("network", "disconnect", NAME, name)
-    assert "192.0.2." not in daemon.shell(name, "ip addr")
-    # hot, and beside a bridge, whose names a VM finds too
-    daemon.ok("network", "connect", "--ip", "192.0.2.77", NAME, name)
-    daemon.shell(name, f"ping -c 1 -W 20 {ROUTER}")
-    assert ping_from(router, "192.0.2.77") == "02:42:c0:00:02:4d"
+    daemon.shell(name, f"ping -c 1 -W 20 {neighbour}")
+    late = f"{name}-late"
+    daemon.ok("run", "-d", "--name", late, "--network", NAME, IMAGE, "sleep", "1000")
+    daemon.shell(name, f"until ping -c 1 -W 20 {late}.{NAME}; do sleep 0.1; done")
+    daemon.ok("rm", "-f", late)
+    daemon.shell(name, f"while grep {late} /etc/hosts; do sleep 0.1; done")
     if isolation == "vm":
         copy = f"{name}-c"
         done = daemon.insula("fork", name, "--name", copy)
         assert done.returncode == 0, done.stderr.decode()
-        place = daemon.inspect(copy)["NetworkSettings"]["Networks"][NAME]
-        assert place["MacAddress"] == ping_from(router, place["IPAddress"]) != "02:42:c0:00:02:4d"
+        other = daemon.inspect(copy)["NetworkSettings"]["Networks"][NAME]
+        assert other["MacAddress"] == ping_from(router, other["IPAddress"]) != mac
+        for each in (neighbour, name):
+            daemon.shell(copy, f"until ping -c 1 -W 20 {each}; do sleep 0.1; done")
         daemon.ok("rm", "-f", copy)
+    daemon.ok("network", "disconnect", NAME, name)
+    assert "192.0.2." not in daemon.shell(name, "ip addr")
+    daemon.ok("network", "connect", "--ip", "192.0.2.77", NAME, name)
+    daemon.shell(name, f"ping -c 1 -W 20 {ROUTER}")
+    assert ping_from(router, "192.0.2.77") == "02:42:c0:00:02:4d"
     daemon.ok("restart", "-t", "0", name)
     assert ping_from(router, "192.0.2.77") == "02:42:c0:00:02:4d"
     daemon.ok("rm", "-f", name)

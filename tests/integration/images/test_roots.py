@@ -54,6 +54,9 @@ class Place:
         )
 
 
+_EVERYWHERE = {".dockerenv", "dev", "etc", "proc", "sys"}
+
+
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     yield Place(tmp_path)
@@ -66,8 +69,15 @@ async def test_an_instance_sees_the_layers_merged_and_writes_beside_them(place: 
     image = await place.image(_BASE, _TOP)
     root = await place.roots.make_directory(image, "i1")
     merged = Path(root.merged)
-    assert sorted(os.listdir(merged)) == ["dir", "etc", "pure"]
-    assert sorted(os.listdir(merged / "etc")) == ["hard", "passwd"]
+    assert sorted(set(os.listdir(merged)) - _EVERYWHERE) == ["dir", "pure"]
+    assert sorted(os.listdir(merged / "etc")) == [
+        "hard",
+        "hostname",
+        "hosts",
+        "mtab",
+        "passwd",
+        "resolv.conf",
+    ]
     assert os.listdir(merged / "dir") == ["new"]
     assert stat.S_IMODE(os.stat(merged).st_mode) == 0o755
     (merged / "etc/passwd").write_text("changed")
@@ -114,13 +124,15 @@ async def test_many_layers_and_repeated_ones(place: Place) -> None:
         Path(place.layers.path(diff_id), f"f{n}").touch()
     image = dataclasses.replace(image, diff_ids=(*diff_ids, diff_ids[3], diff_ids[3]))
     root = await place.roots.make_directory(image, "i1")
-    assert len(os.listdir(root.merged)) == 120
+    assert len(set(os.listdir(root.merged)) - _EVERYWHERE) == 120
     await place.roots.remove("i1")
 
 
-async def test_an_image_without_layers_is_an_empty_root(place: Place) -> None:
+async def test_an_image_without_layers_is_a_root_of_what_every_one_has(place: Place) -> None:
     root = await place.roots.make_directory(await place.image(), "i1")
-    assert os.listdir(root.merged) == []
+    assert set(os.listdir(root.merged)) == _EVERYWHERE
+    assert os.readlink(f"{root.merged}/etc/mtab") == "/proc/mounts"
+    assert stat.S_IMODE(os.stat(f"{root.merged}/.dockerenv").st_mode) == 0o755
     await place.roots.remove("i1")
     disk = await place.roots.make_disk(await place.image(), "v1", size_gib=1)
     assert {} == await asyncio.to_thread(_on_disk, disk.image_disk, place.path / "mnt")

@@ -13,6 +13,7 @@ from typing import TypeVar
 import pytest
 
 from insula.events import EventBus
+from insula.model.network import AddressRange
 from insula.network.networks import Networks
 from insula.store.store import Store
 from insula.system import links, mounts, namespaces
@@ -37,10 +38,21 @@ class Host:
         return Store(f"{self.data_root}/insula.db")
 
     def networks(
-        self, store: Store, *, bridge: str = "insulat0", subnet: str = SUBNET, exec_root: str = ""
+        self,
+        store: Store,
+        *,
+        bridge: str = "insulat0",
+        subnet: str = SUBNET,
+        exec_root: str = "",
+        ipv6: AddressRange | None = None,
     ) -> Networks:
         return Networks(
-            store, bridge=bridge, subnet=subnet, exec_root=exec_root or self.exec_root, events=EventBus()
+            store,
+            bridge=bridge,
+            subnet=subnet,
+            exec_root=exec_root or self.exec_root,
+            events=EventBus(),
+            ipv6=ipv6,
         )
 
     def links(self) -> list[str]:

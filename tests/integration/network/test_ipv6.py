@@ -382,3 +382,42 @@ async def test_an_address_that_is_another_s_now_is_known_at_once(networks: Netwo
         assert mac in known(HERE, bridge)
         assert mac in known(peer.netns, peer.interface)
         await networks.disconnect(instance_id)
+
+
+async def test_the_default_bridge_has_ipv6_where_the_daemon_is_told_so(wire: Host) -> None:
+    store = wire.store()
+    before = wire.networks(store)
+    await before.start()
+    old = await veth(before, A, "bridge")
+    assert (old.address6, before.find("bridge").ipv6) == ("", False)
+    await crash(before, store)
+    store = wire.store()
+    networks = wire.networks(store, ipv6=AddressRange())
+    await networks.start()
+    await networks.recover({A})
+    chosen = networks.find("bridge").carried6
+    assert chosen is not None
+    assert chosen.subnet.startswith("fd")
+    new, tap = await veth(networks, B, "bridge"), await networks.connect(C, "bridge", LinkKind.TAP)
+    for endpoint in (new, tap):
+        assert ipaddress.ip_address(endpoint.address6) in ipaddress.ip_network(chosen.subnet)
+        assert endpoint.gateway6 == chosen.gateway
+    assert f"default via {chosen.gateway}" in shown(new.netns, "-6", "route")
+    await networks.publish(B, [PortBinding(container_port=80, host_port=8080)])
+    with listen(new.netns, 80) as server:
+        assert await client_seen(server, wire.outside, HOST6, 8080) == OUTSIDE6
+    with listen(wire.outside, 80) as server:
+        assert await client_seen(server, new.netns, OUTSIDE6, 80) == HOST6
+    await crash(networks, store)
+    store = wire.store()
+    networks = wire.networks(store, ipv6=AddressRange())
+    await networks.start()
+    assert networks.find("bridge").carried6 == chosen  # the same again
+    await networks.recover(set())
+    await networks.stop()
+    networks = wire.networks(store, ipv6=AddressRange(subnet="fd00:7::/124"))
+    await networks.start()
+    assert (await veth(networks, A, "bridge")).address6.startswith("fd00:7::")
+    await networks.disconnect(A)
+    await networks.stop()
+    store.close()

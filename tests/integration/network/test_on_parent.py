@@ -3,6 +3,7 @@ test's own; ipvlan, 802.1q and dummies where this kernel has them."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import socket
@@ -14,7 +15,15 @@ from dataclasses import dataclass
 import pytest
 
 from insula.errors import Conflict, Failure, InvalidRequest, Unavailable
-from insula.model.network import Endpoint, LinkKind, Network, NetworkRequest, PortBinding, Wanted
+from insula.model.network import (
+    AddressRange,
+    Endpoint,
+    LinkKind,
+    Network,
+    NetworkRequest,
+    PortBinding,
+    Wanted,
+)
 from insula.network.networks import Networks
 from insula.network.stubs import ADDRESS as STUB
 from insula.system import links
@@ -23,6 +32,7 @@ from insula.system.netlink import Message, number
 from insula.system.tap import open_link
 
 from .conftest import HOST, Host, inside, make_socket
+from .test_ipv6 import client_seen, listen
 from .test_networks import HERE, A, B, C, nft, refused, run_each, serve, source_seen
 from .test_recovery import crash
 from .test_user_networks import asked, shown
@@ -127,9 +137,19 @@ async def test_containers_are_on_the_wire_and_beside_the_host(
     assert find("lan0").alias == ""  # it is not ours
 
 
-async def test_names_are_answered_inside_and_port_53_is_left_alone(
-    networks: Networks, lan: Network, host: Host
-) -> None:
+async def test_ipv6_is_carried_too(networks: Networks, wire: Wire) -> None:
+    inside(wire.router, lambda: run_each("ip -6 addr add 2001:db8::1/64 dev lan1 nodad"))
+    range6 = AddressRange(subnet="2001:db8::/64", gateway="2001:db8::1")
+    await networks.create(dataclasses.replace(request(), ipv6=True, range6=range6))
+    one, two = await join(networks, A, "lan", "one"), await join(networks, B, "lan", "two")
+    assert "default via 2001:db8::1 dev eth0" in shown(one.netns, "-6", "route")
+    with listen(two.netns, 80) as server:
+        assert await client_seen(server, one.netns, two.address6, 80) == one.address6
+        assert await client_seen(server, wire.router, two.address6, 80) == "2001:db8::1"
+    await let_go(networks, A, B)
+
+
+async def test_names_are_answered_inside_and_port_53_is_left_alone(networks: Networks, lan: Network) -> None:
     one, two = await join(networks, A, "lan", "one"), await join(networks, B, "lan", "two", "zwei")
     await networks.connect(B, "bridge", LinkKind.VETH)
     assert one.resolver == STUB
@@ -145,11 +165,7 @@ async def test_names_are_answered_inside_and_port_53_is_left_alone(
     assert (again.netns, again.mac) == (one.netns, one.mac)
     assert (0, [one.address]) == await asked(two.netns, STUB, "one")
     await let_go(networks, A, B)
-    assert os.listdir(f"{host.exec_root}/netns") == [
-        name
-        for name in os.listdir(f"{host.exec_root}/netns")
-        if f"{host.exec_root}/netns/{name}" != one.netns
-    ]
+    assert not os.path.lexists(one.netns)
 
 
 async def test_a_virtual_machine_gets_a_macvtap(networks: Networks, lan: Network, wire: Wire) -> None:

@@ -27,7 +27,7 @@ AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0)"
         {"Host": "localhost:2375", "sec-fetch-site": "same-site"},
         {"Host": "evil.example:2375", "User-Agent": AGENT},
         {"Host": "evil.example:2375", "Origin": "http://evil.example:2375", "Accept-Language": "en"},
-        {"Host": "evil.example:2375", "Sec-Fetch-Mode": "cors"},
+        {"Host": "evil.example:2375", "Sec-Fetch-Site": "same-origin"},
         {"Host": "[::1", "User-Agent": AGENT},
         {"User-Agent": AGENT},
     ],
@@ -44,6 +44,7 @@ def test_a_web_page_is_refused(headers: dict[str, str]) -> None:
         {"Host": "docker:2375", "User-Agent": "Docker-Client/28.0 (linux)"},
         {"Host": "docker:2375", "Origin": "http://docker:2375"},  # docker-py's websockets
         {"Host": "127.0.0.1:2375", "User-Agent": "curl/7.88"},
+        {"Host": "docker:2375", "User-Agent": "node", "Accept-Language": "*", "Sec-Fetch-Mode": "cors"},
         {"Host": "127.0.0.1:2375", "User-Agent": AGENT, "Sec-Fetch-Site": "none"},
         {"Host": "[::1]:2375", "User-Agent": AGENT, "Origin": "http://[::1]:2375"},
     ],

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import bz2
 import gzip
 import lzma
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fake_house import start_house
 from insula.api.doorway import _end_of_hijacking_request as end_of
 from insula.api.inflate import plain_tar
 from insula.errors import InvalidRequest
@@ -79,3 +82,13 @@ async def test_a_damaged_or_cut_archive_is_refused(pack: object) -> None:
         with pytest.raises(InvalidRequest):
             async for _ in plain_tar(pieces(bad, 4096)):
                 pass
+
+
+async def test_what_is_no_http_is_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with start_house(tmp_path) as house:
+        for nonsense in (b"\0" * 100, b"POST /_ping HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n"):
+            reader, writer = await asyncio.open_unix_connection(house.socket)
+            writer.write(nonsense)
+            assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+            writer.close()
+    assert [] == [record for record in caplog.records if record.exc_info]

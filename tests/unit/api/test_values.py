@@ -37,7 +37,7 @@ def test_the_version_is_the_first_part_of_the_path(path: str, expected: tuple[st
     assert split_version(path) == expected
 
 
-@pytest.mark.parametrize("word", ["1.39", "0.1", "1", "1.48", "2.0", "99999999999999.1", "..", "1..5"])
+@pytest.mark.parametrize("word", ["1.23", "0.1", "1", "1.48", "2.0", "99999999999999.1", "..", "1..5"])
 def test_other_versions_are_refused(word: str) -> None:
     with pytest.raises(InvalidRequest):
         check_version(word)

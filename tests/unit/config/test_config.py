@@ -32,6 +32,14 @@ def test_switches_are_dockerds(tmp_path: Path) -> None:
     assert read_settings(path, {"tls": True}).tls
 
 
+def test_ipv6_of_the_default_network_is_dockerds(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", 'ipv6 = true\nfixed-cidr-v6 = "fd00:1::/64"\n')
+    settings = read_settings(path, {"ipv6": None})
+    assert (settings.ipv6, settings.fixed_cidr_v6) == (True, "fd00:1::/64")
+    with pytest.raises(InvalidRequest, match="fixed-cidr-v6: has no effect without ipv6"):
+        Settings(fixed_cidr_v6="fd00:1::/64")
+
+
 def test_no_file_is_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("insula.config.DEFAULT_CONFIG", str(tmp_path / "none"))
     assert Settings() == read_settings(None, {})
@@ -50,6 +58,8 @@ def test_no_file_is_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("tlskey = true", "tlskey"),
         ('subnet = "10.0.0.0/30"', "subnet"),
         ('subnet = "ten"', "subnet"),
+        ("ipv6 = 1", "ipv6"),
+        ('ipv6 = true\nfixed-cidr-v6 = "10.0.0.0/8"', "fixed-cidr-v6"),
         ("dns = 8", "dns"),
         ('dns = ["x"]', "dns"),
         ('default-isolation = "jail"', "isolation"),

@@ -224,6 +224,9 @@ def test_what_is_wrong_is_said_with_its_line(text: str, expected: str) -> None:
             RunMount(kind="cache", id="i", target="/c", locked=True),
         ),
         ('type=bind,"source=a,b",target=/c,rw', RunMount(kind="bind", source="a,b", target="/c", writable=True)),
+        ("type=Bind,ro,from=b,target=/c", RunMount(kind="bind", source_stage="b", target="/c")),
+        ("type=cache,target=/c,ro=1,readwrite=T", RunMount(kind="cache", id="/c", target="/c", writable=True)),
+        ("type=cache,target=/c,rw=0", RunMount(kind="cache", id="/c", target="/c")),
     ],
 )  # fmt: skip
 def test_mounts_of_a_run(text: str, expected: RunMount) -> None:

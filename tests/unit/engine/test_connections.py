@@ -86,6 +86,33 @@ async def test_hosts_and_resolv_conf_follow(engine: Engine, world: World) -> Non
     await engine.remove(web, force=True)
 
 
+async def test_who_has_nobody_to_ask_learns_its_neighbours_while_it_runs(
+    engine: Engine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = await started(engine, spec(*SLEEP))
+    for lines, expected in ([("192.0.2.7", "db db.lan")], True), ([], False):
+        monkeypatch.setattr(world.networks, "neighbours", lambda _, lines=lines: tuple(lines))
+        world.networks._fabric.on_neighbours("gone meanwhile")
+        world.networks._fabric.on_neighbours(web)
+        assert engine._neighbours._teller is not None
+        await engine._neighbours._teller
+        plan = engine.describe(web).plan
+        assert plan is not None
+        hosts = next(file.text for file in plan.etc_files if file.target == "/etc/hosts")
+        assert ("192.0.2.7\tdb db.lan\n" in hosts) == expected
+    monkeypatch.setattr(world.networks, "neighbours", lambda _: (("192.0.2.8", "late"),))
+    world.backend.break_at = "set_network"  # as a paused VM's does
+    world.networks._fabric.on_neighbours(web)
+    await engine._neighbours._teller
+    await engine.pause("web")
+    await engine.unpause("web")
+    await engine._neighbours._teller
+    plan = engine.describe(web).plan
+    assert plan is not None
+    assert any("192.0.2.8\tlate\n" in file.text for file in plan.etc_files)
+    await engine.remove(web, force=True)
+
+
 async def test_a_backend_that_refuses_leaves_everything_as_it_was(engine: Engine, world: World) -> None:
     web = await started(engine, spec(*SLEEP))
     world.backend.break_at = "set_network"

@@ -82,3 +82,14 @@ def test_document_must_match_its_digest() -> None:
     assert check_document(b"x", digest_of(b"x", "sha512"), "it") == b"x"
     with pytest.raises(CorruptData, match="it does not match its digest"):
         check_document(b"x", _D, "it")
+
+
+def test_half_a_surrogate_pair_is_read_as_go_reads_it() -> None:
+    """Else the image could be neither written down nor shown."""
+    raw = _raw(config={"Env": ["A=\ud800", "B=\U0001f600"], "Labels": {"\udfff": "\udc00x"}})
+    assert b"\\ud800" in raw
+    config = read_image(raw, (_LAYER,)).config
+    assert ("A=\ufffd", "B=\U0001f600") == config.env
+    assert {"\ufffd": "\ufffdx"} == config.labels
+    with pytest.raises(CorruptData, match="not JSON"):
+        read_image(b'{"a":"\\ud800","b":' + b"[" * 700 + b"]" * 700 + b"}", (_LAYER,))

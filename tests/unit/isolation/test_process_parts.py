@@ -13,11 +13,18 @@ from insula.isolation.plan import Device, Process
 from insula.isolation.process.checks import weight_warnings
 from insula.isolation.process.complaints import translate
 from insula.isolation.process.mounts import tmpfs_options
-from insula.isolation.process.prepare import check_program, find_devices, identify, make_cwd
+from insula.isolation.process.prepare import (
+    check_program,
+    find_devices,
+    identify,
+    make_cwd,
+    make_mount_points,
+)
 from insula.isolation.process.resources import control_writes, make_resources
 from insula.isolation.process.usage import parse_ps
 from insula.isolation.users import Identity
 from insula.model.limits import Limits, Throttle
+from insula.model.mounts import Mount, MountKind
 from insula.system.cgroups import Layout, check_shares, parse_layout, remove
 from unit.isolation.test_process_golden import MINIMAL
 
@@ -87,6 +94,19 @@ def test_complaints_of_runtimes(said: str, kind: type[Exception], message: str) 
     error = translate(said, "nope")
     assert type(error) is kind
     assert error.message == message
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'executable file `["sh"]` not found in $PATH: No such file or directory',
+        r'unable to start container process: exec: "[\"sh\"]": executable file not found in $PATH',
+    ],
+)
+def test_a_program_whose_name_has_quotes_is_not_found_as_any_other(said: str) -> None:
+    error = translate(said, '["sh"]')
+    assert type(error) is CommandNotFound
+    assert error.message == r'exec: "[\"sh\"]": executable file not found in $PATH: unknown'
 
 
 def test_devices_of_a_directory_are_those_below_and_never_of_links(tmp_path: Path) -> None:
@@ -248,6 +268,29 @@ def test_working_directory_is_made_inside_the_root(root: int, tmp_path: Path) ->
     assert (tmp_path / "a/c").is_dir()
     with pytest.raises(InvalidRequest, match="not a directory"):
         make_cwd(root, process("x", cwd="/etc/passwd/x"))
+    os.close(root)
+
+
+def test_mount_points_behind_links_to_what_is_not_there_are_made(root: int, tmp_path: Path) -> None:
+    for name, link in (
+        ("up", "../../../made/below"),
+        ("etc/way", "../far"),
+        ("programs", "/usr/nowhere"),
+        ("circle", "circle"),
+        ("in", "/circle/x"),
+        ("text2", "/etc/passwd/x"),
+    ):
+        (tmp_path / name).symlink_to(link)
+    mounts = tuple(
+        Mount(kind=MountKind.TMPFS, target=target)
+        for target in ("/up", "/etc/way/x", "/circle", "/in", "/text2", "/plain/missing")
+    )
+    make_mount_points(root, dataclasses.replace(MINIMAL, mounts=mounts), ("/programs/init",))
+    assert (tmp_path / "made/below").is_dir()
+    assert ["x"] == os.listdir(tmp_path / "far")
+    assert [] == os.listdir(tmp_path / "usr/nowhere")
+    assert not (tmp_path / "plain").exists()  # the runtime's, which makes it so that nothing looks changed
+    assert not (tmp_path.parent / "made").exists()
     os.close(root)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 
 import pytest
 
 from insula.errors import InsulaError, InvalidRequest, UnsupportedField
 from insula.model.network import Endpoint, LinkKind, Network, PortBinding, Wanted
-from insula.network.joining import check_place, mac_on, resolver_on
+from insula.network.joining import check_place, mac_on, name_neighbours, resolver_on
 from insula.network.parents import parse_vlan
 from insula.network.segments import Member, Ways
 from insula.network.stubs import make_rules
@@ -136,6 +137,28 @@ def endpoint(name: str, driver: str, address: str) -> Endpoint:
         driver=driver,
         netns="/n",
     )
+
+
+def test_who_has_nobody_to_ask_is_told_its_neighbours() -> None:
+    def on(name: str, network: str, driver: str, address: str, **more: str) -> Endpoint:
+        names = (name, f"{name}-alias")
+        return dataclasses.replace(endpoint(network, driver, address), address6="", names=names, **more)  # type: ignore[arg-type]
+
+    members = {
+        "vm": Member(endpoints={"a": on("vm", "a", "macvlan", "192.0.2.2")}),
+        "c": Member(endpoints={"a": on("c", "a", "macvlan", "192.0.2.3", resolver="127.0.0.11")}),
+        "far": Member(endpoints={"b": on("far", "b", "macvlan", "192.0.2.4")}),
+        "two": Member(
+            endpoints={
+                "a": on("two", "a", "macvlan", "192.0.2.5"),
+                "x": on("two", "x", "bridge", "10.0.0.2", resolver="10.0.0.1"),
+            }
+        ),
+    }
+    lines = (("192.0.2.3", "c c-alias c.a"), ("192.0.2.5", "two two-alias two.a"))
+    assert name_neighbours(members, "vm") == lines
+    for other in ("c", "far", "two", "nobody"):
+        assert name_neighbours(members, other) == ()
 
 
 def test_ports_are_published_at_a_bridge_only() -> None:

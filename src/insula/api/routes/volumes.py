@@ -62,7 +62,7 @@ async def prune(call: Call) -> web.StreamResponse:
     filters.accept("all", "label", "label!")
     everything = filters.flag("all") if call.version >= (1, 42) else True
     report = await call.engine.prune_volumes(filters.for_prune(time.time_ns(), "all"), all=bool(everything))
-    return answer({"VolumesDeleted": list(report.deleted) or None, "SpaceReclaimed": report.reclaimed_bytes})
+    return answer({"VolumesDeleted": list(report.deleted), "SpaceReclaimed": report.reclaimed_bytes})
 
 
 ROUTES = (

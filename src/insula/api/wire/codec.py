@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, TypeVar, Union
 
 import msgspec
@@ -87,6 +88,17 @@ def _without_nulls(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         return [_without_nulls(v) for v in value if v is not None]
     return value
+
+
+def without_empty(document: T, names: Iterable[str]) -> T:
+    """The same struct, of which an answer leaves out those fields that hold nothing (Go's `omitempty`).
+
+    Clients ask whether they are there: `"Healthcheck" in config`.
+    """
+    for name in names:
+        if not getattr(document, name):
+            setattr(document, name, ABSENT)
+    return document
 
 
 def json_bytes(document: object) -> bytes:

@@ -50,6 +50,13 @@ class ContainerConfig(Struct):
     Shell: list[str] | None = None
 
 
+CONFIG_OMITS = (
+    *("ArgsEscaped", "ExposedPorts", "Healthcheck", "MacAddress", "NetworkDisabled", "Shell", "StopSignal"),
+    "StopTimeout",
+)
+"""Fields of ContainerConfig that an answer has only when they hold something."""
+
+
 class EndpointIPAMConfig(Struct, omit_defaults=True):
     IPv4Address: str = ""
     IPv6Address: str = ""

@@ -186,6 +186,10 @@ class HostConfig(Resources):
     Init: bool | None = None
 
 
+HOST_CONFIG_OMITS = ("Annotations", "Init", "KernelMemoryTCP", "Mounts", "StorageOpt", "Sysctls", "Tmpfs")
+"""Fields of HostConfig that an answer has only when they hold something."""
+
+
 class UpdateConfig(Resources):
     """Absent is *leave it*: what a request does not name stays as it was."""
 

@@ -39,6 +39,7 @@ from insula.isolation.process.resources import (
 from insula.isolation.process.runtimes import Runtime, choose_runtime
 from insula.isolation.process.spec import (
     DEFAULT_PARENT,
+    INIT_TARGET,
     HostFacts,
     cgroup_name,
     make_config,
@@ -214,6 +215,7 @@ class ProcessBackend:
         try:
             identity = prepare.identify(root, plan.process)
             prepare.make_cwd(root, plan.process)
+            prepare.make_mount_points(root, plan, (INIT_TARGET,) if plan.init else ())
         finally:
             os.close(root)
         plan = dataclasses.replace(plan, mounts=prepare.mounts_by_kind(plan))

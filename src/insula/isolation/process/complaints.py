@@ -38,14 +38,17 @@ _MOUNT_ON_OTHER = re.compile(r"mount.*: (?:not|is) a directory", re.I | re.S)
 
 def translate(said: str, program: str, *, doing: str = "create the container") -> InsulaError:
     """`said` is a runtime's stderr or log, `program` the first word of the command."""
-    text = plain(said)
-    if any(p.search(text) for p in _NOT_FOUND):
+    text = said_of_program = plain(said)
+    if any(quote in program for quote in '`"\\'):  # a word of JSON, often: --entrypoint '["sh"]'
+        for shown in (json.dumps(program)[1:-1], program):
+            said_of_program = said_of_program.replace(shown, "program")
+    if any(p.search(said_of_program) for p in _NOT_FOUND):
         if "/" in program:
             return CommandNotFound(program, "no such file or directory")
         return CommandNotFound(program)
-    if any(p.search(text) for p in _DENIED):
+    if any(p.search(said_of_program) for p in _DENIED):
         return CommandNotExecutable(program)
-    if any(p.search(text) for p in _MISSING):
+    if any(p.search(said_of_program) for p in _MISSING):
         return CommandNotFound(program, "no such file or directory")
     if "exec format error" in text.lower():
         return CommandNotExecutable(program, "exec format error")

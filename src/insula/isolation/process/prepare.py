@@ -9,14 +9,14 @@ import dataclasses
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from insula.errors import CannotEnter, CommandNotExecutable, CommandNotFound, InvalidRequest
 from insula.isolation.plan import Device, LaunchPlan, Process
 from insula.isolation.process.spec import DeviceNode
 from insula.isolation.users import Identity, find_identity
 from insula.model.mounts import Mount, MountKind
-from insula.system.inroot import make_directory_in_root, read_in_root
+from insula.system.inroot import is_dangling, make_directory_in_root, read_in_root
 from insula.system.openat import open_in_root
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,6 +43,19 @@ def make_cwd(root: int, process: Process) -> None:
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
             raise InvalidRequest(f"the working directory {process.cwd} is not a directory") from error
         raise
+
+
+def make_mount_points(root: int, plan: LaunchPlan, files: Iterable[str] = ()) -> None:
+    """Where a directory (or one of `files`) is to be mounted behind a link to what is not there: crun (1.8)
+    makes what is plainly missing, but not that; runc does.  What cannot be made crun complains of."""
+    targets = [m.target for m in plan.mounts if m.kind is MountKind.TMPFS or os.path.isdir(m.source)]
+    for target in (*targets, *map(os.path.dirname, files)):
+        if is_dangling(root, target):
+            try:
+                make_directory_in_root(root, target, 0, 0)
+            except OSError as error:
+                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                    raise
 
 
 def check_cwd(root: int, process: Process) -> None:

@@ -50,6 +50,7 @@ from insula.isolation.vm.prepare import (
 )
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.recover import end_helpers, find_vm, forget
+from insula.isolation.vm.stalls import look_after
 from insula.isolation.vm.starter import Starter
 from insula.isolation.vm.streams import VmExec, VmStream
 from insula.isolation.vm.templates import Size
@@ -70,7 +71,7 @@ from insula.system.files import remove_tree
 log = logging.getLogger(__name__)
 
 _MOST_MEMORY_MIB, _MOST_VCPUS = 1 << 20, 255  # of q35 without further devices
-_TRIM_S = 20.0
+_LOOK_S = 20.0
 _SIGKILL = 9
 _ENDING_S = 5.0
 
@@ -84,7 +85,7 @@ class VmBackend:
         self._starter = Starter(self._facilities)
         self._vms: dict[str, Vm] = {}
         self._helpers = Helpers(self._boot_helper, self._helper_gone)
-        self._trimmer: asyncio.Task[None] | None = None
+        self._carer: asyncio.Task[None] | None = None
 
     # the host
 
@@ -95,13 +96,13 @@ class VmBackend:
         await end_helpers(self._settings.exec_root, self._facilities.layout())
         await asyncio.to_thread(self._starter.templates.store.sweep)
         self._facilities.begin()
-        self._trimmer = asyncio.create_task(self._trim_consoles())
+        self._carer = asyncio.create_task(self._look_after())
 
     async def stop(self) -> None:
-        if self._trimmer is not None:
-            self._trimmer.cancel()
+        if self._carer is not None:
+            self._carer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._trimmer
+                await self._carer
         await self._facilities.close()
         await self._helpers.close_all()
         await self._starter.close()
@@ -162,11 +163,15 @@ class VmBackend:
         progress(f"Making the template of {size.memory_mib} MiB and {size.vcpus} CPUs ready")
         return await self._starter.warm(size)
 
-    async def _trim_consoles(self) -> None:
+    async def _look_after(self) -> None:
         while True:
-            await asyncio.sleep(_TRIM_S)
+            await asyncio.sleep(_LOOK_S)
             for vm in list(self._vms.values()):
                 vm.trim()
+                try:
+                    await look_after(vm)
+                except (RuntimeFailed, OSError) as error:  # it ends at this moment, or is asked again
+                    log.debug("%s: %s", vm.plan.id[:12], error)
             await self._starter.upkeep()
 
     # life of an instance
@@ -200,15 +205,20 @@ class VmBackend:
 
     @contextlib.asynccontextmanager
     async def _taken(self, vm: Vm, booted: Booted) -> AsyncIterator[None]:
-        """Known from here on; what fails in the block ends it."""
+        """Known from here on; what fails in the block ends it.  Raises DiskFull."""
         vm.take(booted.record, booted.watch, booted.helpers, booted.cgroup, booted.channel, tap=booted.tap)
         self._vms[vm.plan.id] = vm
+        vm.launching = True
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             await vm.kill_and_wait()
             await self.discard(vm.plan)
+            if vm.stalled and isinstance(error, GuestFailed):
+                raise vm.no_room() from error
             raise
+        finally:
+            vm.launching = False
 
     async def _start(self, order: Order, vm: Vm) -> tuple[Booted, str]:
         """With its generation."""
@@ -374,7 +384,7 @@ class VmBackend:
         assert vm.cgroup is not None
         assert vm.plan.machine is not None
         guest_pids = 0
-        if not vm.paused:
+        if not vm.paused and not vm.stalled:
             answer = await (await vm.channel()).request(Type.STATS)
             guest_pids = number(answer, "pids", 0, 1 << 22)
         layout, group = vm.cgroup.layout, vm.cgroup.group

@@ -14,7 +14,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 
-from insula.errors import Conflict, GuestFailed, InsulaError
+from insula.errors import Conflict, DiskFull, GuestFailed, InsulaError
 from insula.isolation.plan import LaunchPlan
 from insula.isolation.vm import boot, messages
 from insula.isolation.vm.boot import stop_helpers
@@ -46,6 +46,11 @@ class Vm:
         self.plan = plan
         self.limits = plan.limits
         self.paused = False
+        self.stalled = False
+        """It stands still until there is space for its disk on the host (`stalls`)."""
+        self.cpu_ticks = -1
+        self.launching = False
+        """Somebody waits for it to get ready."""
         self._readers = 0
         self.status: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self.monitor = Monitor(boot.qmp_path(plan.run_dir), plan.id[:12])
@@ -62,7 +67,7 @@ class Vm:
         self._channel_lock = asyncio.Lock()
         self._signalled = False
         self._pending: list[int] = []
-        """Signals of a paused one: it takes them when it goes on."""
+        """Signals of one that stands still: it takes them when it goes on."""
         self._killed = False
         self._killing: asyncio.Task[None] | None = None
         self._violation = ""
@@ -154,7 +159,7 @@ class Vm:
     async def signal(self, signum: int) -> None:
         """To the workload; when it is frozen, as soon as it goes on.  Raises AgentError."""
         self._signalled = True
-        if self.paused:
+        if self.paused or self.stalled:
             self._pending.append(signum)
             return
         channel = await self.channel()
@@ -232,10 +237,28 @@ class Vm:
         return tuple(dataclasses.replace(e, link=record.link) if e.link == first else e for e in found)
 
     async def channel(self) -> Channel:
-        """The open channel; connected again when it was cut.  Raises Conflict while the VM is paused."""
+        """The open channel; connected again when it was cut.  Raises Conflict while the VM is paused,
+        DiskFull while it is stalled."""
         if self.paused:
             raise Conflict(f"Container {self.plan.id} is paused, unpause the container before you go on")
+        self._need_room()
         return await self._connected()
+
+    def no_room(self) -> DiskFull:
+        return DiskFull(
+            f"no space left on the host for the disk of {self.plan.id[:12]}: it stands still meanwhile",
+            hint="free some space: insula system prune",
+        )
+
+    def _need_room(self) -> None:
+        if self.stalled:
+            raise self.no_room()
+
+    async def go_on(self) -> None:
+        """There is space again.  Raises RuntimeFailed."""
+        await self.monitor.resume()
+        self.stalled = False
+        await self._send_pending()
 
     async def _connected(self) -> Channel:
         async with self._channel_lock:
@@ -284,6 +307,7 @@ class Vm:
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[Channel]:
         """The channel for files, of a frozen instance too: the machine runs then, the workload does not."""
+        self._need_room()
         self._readers += 1
         try:
             if self.paused and self._readers == 1:
