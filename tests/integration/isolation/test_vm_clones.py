@@ -25,6 +25,7 @@ from integration.isolation.machines import Workshop, make_image
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.timeout(600),  # a clone is made at the lowest weight: on a busy host that takes minutes
     pytest.mark.vm,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
