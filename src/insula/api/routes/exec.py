@@ -26,7 +26,7 @@ from insula.errors import (
 )
 
 _OF_THE_RUNTIME = (CannotEnter, CommandNotFound, CommandNotExecutable, RuntimeFailed, GuestFailed)
-# moby 25 began to tell apart why an exec could not start; before, it said one thing
+# moby tells apart why an exec could not start since 28 (moby/moby#48552), and meant to since 25
 _OF_25, _BEFORE_25 = (1, 44), 126
 _WHY = "OCI runtime exec failed: exec failed: unable to start container process: "
 
