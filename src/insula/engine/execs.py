@@ -17,15 +17,10 @@ from insula.engine.links import Links
 from insula.engine.merge import process_env, replace_env
 from insula.engine.types import ExecSpec, ExecView
 from insula.errors import (
-    CannotEnter,
-    CommandNotExecutable,
-    CommandNotFound,
     Conflict,
-    GuestFailed,
     InsulaError,
     InvalidRequest,
     NoSuchExec,
-    RuntimeFailed,
 )
 from insula.isolation.backend import Exec
 from insula.isolation.plan import ExecPlan, Process
@@ -37,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CANNOT_START = 126  # whatever the reason: Docker tells them apart since 28 (moby/moby#48552)
 _REMEMBERED = 64
 _BROKEN = 137
 _KILLED_S = 10.0
@@ -61,7 +57,6 @@ class ExecEntry:
             spec=self.spec,
             running=self.running is not None and self.exit_code is None,
             exit_code=self.exit_code,
-            failed=self.running is None and self.exit_code is not None,
             pid=self.running.pid if self.running is not None else 0,
             user=self.spec.user or self.owner.config.user,
         )
@@ -114,8 +109,8 @@ class Execs:
         try:
             with still_running(entry):
                 running = await self._kit.backend(entry.record.spec.isolation).exec(entry.id, plan)
-        except BaseException as error:
-            made.exit_code = _failed_code(error)
+        except BaseException:
+            made.exit_code = _CANNOT_START
             raise
         made.running = running
         made.watcher = asyncio.create_task(self._watch(made, running), name=f"exec {made.id}")
@@ -255,14 +250,6 @@ class _ExecStream:
 
     async def close(self) -> None:
         await self._inner.close()
-
-
-def _failed_code(error: BaseException) -> int:
-    """moby's (daemon/errors.go, setExitCodeFromError, and daemon/exec.go): by what the runtime says, and 126
-    for what was found before it was asked."""
-    if isinstance(error, CommandNotFound | CommandNotExecutable | CannotEnter):
-        return error.exit_code
-    return 128 if isinstance(error, RuntimeFailed | GuestFailed) else 126
 
 
 def _shown(spec: ExecSpec) -> str:

@@ -128,7 +128,7 @@ class ExecSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecView:
-    """`exit_code` None until it has ended, `failed` when it could not be started.  `pid` 0 until it runs.
+    """`exit_code` None until it has ended, 126 when it could not be started.  `pid` 0 until it runs.
     `user`: the one that it really has."""
 
     id: str
@@ -136,7 +136,6 @@ class ExecView:
     spec: ExecSpec
     running: bool = False
     exit_code: int | None = None
-    failed: bool = False
     pid: int = 0
     user: str = ""
 

@@ -130,9 +130,9 @@ def test_exec_outputs_codes_and_places(long: Any) -> None:
     assert b"COLOUR=red\n" in output
     assert b"HOSTNAME=island\n" in output
     assert (0, b"/dev/pts") == (run("tty", tty=True)[0], run("tty", tty=True)[1][:8])
-    assert 127 == run("no-such-program")[0]
+    assert 126 == run("no-such-program")[0]
     assert 126 == run("/etc/plain")[0]
-    assert 127 == run("pwd", workdir="/nowhere")[0]
+    assert 126 == run("pwd", workdir="/nowhere")[0]
 
 
 def test_exec_streams_sockets_and_sizes(client: docker.DockerClient, long: Any) -> None:

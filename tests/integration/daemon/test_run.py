@@ -188,7 +188,7 @@ def test_exec_several_at_once_with_input_and_codes(daemon: Daemon, isolation: st
     try:
         assert b"fed" == daemon.docker("exec", "-i", name, "cat", stdin=b"fed").stdout
         assert 7 == daemon.docker("exec", name, "sh", "-c", "exit 7").returncode
-        assert 127 == daemon.docker("exec", name, "no-such-program").returncode
+        assert 126 == daemon.docker("exec", name, "no-such-program").returncode
         argv = daemon.inside("docker", "-H", daemon.host, "exec", name, "sh", "-c", "sleep 0.5; echo done")
         several = [subprocess.Popen(argv, stdout=subprocess.PIPE) for _ in range(5)]
         assert [b"done\n"] * 5 == [child.communicate(timeout=60)[0] for child in several]

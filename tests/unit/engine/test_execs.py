@@ -99,7 +99,7 @@ async def test_what_is_refused(engine: Engine, one: str) -> None:
     made = await engine.exec_create(one, wanted("nonsense"))
     with pytest.raises(CommandNotFound):
         await engine.exec_start(made, detach=False, tty=False)
-    assert engine.exec_inspect(made).exit_code == 127
+    assert engine.exec_inspect(made).exit_code == 126
     made = await engine.exec_create(one, wanted("true"))
     await engine.exec_start(made, detach=True, tty=False)
     with pytest.raises(Conflict):

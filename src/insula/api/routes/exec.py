@@ -26,8 +26,6 @@ from insula.errors import (
 )
 
 _OF_THE_RUNTIME = (CannotEnter, CommandNotFound, CommandNotExecutable, RuntimeFailed, GuestFailed)
-# moby tells apart why an exec could not start since 28 (moby/moby#48552), and meant to since 25
-_OF_25, _BEFORE_25 = (1, 44), 126
 _WHY = "OCI runtime exec failed: exec failed: unable to start container process: "
 
 
@@ -104,12 +102,11 @@ async def resize(call: Call) -> web.StreamResponse:
 async def inspect(call: Call) -> web.StreamResponse:
     view = call.engine.exec_inspect(call.names["id"])
     spec = view.spec
-    code = _BEFORE_25 if view.failed and call.version < _OF_25 else view.exit_code
     return answer(
         {
             "ID": view.id,
             "Running": view.running,
-            "ExitCode": code,
+            "ExitCode": view.exit_code,
             "ProcessConfig": {
                 "tty": spec.tty,
                 "entrypoint": spec.args[0],
