@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-_NAMES = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage="
+_EXTENSIONS = """\
+subjectAltName=DNS:localhost,IP:127.0.0.1
+subjectKeyIdentifier=hash
+authorityKeyIdentifier=keyid
+extendedKeyUsage="""
 
 
 def make_certificates(directory: Path) -> Path:
@@ -21,6 +25,8 @@ def make_certificates(directory: Path) -> Path:
                 "2",
                 "-subj",
                 f"/CN={subject}",
+                "-addext",
+                "keyUsage=critical,keyCertSign,cRLSign",  # Python 3.13 insists
             ),
             *("-out", str(directory / f"{name}ca.pem")),
         )
@@ -35,7 +41,7 @@ def make_certificates(directory: Path) -> Path:
 
 def _sign(directory: Path, authority: str, usage: str, cert: Path, key: Path) -> None:
     request, extensions = cert.with_suffix(".csr"), cert.with_suffix(".ext")
-    extensions.write_text(f"{_NAMES}{usage}\n")
+    extensions.write_text(f"{_EXTENSIONS}{usage}\n")
     _openssl("req", *_new_key(key), "-subj", "/CN=somebody", "-out", str(request))
     _openssl(
         *("x509", "-req", "-in", str(request), "-days", "2", "-extfile", str(extensions), "-out", str(cert)),

@@ -126,7 +126,10 @@ class Pool(Generic[T]):
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
-            making.add_done_callback(self._keep_for_later)
+            if making.done():  # a callback would come too late for `close`
+                self._keep_for_later(making)
+            else:
+                making.add_done_callback(self._keep_for_later)
             raise
 
     def _keep_for_later(self, making: asyncio.Future[T]) -> None:

@@ -172,7 +172,7 @@ def test_strangers_are_refused(remote: Remote) -> None:
 
 def test_a_context_of_dockers(remote: Remote, tmp_path: Path) -> None:
     place = remote.certificates / "client"
-    environment = {**ENVIRONMENT, "DOCKER_CONFIG": str(tmp_path)}
+    environment = {**ENVIRONMENT, "PATH": os.environ["PATH"], "DOCKER_CONFIG": str(tmp_path)}
     endpoint = f"host={HOST},ca={place}/ca.pem,cert={place}/cert.pem,key={place}/key.pem"
     subprocess.run(["docker", "context", "create", "far", "--docker", endpoint], check=True, env=environment)
     argv = remote.daemon.inside(sys.executable, "-m", "insula.cli", "--context", "far", "info", "-f", "json")

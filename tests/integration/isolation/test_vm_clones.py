@@ -178,7 +178,7 @@ async def test_memory_that_a_clone_does_not_need_any_more_comes_back(
     assert abs(used // 2**20 - before) < 40
     await said(backend, plan, "dd if=/dev/zero of=/dev/shm/big bs=1M count=60 2>/dev/null")
     full = private_mib(record.pid)
-    assert full > before + 50
+    assert full > before + 40  # some of its own pages were free before
     await said(backend, plan, "rm /dev/shm/big")
     limit = time.monotonic() + READY_S
     while private_mib(record.pid) > before + 25:  # the guest reports what is free every two seconds

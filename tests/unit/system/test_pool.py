@@ -125,3 +125,18 @@ async def test_what_is_being_made_is_waited_for_or_given_up(gives_up: bool) -> N
     assert (0 if gives_up else 1) == maker.made
     [taken] = await asyncio.gather(taking, return_exceptions=True)
     assert isinstance(taken, asyncio.CancelledError) if gives_up else taken == 1
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_one_just_made_when_it_closes_is_not_lost(steps: int) -> None:
+    maker = Maker()
+    maker.gate.clear()
+    pool = Pool(maker.make, maker.drop, least=1, most=1)
+    pool.start()
+    await maker.begun.wait()
+    maker.gate.set()
+    await maker.until(made=1)
+    for _ in range(steps):  # of the loop, between made and ready
+        await asyncio.sleep(0)
+    await pool.close()
+    assert maker.dropped == [1]
