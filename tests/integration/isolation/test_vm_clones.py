@@ -184,8 +184,8 @@ async def test_memory_that_a_clone_does_not_need_any_more_comes_back(
     while private_mib(record.pid) > before + 25:  # the guest reports what is free every two seconds
         assert time.monotonic() < limit, (before, full, private_mib(record.pid))
         await asyncio.sleep(0.1)
-    with open(f"{plan.run_dir}/qemu.log", encoding="utf-8") as log:
-        assert "" == log.read()
+    with open(f"{plan.run_dir}/qemu.log", encoding="utf-8") as log:  # QEMU 10 warns of what it could do
+        assert [] == [line for line in log if "warning: " not in line]
     assert (await started(backend, other)).template == record.template
     for one in (plan, other):
         assert "alive\n" == await said(backend, one, "echo alive")
