@@ -94,6 +94,7 @@ class Pool(Generic[T]):
             for making in self._making:
                 making.cancel()
         await asyncio.gather(*self._making, return_exceptions=True)
+        await asyncio.sleep(0)  # from Python 3.12 on gather does not wait for the callbacks of what is done
         while self._ready:
             self._drop(self._ready.popleft())
 
@@ -126,10 +127,7 @@ class Pool(Generic[T]):
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
-            if making.done():  # a callback would come too late for `close`
-                self._keep_for_later(making)
-            else:
-                making.add_done_callback(self._keep_for_later)
+            making.add_done_callback(self._keep_for_later)
             raise
 
     def _keep_for_later(self, making: asyncio.Future[T]) -> None:

@@ -127,16 +127,21 @@ async def test_what_is_being_made_is_waited_for_or_given_up(gives_up: bool) -> N
     assert isinstance(taken, asyncio.CancelledError) if gives_up else taken == 1
 
 
-@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("steps", range(5))
 async def test_one_just_made_when_it_closes_is_not_lost(steps: int) -> None:
-    maker = Maker()
-    maker.gate.clear()
-    pool = Pool(maker.make, maker.drop, least=1, most=1)
+    begun, gate = asyncio.Event(), asyncio.Event()
+    dropped: list[str] = []
+
+    async def make() -> str:
+        begun.set()
+        await gate.wait()
+        for _ in range(steps):  # of the loop, in which the pool is being closed
+            await asyncio.sleep(0)
+        return "made"
+
+    pool = Pool(make, dropped.append, least=1, most=1)
     pool.start()
-    await maker.begun.wait()
-    maker.gate.set()
-    await maker.until(made=1)
-    for _ in range(steps):  # of the loop, between made and ready
-        await asyncio.sleep(0)
+    await begun.wait()
+    gate.set()
     await pool.close()
-    assert maker.dropped == [1]
+    assert dropped == ["made"]
