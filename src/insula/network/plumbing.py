@@ -120,7 +120,9 @@ class Plumbing:
 
     async def released(self) -> None:
         """When everything that is being released now is gone."""
-        await asyncio.gather(*self._releases)
+        if self._releases:
+            # not gather, which from Python 3.12 on returns at once, before `discard`, when all are done
+            await asyncio.wait(self._releases)
 
     async def do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it on the thread."""

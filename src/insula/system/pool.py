@@ -93,8 +93,9 @@ class Pool(Generic[T]):
         if self._gives_up:
             for making in self._making:
                 making.cancel()
-        await asyncio.gather(*self._making, return_exceptions=True)
-        await asyncio.sleep(0)  # from Python 3.12 on gather does not wait for the callbacks of what is done
+        if self._making:
+            # not gather, which from Python 3.12 on does not wait for the other callbacks of what is done
+            await asyncio.wait(self._making)
         while self._ready:
             self._drop(self._ready.popleft())
 
