@@ -226,9 +226,9 @@ def test_own_mounts_replace_those_of_others_and_nameless_ones_do_not() -> None:
     ("limits", "expected"),
     [
         (Limits(), GuestMachine(vcpus=1, memory_mib=256)),
-        (Limits(memory_bytes=GIB + 1, nano_cpus=1_500_000_000), GuestMachine(vcpus=2, memory_mib=1265)),
-        (Limits(memory_bytes=8 * 1024 * 1024), GuestMachine(vcpus=1, memory_mib=89)),
-        (Limits(memory_bytes=6 * 1024 * 1024), GuestMachine(vcpus=1, memory_mib=86)),
+        (Limits(memory_bytes=GIB + 1, nano_cpus=1_500_000_000), GuestMachine(vcpus=2, memory_mib=1289)),
+        (Limits(memory_bytes=8 * 1024 * 1024), GuestMachine(vcpus=1, memory_mib=113)),
+        (Limits(memory_bytes=6 * 1024 * 1024), GuestMachine(vcpus=1, memory_mib=110)),
         (Limits(cpu_quota_us=300_000, cpu_period_us=100_000), GuestMachine(vcpus=3, memory_mib=256)),
     ],
 )
