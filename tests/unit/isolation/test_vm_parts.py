@@ -78,6 +78,8 @@ def test_a_panic_on_the_console_is_the_reason(tmp_path: Path) -> None:
 
 def test_without_a_word_the_end_is_still_an_end(tmp_path: Path) -> None:
     assert "" == finalize_status(str(tmp_path), 0, killed=True, host_oom=False).error
+    said = ExitStatus(code=3, finished_at_ns=9)
+    assert said == finalize_status(str(tmp_path), 0, killed=False, host_oom=False, exited=said)
     assert finalize_status(str(tmp_path), 0, killed=False, host_oom=True).oom_killed
     assert "without saying" in finalize_status(str(tmp_path), 0, killed=False, host_oom=False).error
     (tmp_path / "exit").write_bytes(b'{"code":0,"oom":false,"time_ns":1}\n')

@@ -136,9 +136,12 @@ def read_exit(run_dir: str, launched_ns: int) -> ExitStatus | None:
     return parse_exit(untrusted, not_before_ns=launched_ns, not_after_ns=time.time_ns())
 
 
-def finalize_status(run_dir: str, launched_ns: int, *, killed: bool, host_oom: bool) -> ExitStatus:
-    """How a VM that is gone has ended: its own word, else what we did to it, else what broke."""
-    if told := read_exit(run_dir, launched_ns):
+def finalize_status(
+    run_dir: str, launched_ns: int, *, killed: bool, host_oom: bool, exited: ExitStatus | None = None
+) -> ExitStatus:
+    """How a VM that is gone has ended: its own word (`exited`: by message), else what we did to it, else what
+    broke."""
+    if told := read_exit(run_dir, launched_ns) or exited:
         return told
     now = time.time_ns()
     if killed:

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 
 from insula.errors import Conflict, DiskFull, GuestFailed, InsulaError
@@ -26,7 +27,7 @@ from insula.isolation.vm.record import VmRecord, finalize_status, write_record
 from insula.isolation.vm.stats import host_oom_kills
 from insula.isolation.vm.steps import Steps
 from insula.isolation.vm.virtiofs import binds
-from insula.isolation.vm.wire import Fields, ProtocolViolation, Type
+from insula.isolation.vm.wire import Fields, ProtocolViolation, Type, number
 from insula.model.instance import ExitStatus
 from insula.model.network import Endpoint
 from insula.system.pidfd import Watch
@@ -71,6 +72,8 @@ class Vm:
         self._killed = False
         self._killing: asyncio.Task[None] | None = None
         self._violation = ""
+        self._exited: ExitStatus | None = None
+        """What the agent's message said, should its record not be written when the plug is pulled."""
         self._supervisor: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -117,7 +120,11 @@ class Vm:
         assert self.cgroup is not None
         host_oom = host_oom_kills(self.cgroup.layout, self.cgroup.group) > 0
         status = finalize_status(
-            self.plan.run_dir, self.record.launched_ns, killed=self._killed, host_oom=host_oom
+            self.plan.run_dir,
+            self.record.launched_ns,
+            killed=self._killed,
+            host_oom=host_oom,
+            exited=self._exited,
         )
         if self._violation:
             status = ExitStatus(code=status.code, finished_at_ns=status.finished_at_ns, error=self._violation)
@@ -130,13 +137,16 @@ class Vm:
         if not self.status.done():
             self.status.set_result(status)
 
-    def _on_exited(self, _: Fields) -> None:
+    def _on_exited(self, untrusted: Fields) -> None:
         """The workload has ended; the guest now syncs and powers off.  A guest that does not is ended.
 
         It does not have to where nothing of it is wanted any more: what it said is on the host already, and
         to power off takes an emulated guest, which has never done that before, as long as to start.  Who has
         sent a signal may want to start it again (`restart`).
         """
+        oom = untrusted.get("oom") == ["1"]
+        code = number(untrusted, "code", 0, 255)
+        self._exited = ExitStatus(code=code, oom_killed=oom, finished_at_ns=time.time_ns())
         disk = self.plan.disk
         if disk is not None and disk.volatile and not binds(self.plan.mounts) and not self._signalled:
             self._end()
