@@ -566,7 +566,7 @@ class Networks:
             "" if alone else slot.netns,
             slot.link,
             lambda: segment.give_back(slot.address, slot.address6),
-            inside=("", "") if slot.link else (slot.netns, slot.interface),
+            inside=slot.inside,
         )
 
     def _release(self, endpoint: Endpoint, *, alone: bool = False) -> None:
@@ -574,8 +574,7 @@ class Networks:
         if segment is not None:
             self._drop(segment, slot, alone=alone)
         else:  # its network is gone from the store
-            inside = ("", "") if slot.link else (slot.netns, slot.interface)
-            self._plumbing.release("" if alone else slot.netns, slot.link, inside=inside)
+            self._plumbing.release("" if alone else slot.netns, slot.link, inside=slot.inside)
 
 
 async def _hold_again(binding: PortBinding) -> list[ports.Held]:

@@ -58,6 +58,11 @@ class Slot:
     more: tuple[str, ...] = ()
     interface: str = INTERFACE
 
+    @property
+    def inside(self) -> tuple[str, str]:
+        """The namespace and the interface in it, where that is all of a link; else ("", "")."""
+        return ("", "") if self.link else (self.netns, self.interface)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
