@@ -83,7 +83,7 @@ class Builder:
             stack.enter_context(disk_errors("building an image"))
             for place in (self._places.run, self._places.state):
                 os.makedirs(place, mode=0o700)
-                stack.callback(remove_tree, place)
+                stack.push_async_callback(asyncio.to_thread, remove_tree, place)  # a context may be large
             stack.callback(self._let_go)
             context = await receive(self._places.state)
             parsed = await asyncio.to_thread(parse_dockerfile, context.dockerfile)

@@ -249,8 +249,8 @@ class Builds:
             yield path
         finally:
             self._engine.hold_image(holder, None)
-            remove_tree(place)
-            remove_tree(mounts)
+            for directory in (place, mounts):
+                await asyncio.to_thread(remove_tree, directory)
 
 
 def _exporters(request: Any) -> Sequence[Any]:
