@@ -209,17 +209,23 @@ def test_a_client_that_goes_ends_its_build(buildx: Buildx) -> None:
     assert before == instances(daemon)
 
 
-def test_builds_that_share_a_context(buildx: Buildx) -> None:
+def test_builds_that_share_a_context_and_build_on_each_other(buildx: Buildx) -> None:
+    targets = {name: {"target": name, "tags": [f"baked:{name}"]} for name in ("one", "two")}
+    top = "FROM one\nCOPY --from=two /g /h\nRUN cat /f /h >/both\n"
+    linked = {
+        "dockerfile-inline": top,
+        "contexts": {"one": "target:one", "two": "target:two"},
+        "tags": ["baked:top"],
+    }
     buildx.write(
         f="shared\n",
         Dockerfile=f"FROM {IMAGE} AS one\nCOPY f /f\nFROM {IMAGE} AS two\nCOPY f /g\n",
-        docker_bake_dot_json=json.dumps(
-            {"target": {name: {"target": name, "tags": [f"baked:{name}"]} for name in ("one", "two")}}
-        ),
+        docker_bake_dot_json=json.dumps({"target": {**targets, "top": linked}}),
     )
-    buildx.docker("buildx", "bake", "-f", "docker_bake.json", "one", "two")
+    buildx.docker("buildx", "bake", "-f", "docker_bake.json", "one", "two", "top")
     for name, path in (("one", "/f"), ("two", "/g")):
         assert "shared" == buildx.daemon.ok("run", "--rm", f"baked:{name}", "cat", path)
+    assert "shared\nshared" == buildx.daemon.ok("run", "--rm", "baked:top", "cat", "/both")
 
 
 def test_composes_own_builds(buildx: Buildx) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
 
 from insula.api.buildkit import wire_pb2 as wire
 from insula.api.buildkit.attributes import Frontend, image_names, parse_frontend
@@ -22,7 +25,7 @@ from insula.api.buildkit.progress import Progress, Steps
 from insula.api.buildkit.session import Session, Sessions
 from insula.api.buildkit.transfer import receive, send
 from insula.build.arguments import platform_arguments, with_origins
-from insula.build.builder import Builder
+from insula.build.builder import Builder, renamed
 from insula.build.context import Context, read_file, receive_context, unpack_context
 from insula.build.copying import Copying
 from insula.dockerfile.patterns import parse_ignore
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 FRONTEND = "dockerfile.v0"
 _GATEWAY_WAIT_S = 3.0
 _KEPT_S = 30.0  # a build that is done is known as long, for who asks for its status late
+_RESULT_S = 3600.0  # a result is known as long, for another build of the same client to begin with it
+_HANDLE = "docker-image://insula.result/"
 _NO_RUN = "only Dockerfiles are built here, not LLB"
 
 
@@ -47,14 +52,24 @@ class CouldNotSolve(InsulaError):
 
 @dataclass(slots=True)
 class Job:
-    """`results` are the frontend's requests by the reference that the gateway gave out for each."""
+    """`returned` is the reference of the result that its client wants exported; "" for none."""
 
     ref: str
     session: str
     progress: Progress
     returned: asyncio.Future[str]
-    results: dict[str, Frontend] = field(default_factory=dict)
-    images: dict[str, Image] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Result:
+    """What a frontend will make, built when it is first wanted.  `inputs` are results of other builds, by the
+    names of the images that they stand for."""
+
+    job: Job
+    frontend: Frontend
+    inputs: Mapping[str, str]
+    image: Image | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Builds:
@@ -64,6 +79,7 @@ class Builds:
         self._engine = engine
         self.sessions = Sessions()
         self._jobs: dict[str, Job] = {}
+        self._results: dict[str, _Result] = {}
         self._known = asyncio.Event()
 
     # by their reference
@@ -98,24 +114,33 @@ class Builds:
 
     # what a client asks for
 
-    async def frontend(
+    async def result(
         self,
         job: Job,
         name: str,
         attributes: Mapping[str, str],
         inputs: Mapping[str, Any],
         imports: Sequence[Any],
-    ) -> Frontend:
-        """Raises InvalidRequest, UnsupportedField."""
+    ) -> str:
+        """The reference of what a frontend will make.  Raises InvalidRequest, UnsupportedField."""
         if name == "gateway.v0":
             raise UnsupportedField(
                 "Frontend", "frontends out of images are not run", hint="leave `# syntax=` to insula"
             )
-        if name != FRONTEND or inputs:
+        if name != FRONTEND:
             raise UnsupportedField("Frontend", _NO_RUN, hint=FRONTEND)
         session = await self.sessions.find(job.session)
         default = self._engine.settings.default_isolation
-        return parse_frontend(attributes, client=session, default=default, imports=imports)
+        frontend = parse_frontend(attributes, client=session, default=default, imports=imports)
+        known = {}
+        for image, given in frontend.inputs.items():
+            if given not in inputs:
+                raise InvalidRequest(f"build context {image}: there is no input {given}")
+            known[image] = result_of(inputs[given])
+        ref = secrets.token_hex(12)
+        self._results[ref] = _Result(job, frontend, known)
+        asyncio.get_running_loop().call_later(_RESULT_S, self._results.pop, ref, None)
+        return ref
 
     async def solve(self, request: Any) -> dict[str, str]:
         """A whole build; what its client is told of the result.  Raises InsulaError."""
@@ -124,42 +149,38 @@ class Builds:
                 raise UnsupportedField("Definition", _NO_RUN)
             if request.frontend:
                 imports = request.cache.imports
-                frontend = await self.frontend(
-                    job, request.frontend, request.frontend_attrs, request.frontend_inputs, imports
-                )
-                ref = self.result(job, frontend)
+                attributes, inputs = request.frontend_attrs, request.frontend_inputs
+                ref = await self.result(job, request.frontend, attributes, inputs, imports)
             else:
                 ref = await job.returned
             if not ref:
                 return {}
-            image = await self.image(job, ref)
+            image = await self.image(ref)
             answer: dict[str, str] = {}
             for number, exporter in enumerate(_exporters(request)):
                 answer |= await self._export(job, image, exporter, number)
             return answer
 
-    @staticmethod
-    def result(job: Job, frontend: Frontend) -> str:
-        """The reference of what a frontend will make."""
-        ref = secrets.token_hex(12)
-        job.results[ref] = frontend
-        return ref
-
-    async def image(self, job: Job, ref: str) -> Image:
-        """What is behind a reference, built when it is first asked for."""
-        if ref not in job.results:
+    async def image(self, ref: str) -> Image:
+        """What is behind a reference.  Raises InsulaError."""
+        result = self._results.get(ref)
+        if result is None:
             raise InvalidRequest(f"no such result {ref}")
-        if ref not in job.images:
-            job.images[ref] = await self._build(job, job.results[ref])
-        return job.images[ref]
+        async with result.lock:
+            if result.image is None:
+                others = {name: (await self.image(other)).id for name, other in result.inputs.items()}
+                result.image = await self._build(result.job, result.frontend, others)
+            return result.image
 
     # building
 
-    async def _build(self, job: Job, frontend: Frontend) -> Image:
+    async def _build(self, job: Job, frontend: Frontend, others: Mapping[str, str]) -> Image:
         session = await self.sessions.find(job.session)
         steps = Steps(job.progress)
+        options = replace(frontend.options, renamed={**frontend.options.renamed, **others})
+        frontend = replace(frontend, options=options)
         loading = _Loading(job.progress, session, self.sessions, frontend, self._has_triggers)
-        builder = Builder(self._engine, frontend.options, steps, secrets.token_hex(8))
+        builder = Builder(self._engine, options, steps, secrets.token_hex(8))
         try:
             image = await builder.build(loading.receive)
         except BuildStepFailed as error:
@@ -253,6 +274,31 @@ class Builds:
                 await asyncio.to_thread(remove_tree, directory)
 
 
+def definition_of(ref: str) -> Any:
+    """A result as LLB, which clients hand back unread when another build is to begin with it."""
+    source = wire.Op(source=wire.SourceOp(identifier=f"{_HANDLE}{ref}")).SerializeToString()
+    last = wire.Op(inputs=[wire.Input(digest=_digest(source))]).SerializeToString()
+    metadata = {_digest(each): wire.OpMetadata() for each in (source, last)}
+    fields: dict[str, Any] = {"def": [source, last], "metadata": metadata}  # `def` is a word of Python's
+    return wire.Definition(**fields)
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def result_of(definition: Any) -> str:
+    """The other way.  Raises UnsupportedField for any other LLB."""
+    for data in getattr(definition, "def"):
+        try:
+            identifier = str(wire.Op.FromString(data).source.identifier)
+        except DecodeError as error:
+            raise InvalidRequest(f"FrontendInputs: no LLB: {error}") from None
+        if identifier.startswith(_HANDLE):
+            return identifier.removeprefix(_HANDLE)
+    raise UnsupportedField("FrontendInputs", _NO_RUN)
+
+
 def _exporters(request: Any) -> Sequence[Any]:
     if request.exporters or not request.exporter:
         return request.exporters  # type: ignore[no-any-return]
@@ -329,7 +375,8 @@ class _Loading:
         """Whether an image's ONBUILD may copy from the context."""
         stages = {stage.origin.name for stage in parsed.stages if stage.origin.name}
         images = {parsed.stages[number].origin.image for number in parsed.needed()}
-        return any(self._has_triggers(name) for name in images - stages - {"scratch"})
+        others = self._frontend.options.renamed
+        return any(self._has_triggers(renamed(others, name)) for name in images - stages - {"scratch"})
 
     async def _dockerfile(self, place: str) -> tuple[bytes, tuple[str, ...] | None]:
         """It, and what the ignore file beside it has, if there is one."""
