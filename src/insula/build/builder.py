@@ -136,7 +136,7 @@ class Builder:
         steps = sum(1 + len(stage.steps) for n, stage in enumerate(parsed.stages) if n in needed)
         self._total = len(parsed.arguments) + steps + len(last)
         for step in parsed.arguments:
-            self._tell(StepNote(number=0, total=0, code=step.code))
+            self._tell(StepNote(number=0, total=0, code=step.code, line=step.number))
             arg = await self._expanded(step.instruction, self._arguments.globals())
             assert isinstance(arg, Arg)
             self._arguments.add_global(arg)
@@ -182,7 +182,7 @@ class Builder:
         name = stage.origin.name or f"stage-{len(self._done)}"
         name = name if len(self._stages) > 1 else ""
         note = StepNote(number=0, total=0, code=stage.first.code, stage=name, layer=1, layers=counted)
-        self._tell(note)
+        self._tell(dataclasses.replace(note, line=stage.first.number))
         origin = await self._expanded(stage.origin, self._arguments.globals())
         assert isinstance(origin, From)
         self._arguments.begin_stage()
@@ -199,7 +199,8 @@ class Builder:
         for step in (*stage.steps, *extra):
             makes = isinstance(step.instruction, _LAYERS)
             layer += makes
-            self._tell(dataclasses.replace(note, code=step.code, layer=layer if makes else 0))
+            here = dataclasses.replace(note, code=step.code, layer=layer if makes else 0, line=step.number)
+            self._tell(here)
             await self._step(state, step)
         return state
 

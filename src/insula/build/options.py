@@ -80,7 +80,8 @@ class BuildOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepNote:
     """A step that begins: the `number`th of `total`, and in the BuildKit way of counting the `layer`th of
-    `layers` in its stage (0: it makes none).  `stage` is the stage's name ("" when there is but one)."""
+    `layers` in its stage (0: it makes none).  `stage` is the stage's name ("" when there is but one).
+    `line` is where it begins in the Dockerfile; 0 for what is not in it."""
 
     number: int
     total: int
@@ -88,6 +89,7 @@ class StepNote:
     stage: str = ""
     layer: int = 0
     layers: int = 0
+    line: int = 0
 
 
 class Output(Protocol):
