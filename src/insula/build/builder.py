@@ -114,7 +114,13 @@ class Builder:
         self._context_layers: Layers = (context.directory, empty)
         self._named = {name: (directory, empty) for name, directory in context.named.items()}
         copying = Copying(mount_points, empty)
-        self._files = FileSteps(copying, self._places.state, self._context_layers, self.find_root)
+        self._files = FileSteps(
+            copying,
+            self._places.state,
+            self._context_layers,
+            self.find_root,
+            may_be_nothing=options.buildkit,
+        )
         mounts = RunMounts(self._places, copying, self._engine.volumes, options.client, self._find_mount_root)
         self._running = Running(
             self._engine,
@@ -130,7 +136,7 @@ class Builder:
         self._cache = None if options.no_cache else cache
         last = (_label_step(options.labels),) if options.labels else ()
         needed = frozenset(range(len(parsed.stages)))
-        if options.needed_only:
+        if options.buildkit:
             resolved = await asyncio.to_thread(with_origins, parsed, options.build_args, platform)
             needed = resolved.needed()
         steps = sum(1 + len(stage.steps) for n, stage in enumerate(parsed.stages) if n in needed)
@@ -217,6 +223,9 @@ class Builder:
             state.configuration.config = base.configuration.config
         elif name == "scratch":
             state = StageState()
+            if self._options.buildkit:
+                config = state.configuration.config
+                state.configuration.config = dataclasses.replace(config, working_dir="/")
         elif name.lower() in self._named:
             raise InvalidRequest(
                 f"FROM {name}: that build context is a directory, not an image",

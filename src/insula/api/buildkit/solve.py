@@ -11,6 +11,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -190,7 +191,8 @@ class Builds:
         except InsulaError as error:
             message = str(error)
             if isinstance(error, BuildStepFailed):
-                message = f'process "{error.command}" did not complete successfully: exit code: {error.code}'
+                command = json.dumps(error.command, ensure_ascii=False)  # as Go's %q
+                message = f"process {command} did not complete successfully: exit code: {error.code}"
             steps.end(message)
             line = steps.line or line_in(message)
             raise CouldNotSolve(message, source_of(frontend.dockerfile, loading.dockerfile, line)) from error
