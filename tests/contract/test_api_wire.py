@@ -220,10 +220,21 @@ async def test_default_fields_of_the_docker_client_pass(house: House) -> None:
 
 
 async def test_a_field_that_does_not_exist_is_named_in_a_warning(house: House) -> None:
-    body = {"Image": "busybox", "HostConfig": {"Isolatoin": "vm"}}
+    mount = {"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"Sise": 5, "Nothing": 0}}
+    endpoint = {"lan": {"IPAMConfig": {"IPv4": "10.0.0.1"}}}
+    body = {
+        "Image": "busybox",
+        "HostConfig": {"Isolatoin": "vm", "Mounts": [mount]},
+        "NetworkingConfig": {"EndpointsConfig": endpoint},
+    }
     _, _, answer = await ask(house, "POST", "/containers/create", body)
     assert json.loads(answer)["Warnings"] == [
-        "HostConfig.Isolatoin: there is no such field; it has no effect"
+        f"{name}: there is no such field; it has no effect"
+        for name in (
+            "HostConfig.Isolatoin",
+            "HostConfig.Mounts.TmpfsOptions.Sise",
+            "NetworkingConfig.EndpointsConfig.lan.IPAMConfig.IPv4",
+        )
     ]
 
 

@@ -103,6 +103,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
         WorkingDir=config.working_dir,
         Entrypoint=list(config.entrypoint) or None,
         NetworkDisabled=spec.network_disabled,
+        MacAddress=_asked_mac(spec),
         OnBuild=list(spec.on_build or (image.on_build if image else ())) or None,
         Labels=config.labels,
         StopSignal=config.stop_signal,
@@ -130,7 +131,8 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         CpuQuota=limits.cpu_quota_us,
         CpuRealtimePeriod=limits.cpu_rt_period_us,
         CpuRealtimeRuntime=limits.cpu_rt_runtime_us,
-        KernelMemory=0 if version < (1, 42) else ABSENT,
+        KernelMemory=spec.inert.get("KernelMemory", 0) if version < (1, 42) else ABSENT,
+        KernelMemoryTCP=spec.inert.get("KernelMemoryTCP", 0),
         CpusetCpus=limits.cpuset_cpus,
         CpusetMems=limits.cpuset_mems,
         Devices=[
@@ -153,6 +155,10 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         MemorySwap=limits.memory_swap_bytes or 2 * limits.memory_bytes,
         OomKillDisable=limits.oom_kill_disable,
         PidsLimit=max(limits.pids, 0) if limits.pids else None,
+        CpuCount=spec.inert.get("CpuCount", 0),
+        CpuPercent=spec.inert.get("CpuPercent", 0),
+        IOMaximumIOps=spec.inert.get("IOMaximumIOps", 0),
+        IOMaximumBandwidth=spec.inert.get("IOMaximumBandwidth", 0),
         Ulimits=[host.Ulimit(Name=u.name, Hard=u.hard, Soft=u.soft) for u in limits.ulimits],
         Binds=[_bind_text(m) for m in spec.mounts if _is_bind(m)] or None,
         LogConfig=host.LogConfig(Type=spec.log.driver, Config=spec.log.options),
@@ -196,6 +202,12 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         Init=spec.init or None,
     )
     return without_empty(rendered, host.HOST_CONFIG_OMITS)
+
+
+def _asked_mac(spec: InstanceSpec) -> str:
+    """In the place that it had until API 1.44, where moby shows it still."""
+    shared = spec.network_mode in ("host", "none") or spec.network_mode.startswith("container:")
+    return "" if shared else spec.mac_address
 
 
 def _rates(throttles: tuple[Throttle, ...], what: str) -> list[host.ThrottleDevice]:

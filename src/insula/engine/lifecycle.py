@@ -95,7 +95,9 @@ class Lifecycle:
                     entry.backoff_ms = 0
                 entry.no_restart = False
                 before = State.EXITED if by_policy else entry.record.state
-                undo.push(lambda kind, error, trace: self._note_failure(entry, before, error))
+                undo.push(
+                    lambda kind, error, trace: self._note_failure(entry, before, error, by_policy=by_policy)
+                )
                 await self._launch(entry, undo, by_policy=by_policy, continuation=continuation)
             await self._preparation.links.follow(entry, self._preparation)
         except BaseException:
@@ -152,8 +154,11 @@ class Lifecycle:
         self._instances.event(entry, "start")
         self.watch(entry)
 
-    def _note_failure(self, entry: Entry, state: State, error: BaseException | None) -> None:
-        """Everything is undone by now; keep the reason."""
+    def _note_failure(
+        self, entry: Entry, state: State, error: BaseException | None, *, by_policy: bool
+    ) -> None:
+        """Everything is undone by now; keep the reason.  Who waits for the next exit waits on, as in Docker:
+        nothing has run.  One that its policy cannot start again has ended for good."""
         if error is None:
             return
         end_pending(entry)
@@ -162,7 +167,8 @@ class Lifecycle:
             code = error.exit_code
         reason = str(error) or type(error).__name__
         self._instances.put(entry, state=state, pid=0, exit_code=code, error=reason)
-        self._instances.wake(entry)
+        if by_policy:
+            self._instances.wake(entry)
 
     # watching
 

@@ -126,6 +126,8 @@ class InstanceSpec:
     """The request's own word, when that was `default`: inspect repeats it."""
     volume_driver: str = ""
     on_build: tuple[str, ...] = ()
+    inert: dict[str, int] = field(default_factory=dict)
+    """Fields of the request that mean nothing on Linux, by their names: inspect repeats them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

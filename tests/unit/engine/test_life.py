@@ -116,6 +116,7 @@ async def test_a_start_that_fails_is_undone_and_can_be_repeated(
 ) -> None:
     made = await engine.create(spec("sleep", "infinity"), None)
     world.backend.break_at = where
+    exited = asyncio.ensure_future(engine.wait(made.id, WaitCondition.NEXT_EXIT))
     with pytest.raises(Conflict, match=f"broken at {where}"):
         await engine.start_instance(made.id)
     assert world.networks.connected == {}
@@ -124,6 +125,9 @@ async def test_a_start_that_fails_is_undone_and_can_be_repeated(
     await engine.start_instance(made.id)
     assert engine.find(made.id).state is State.RUNNING
     assert engine.find(made.id).error == ""
+    assert not exited.done()  # nothing had run yet
+    await engine.kill(made.id, "KILL")
+    assert (await exited).code == 137
 
 
 async def test_a_taken_port_undoes_the_start(world: World, engine: Engine) -> None:

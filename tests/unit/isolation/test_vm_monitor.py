@@ -64,7 +64,8 @@ async def test_the_end_of_qemu_is_nobody_elses_error(qemu: Qemu, tmp_path: Path)
         await until_it_fails(monitor)
     assert "running" == await monitor.status()  # connected again
     qemu.hang_up()
-    assert isinstance(client := monitor._client, QMPClient)
+    client = monitor._client
+    assert isinstance(client, QMPClient)
     while client.runstate is Runstate.RUNNING:
         await client.runstate_changed()
     closing = asyncio.create_task(monitor.close())

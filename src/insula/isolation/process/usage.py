@@ -14,6 +14,7 @@ from insula.isolation.backend import ProcessTable
 from insula.model.stream import NetworkSample, Sample
 from insula.system import cgroups
 from insula.system.cgroups import Layout
+from insula.system.interfaces import read_counters
 from insula.system.run import arun
 
 _UNLIMITED = 1 << 60  # version 1 writes "no limit" as a page-aligned huge number
@@ -103,31 +104,21 @@ def _limit(value: int | None) -> int:
 
 def read_networks(pid: int) -> tuple[NetworkSample, ...]:
     """Interfaces in the network namespace of `pid`, without lo; none when it is gone."""
-    try:
-        with open(f"/proc/{pid}/net/dev", encoding="ascii") as file:
-            lines = file.read().splitlines()[2:]
-    except OSError:
-        return ()
-    found = []
-    for line in lines:
-        name, _, rest = line.partition(":")
-        fields = [int(word) for word in rest.split()]
-        if name.strip() == "lo" or len(fields) < 12:
-            continue
-        found.append(
-            NetworkSample(
-                interface=name.strip(),
-                rx_bytes=fields[0],
-                rx_packets=fields[1],
-                rx_errors=fields[2],
-                rx_dropped=fields[3],
-                tx_bytes=fields[8],
-                tx_packets=fields[9],
-                tx_errors=fields[10],
-                tx_dropped=fields[11],
-            )
+    return tuple(
+        NetworkSample(
+            interface=name,
+            rx_bytes=received.bytes,
+            rx_packets=received.packets,
+            rx_errors=received.errors,
+            rx_dropped=received.dropped,
+            tx_bytes=sent.bytes,
+            tx_packets=sent.packets,
+            tx_errors=sent.errors,
+            tx_dropped=sent.dropped,
         )
-    return tuple(found)
+        for name, (received, sent) in read_counters(f"/proc/{pid}/net/dev").items()
+        if name != "lo"
+    )
 
 
 def was_oom_killed(layout: Layout, group: str) -> bool:
