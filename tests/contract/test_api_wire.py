@@ -238,6 +238,21 @@ async def test_a_field_that_does_not_exist_is_named_in_a_warning(house: House) -
     ]
 
 
+async def test_inspect_tells_what_was_said_from_what_was_not(house: House) -> None:
+    host = {"Dns": [], "PortBindings": {}, "Init": False, "Binds": ["vol:/a"], "CpuCount": 2}
+    made = await create(house, "true", HostConfig=host, Volumes={"/a": {}}, MacAddress="02:00:00:00:00:09")
+    inspected = json.loads((await ask(house, "GET", f"/containers/{made}/json"))[2])
+    shown = inspected["HostConfig"]
+    assert ([], {}, False, 2) == tuple(shown[name] for name in ("Dns", "PortBindings", "Init", "CpuCount"))
+    assert (None, None, None) == tuple(shown[name] for name in ("DnsSearch", "Devices", "Ulimits"))
+    config = inspected["Config"]
+    assert {"/a": {}} == config["Volumes"]  # a bind covers it, and it was declared
+    assert "02:00:00:00:00:09" == config["MacAddress"]
+    other = json.loads((await ask(house, "GET", f"/containers/{await create(house, 'true')}/json"))[2])
+    assert "Init" not in other["HostConfig"]
+    assert other["HostConfig"]["PortBindings"] is None
+
+
 # hijacked connections
 
 

@@ -33,6 +33,7 @@ from insula.model.isolation import Isolation, parse_isolation
 from insula.model.paths import clean_path
 
 _MOST_STRANGERS = 16
+_EMPTY: tuple[object, ...] = ([], {}, False)
 _RUNTIMES = ("", "crun", "runc", "io.containerd.runc.v2")
 _DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}")
 
@@ -71,6 +72,8 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         )
     inert = find_inert(host, version)
     warnings += warn_inert(inert)
+    if host.CpuPercent:
+        warnings.append("linux does not support CPU percent. Percent discarded.")  # moby's
     links = parse_links(host.Links or ())
     place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac, version, links)
     isolation = parse_isolation(host.Isolation, default)
@@ -129,7 +132,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         cgroupns_mode=host.CgroupnsMode,
         userns_mode=host.UsernsMode,
         network_mode=place.network_mode,
-        ports=parse_bindings(host.PortBindings),
+        ports=parse_bindings(host.PortBindings or {}),
         publish_all=host.PublishAllPorts,
         exposed_ports=parse_exposed(given.ExposedPorts),
         extra_hosts=check_extra_hosts(host.ExtraHosts or ()),
@@ -147,6 +150,8 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         volume_driver=host.VolumeDriver,
         on_build=tuple(given.OnBuild or ()),
         inert=inert,
+        empties=tuple(name for name in wire.HOST_CONFIG_EMPTIES if getattr(host, name) in _EMPTY),
+        declared_volumes=tuple(given.Volumes or ()),
     )
     return CreateRequest(spec, tuple(warnings))
 
@@ -160,13 +165,22 @@ def _refuse(given: ContainerCreateRequest) -> None:
         raise InvalidRequest("invalid reference format: the request names no Image")
     refuse_unsupported(host, _HOST_NOT_YET)
     if host.DeviceRequests:
-        asked = host.DeviceRequests[0]
-        groups = " ".join(f"[{' '.join(words)}]" for words in asked.Capabilities or ())
+        wanted = host.DeviceRequests[0]
+        groups = " ".join(f"[{' '.join(words)}]" for words in wanted.Capabilities or ())
         raise UnsupportedField(  # dockerd's words
             "HostConfig.DeviceRequests",
-            f'could not select device driver "{asked.Driver}" with capabilities: [{groups}]',
+            f'could not select device driver "{wanted.Driver}" with capabilities: [{groups}]',
             hint="there are no device drivers here; --device gives a container a device",
         )
+    for asked, what, instead in (
+        (host.IOMaximumBandwidth, "bandwidth", "BlkioDeviceReadBps and BlkioDeviceWriteBps"),
+        (host.IOMaximumIOps, "IOPs", "BlkioDeviceReadIOps and BlkioDeviceWriteIOps"),
+    ):
+        if asked:  # moby's words
+            raise InvalidRequest(
+                f"Invalid QoS settings: linux does not support configuration of maximum {what}",
+                hint=f"{instead} limit a container",
+            )
     if host.Runtime not in _RUNTIMES:
         raise InvalidRequest(
             f"unknown or invalid runtime name: {host.Runtime}", hint="--isolation process or vm"

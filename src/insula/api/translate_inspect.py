@@ -82,8 +82,10 @@ def render_state(instance: Instance) -> ContainerState:
 def render_config(view: InstanceView) -> ContainerConfig:
     spec, config = view.instance.spec, view.config
     image = view.image.config if view.image else None
-    anonymous = [m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source]
-    volumes: dict[str, Object] = {path: {} for path in (*config.volumes, *anonymous)}
+    declared = spec.declared_volumes or [
+        m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source
+    ]
+    volumes: dict[str, Object] = {path: {} for path in (*config.volumes, *declared)}
     rendered = ContainerConfig(
         Hostname=config.hostname,
         Domainname=spec.domainname,
@@ -95,7 +97,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
         Tty=spec.tty,
         OpenStdin=spec.open_stdin,
         StdinOnce=spec.stdin_once,
-        Env=list(config.env),
+        Env=list(config.env) or None,
         Cmd=list(config.command) or None,
         Healthcheck=render_check(config.health),
         Image=spec.image,
@@ -156,9 +158,6 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         OomKillDisable=limits.oom_kill_disable,
         PidsLimit=max(limits.pids, 0) if limits.pids else None,
         CpuCount=spec.inert.get("CpuCount", 0),
-        CpuPercent=spec.inert.get("CpuPercent", 0),
-        IOMaximumIOps=spec.inert.get("IOMaximumIOps", 0),
-        IOMaximumBandwidth=spec.inert.get("IOMaximumBandwidth", 0),
         Ulimits=[host.Ulimit(Name=u.name, Hard=u.hard, Soft=u.soft) for u in limits.ulimits],
         Binds=[_bind_text(m) for m in spec.mounts if _is_bind(m)] or None,
         LogConfig=host.LogConfig(Type=spec.log.driver, Config=spec.log.options),
@@ -199,8 +198,13 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         Mounts=[_mount(m) for m in spec.mounts if not m.legacy] or None,
         MaskedPaths=list(masked),
         ReadonlyPaths=list(readonly),
-        Init=spec.init or None,
+        Init=spec.init,
     )
+    for name in host.HOST_CONFIG_EMPTIES:
+        if not getattr(rendered, name) and name not in spec.empties:
+            setattr(rendered, name, ABSENT if name == "Init" else None)
+        elif getattr(rendered, name) is None:
+            setattr(rendered, name, [])
     return without_empty(rendered, host.HOST_CONFIG_OMITS)
 
 

@@ -15,23 +15,20 @@ from insula.model import limits as model
 
 _LEAST_MEMORY = 6 * 1024 * 1024
 
-_NOTHING: tuple[object, ...] = (None, "", [], False, -1)
+_NOTHING: tuple[object, ...] = (None, "", [], 0, -1)
 _RATES = ("BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps")
 
 # what Docker describes as of Windows, or as what its runtime ignores: kept and shown, as by dockerd, and said
 _INERT = {
     "CpuCount": "it is for Windows: use NanoCpus (--cpus)",
-    "CpuPercent": "it is for Windows: use NanoCpus (--cpus)",
-    "IOMaximumIOps": "it is for Windows: use BlkioDeviceReadIOps and BlkioDeviceWriteIOps",
-    "IOMaximumBandwidth": "it is for Windows: use BlkioDeviceReadBps and BlkioDeviceWriteBps",
     "KernelMemory": "kernels since 5.4 do not limit kernel memory by itself",
     "KernelMemoryTCP": "kernels since 5.4 do not limit kernel memory by itself",
 }
 # what an update cannot change, in dockerd neither, which does not say so
 _FIXED = (
     "BlkioDeviceReadBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteBps", "BlkioDeviceWriteIOps",
-    "BlkioWeightDevice", "CgroupParent", "DeviceCgroupRules", "DeviceRequests", "Devices", "MemorySwappiness",
-    "OomKillDisable", "Ulimits",
+    "BlkioWeightDevice", "CgroupParent", "CpuPercent", "DeviceCgroupRules", "DeviceRequests", "Devices",
+    "IOMaximumBandwidth", "IOMaximumIOps", "MemorySwappiness", "OomKillDisable", "Ulimits",
 )  # fmt: skip
 
 
@@ -63,7 +60,7 @@ def warn_update(given: Resources, version: Version) -> tuple[str, ...]:
     fixed = [name for name in _FIXED if getattr(given, name) not in _NOTHING]
     return (
         *warn_inert(find_inert(given, version), ""),
-        *(f"{name} has no effect: it is what the container was created with" for name in fixed),
+        *(f"{name} has no effect: an update does not change it" for name in fixed),
     )
 
 

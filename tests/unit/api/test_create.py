@@ -286,13 +286,15 @@ def test_what_is_not_honoured_is_refused_by_name(host: dict[str, Any], field: st
 
 
 def test_what_means_nothing_here_is_kept_and_said() -> None:
-    host = {"CpuCount": 2, "IOMaximumIOps": 7, "KernelMemoryTCP": 5, "KernelMemory": 4, "CpuPercent": 0}
+    host = {"CpuCount": 2, "KernelMemoryTCP": 5, "KernelMemory": 4, "CpuPercent": 7}
     made = parse(host=host)
-    assert {"CpuCount": 2, "IOMaximumIOps": 7, "KernelMemoryTCP": 5} == made.spec.inert
-    assert 3 == len(made.warnings)
+    assert {"CpuCount": 2, "KernelMemoryTCP": 5} == made.spec.inert
     assert "HostConfig.CpuCount has no effect: it is for Windows" in made.warnings[0]
+    assert (3, "linux does not support CPU percent") == (len(made.warnings), made.warnings[2][:34])
     assert 4 == parse(host=host, version=(1, 41)).spec.inert["KernelMemory"]
     assert "KernelMemoryTCP" not in parse(host=host, version=(1, 39)).spec.inert
+    with pytest.raises(InvalidRequest, match="Invalid QoS settings"):
+        parse(host={"IOMaximumIOps": 5})
 
 
 def test_what_the_oldest_clients_take_for_granted() -> None:
