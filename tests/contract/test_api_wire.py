@@ -13,7 +13,7 @@ import pytest
 
 from api_wire import UPGRADE, Wire, act, ask, create, dial
 from fake_house import House, start_house
-from insula.engine.types import LogRecord
+from insula.engine.types import LogBatch, LogRecord
 from insula.errors import Failure
 from insula.model.stream import Channel
 from integration.images.fake_registry import make_tar
@@ -474,8 +474,8 @@ async def test_an_answer_that_fails_on_its_way_is_cut_off(house: House) -> None:
     ident = await create(house, "sleep", "100")
     await act(house, f"/containers/{ident}/start")
 
-    async def broken() -> AsyncIterator[LogRecord]:
-        yield LogRecord(0, Channel.STDOUT, b"first\n")
+    async def broken() -> AsyncIterator[LogBatch]:
+        yield LogBatch([LogRecord(0, Channel.STDOUT, b"first\n")])
         raise Failure("the disk is gone")
 
     house.engine.logs = lambda ref, query: broken()  # type: ignore[method-assign]

@@ -50,8 +50,8 @@ from insula.engine.types import (
     Forked,
     InstanceSizes,
     InstanceView,
+    LogBatch,
     LogQuery,
-    LogRecord,
     SnapshotView,
     WaitCondition,
 )
@@ -320,7 +320,7 @@ class Engine:
             ref, stdin=stdin, stdout=stdout, stderr=stderr, logs=logs, stream=stream
         )
 
-    def logs(self, ref: str, query: LogQuery) -> AsyncIterator[LogRecord]:
+    def logs(self, ref: str, query: LogQuery) -> AsyncIterator[LogBatch]:
         """Raises NoSuchInstance, NotImplementedYet (no log is kept) at once."""
         return self._output.logs(ref, query)
 

@@ -32,7 +32,7 @@ async def run(engine: Engine, *command: str, **fields: object) -> str:
 
 
 async def lines(engine: Engine, ref: str, **query: object) -> list[bytes]:
-    return [record.data async for record in engine.logs(ref, LogQuery(**query))]  # type: ignore[arg-type]
+    return [line.data async for batch in engine.logs(ref, LogQuery(**query)) for line in batch.records]  # type: ignore[arg-type]
 
 
 async def test_create_start_wait_remove(world: World, engine: Engine) -> None:
