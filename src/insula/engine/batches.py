@@ -11,8 +11,8 @@ from collections.abc import Hashable
 
 from insula.engine.types import LogBatch
 
-_MOST = 16
-"""A block of short lines is some 300 KiB in memory."""
+_MOST = 32
+"""A block of short lines is some 150 KiB in memory."""
 
 _Key = tuple[int, int, Hashable]
 

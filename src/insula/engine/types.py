@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from insula.isolation.backend import BackendInfo
 from insula.isolation.plan import LaunchPlan
@@ -95,8 +96,7 @@ class LogQuery:
     stderr: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class LogRecord:
+class LogRecord(NamedTuple):
     """One line as the workload wrote it, its newline included if there was one."""
 
     time_ns: int

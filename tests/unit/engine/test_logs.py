@@ -9,7 +9,7 @@ import pytest
 
 from insula.engine.growth import Growth
 from insula.engine.logs import await_output, read_batches, read_log
-from insula.engine.records import BLOCK, find_tail, parse_record, parse_time
+from insula.engine.records import BLOCK, find_tail, parse_record
 from insula.engine.turns import Turns
 from insula.engine.types import LogBatch, LogQuery
 from insula.model.stream import Channel
@@ -39,11 +39,15 @@ async def collect(path: Path, **options: object) -> list[bytes]:
         (b"1969-12-31T19:00:01-05:00", 1_000_000_000),
         (b"yesterday", None),
         (b"", None),
+        (b"1970-01-01T00:00:01.", 1_000_000_000),
+        (b"1970-13-01T00:00:01Z", None),
+        (b"1970-01-01T00:00:01+0", None),
         (b"2026-01-31T12:00:00.1234567891234Z", 1769860800_123456789),
     ],
 )
 def test_times(text: bytes, expected: int | None) -> None:
-    assert parse_time(text) == expected
+    record = parse_record(text + b" stdout F x")
+    assert expected == (record.time_ns if record is not None else None)
 
 
 @pytest.mark.parametrize(
