@@ -57,7 +57,7 @@ from insula.engine.types import (
 )
 from insula.engine.views import make_view
 from insula.errors import InsulaError, NoSuchImage, NoSuchInstance, Unavailable
-from insula.isolation.backend import Backend, GuestMaker, ProcessTable
+from insula.isolation.backend import Backend, GuestMaker, OomTeller, ProcessTable
 from insula.model.files import Change, PathStat
 from insula.model.image import Image
 from insula.model.instance import ExitStatus, Instance, InstanceSpec, RestartPolicy, State
@@ -163,6 +163,9 @@ class Engine:
             self._mounting,
             connections=self._connections,
         )
+        for backend in self._kit.backends.values():
+            if isinstance(backend, OomTeller):
+                backend.tell_oom(self._lifecycle.note_oom)
         await recovery.recover()
         await self._remove_unfinished_builds()
 

@@ -65,8 +65,8 @@ def _crosses_link(layers: Sequence[str], path: str) -> bool:
 
 
 def resolve_inside(root: str, path: str) -> str | None:
-    """The file or directory that `path` means when `root` is `/`; None when there is none.  Nothing changes the tree
-    meanwhile (it is an image), so plain look-ups are enough."""
+    """What `path` means when `root` is `/`; None when nothing is there.  Nothing changes the tree meanwhile
+    (it is an image), so plain look-ups are enough."""
     todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
     done: list[str] = []
     links = 0
@@ -91,5 +91,4 @@ def resolve_inside(root: str, path: str) -> str | None:
             todo.extend(piece for piece in reversed(target.split("/")) if piece not in ("", "."))
         else:
             done.append(part)
-    found = os.path.join(root, *done)
-    return found
+    return os.path.join(root, *done)

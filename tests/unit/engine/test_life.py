@@ -130,6 +130,28 @@ async def test_a_start_that_fails_is_undone_and_can_be_repeated(
     assert (await exited).code == 137
 
 
+async def test_too_little_memory_is_told_at_once_and_once(world: World, engine: Engine) -> None:
+    made = await engine.create(spec("sleep", "infinity"), None)
+    world.backend.oom(made.id)  # it does not run: nobody can mean it
+    events = world.events.follow(since_ns=0)
+    await engine.start_instance(made.id)
+    assert not engine.find(made.id).oom_killed
+    for _ in range(2):
+        world.backend.oom(made.id)
+    assert engine.find(made.id).oom_killed
+    await engine.kill(made.id, "KILL")
+    assert engine.find(made.id).oom_killed
+    seen = []
+    async for event in events:
+        seen.append(event.action)
+        if event.action == "die":
+            break
+    await events.aclose()  # type: ignore[attr-defined]
+    assert 2 == seen.count("oom")  # and not a third time at the end
+    await engine.start_instance(made.id)
+    assert not engine.find(made.id).oom_killed
+
+
 async def test_a_taken_port_undoes_the_start(world: World, engine: Engine) -> None:
     ports = (PortBinding(container_port=80, host_port=8080),)
     await run(engine, "sleep", "infinity", ports=ports)
