@@ -219,6 +219,16 @@ async def test_default_fields_of_the_docker_client_pass(house: House) -> None:
     await create(house, "true", HostConfig=host, NetworkingConfig=networking, Volumes={})
 
 
+async def test_when_an_image_was_tagged_last(house: House) -> None:
+    async def told() -> str:
+        image = json.loads((await ask(house, "GET", "/images/busybox/json"))[2])
+        return str(image["Metadata"]["LastTagTime"])
+
+    before = await told()
+    assert 201 == (await ask(house, "POST", "/images/busybox/tag?repo=other"))[0]
+    assert before < await told()
+
+
 async def test_a_field_that_does_not_exist_is_named_in_a_warning(house: House) -> None:
     mount = {"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"Sise": 5, "Nothing": 0}}
     endpoint = {"lan": {"IPAMConfig": {"IPv4": "10.0.0.1"}}}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
 
 from insula.model.network import Endpoint
-from insula.model.stream import NetworkSample, Sample
+from insula.model.stream import BlockSample, NetworkSample, Sample
 from insula.system import cgroups
 from insula.system.cgroups import Layout
 from insula.system.interfaces import OWN, Traffic, read_counters
@@ -57,6 +58,13 @@ def _process_io(pids: Sequence[int]) -> tuple[int, int]:
     return read, written
 
 
+def _block(disk: str, read: int, written: int) -> BlockSample:
+    device = 0
+    with contextlib.suppress(OSError):  # it has just been removed
+        device = os.stat(disk).st_dev
+    return BlockSample(major=os.major(device), minor=os.minor(device), read_bytes=read, write_bytes=written)
+
+
 def _resident(pids: Sequence[int]) -> int:
     total = 0
     for pid in pids:
@@ -75,8 +83,12 @@ def take_sample(
     guest_pids: int,
     pids_limit: int,
     endpoints: Sequence[Endpoint],
+    disk: str,
 ) -> Sample:
-    """QEMU's and its helpers' use of the host; memory is what nobody else shares.  Bytes and nanoseconds."""
+    """QEMU's and its helpers' use of the host; memory is what nobody else shares.  Bytes and nanoseconds.
+
+    `disk`: its file, which says what device its reads and writes are counted for.
+    """
     cpu = layout.path("cpu", group) or layout.path("", group) or ""
     memory = layout.path("memory", group) or ""
     throttled = cgroups.read_table(f"{cpu}/cpu.stat")
@@ -101,8 +113,7 @@ def take_sample(
         memory_stats=cgroups.read_table(f"{memory}/memory.stat") or None,
         pids=guest_pids,
         pids_limit=max(0, pids_limit),
-        block_read_bytes=read,
-        block_write_bytes=written,
+        blocks=(_block(disk, read, written),) if read or written else (),
         networks=tuple(sample_network(endpoint, counters) for endpoint in endpoints),
     )
 
