@@ -82,8 +82,10 @@ def render_state(instance: Instance) -> ContainerState:
 def render_config(view: InstanceView) -> ContainerConfig:
     spec, config = view.instance.spec, view.config
     image = view.image.config if view.image else None
-    anonymous = [m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source]
-    volumes: dict[str, Object] = {path: {} for path in (*config.volumes, *anonymous)}
+    declared = spec.declared_volumes or [
+        m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source
+    ]
+    volumes: dict[str, Object] = {path: {} for path in (*config.volumes, *declared)}
     rendered = ContainerConfig(
         Hostname=config.hostname,
         Domainname=spec.domainname,
@@ -95,7 +97,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
         Tty=spec.tty,
         OpenStdin=spec.open_stdin,
         StdinOnce=spec.stdin_once,
-        Env=list(config.env),
+        Env=list(config.env) or None,
         Cmd=list(config.command) or None,
         Healthcheck=render_check(config.health),
         Image=spec.image,
@@ -103,6 +105,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
         WorkingDir=config.working_dir,
         Entrypoint=list(config.entrypoint) or None,
         NetworkDisabled=spec.network_disabled,
+        MacAddress=_asked_mac(spec),
         OnBuild=list(spec.on_build or (image.on_build if image else ())) or None,
         Labels=config.labels,
         StopSignal=config.stop_signal,
@@ -130,7 +133,8 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         CpuQuota=limits.cpu_quota_us,
         CpuRealtimePeriod=limits.cpu_rt_period_us,
         CpuRealtimeRuntime=limits.cpu_rt_runtime_us,
-        KernelMemory=0 if version < (1, 42) else ABSENT,
+        KernelMemory=spec.inert.get("KernelMemory", 0) if version < (1, 42) else ABSENT,
+        KernelMemoryTCP=spec.inert.get("KernelMemoryTCP", 0),
         CpusetCpus=limits.cpuset_cpus,
         CpusetMems=limits.cpuset_mems,
         Devices=[
@@ -153,6 +157,7 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         MemorySwap=limits.memory_swap_bytes or 2 * limits.memory_bytes,
         OomKillDisable=limits.oom_kill_disable,
         PidsLimit=max(limits.pids, 0) if limits.pids else None,
+        CpuCount=spec.inert.get("CpuCount", 0),
         Ulimits=[host.Ulimit(Name=u.name, Hard=u.hard, Soft=u.soft) for u in limits.ulimits],
         Binds=[_bind_text(m) for m in spec.mounts if _is_bind(m)] or None,
         LogConfig=host.LogConfig(Type=spec.log.driver, Config=spec.log.options),
@@ -193,9 +198,20 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         Mounts=[_mount(m) for m in spec.mounts if not m.legacy] or None,
         MaskedPaths=list(masked),
         ReadonlyPaths=list(readonly),
-        Init=spec.init or None,
+        Init=spec.init,
     )
+    for name in host.HOST_CONFIG_EMPTIES:
+        if not getattr(rendered, name) and name not in spec.empties:
+            setattr(rendered, name, ABSENT if name == "Init" else None)
+        elif getattr(rendered, name) is None:
+            setattr(rendered, name, [])
     return without_empty(rendered, host.HOST_CONFIG_OMITS)
+
+
+def _asked_mac(spec: InstanceSpec) -> str:
+    """In the place that it had until API 1.44, where moby shows it still."""
+    shared = spec.network_mode in ("host", "none") or spec.network_mode.startswith("container:")
+    return "" if shared else spec.mac_address
 
 
 def _rates(throttles: tuple[Throttle, ...], what: str) -> list[host.ThrottleDevice]:

@@ -126,6 +126,12 @@ class InstanceSpec:
     """The request's own word, when that was `default`: inspect repeats it."""
     volume_driver: str = ""
     on_build: tuple[str, ...] = ()
+    inert: dict[str, int] = field(default_factory=dict)
+    """Fields of the request that mean nothing on Linux, by their names: inspect repeats them."""
+    empties: tuple[str, ...] = ()
+    """Lists of the request that were there and empty; others were not there, for which inspect has null."""
+    declared_volumes: tuple[str, ...] = ()
+    """As they were written, also those that a mount covers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
