@@ -1,7 +1,7 @@
 """A create request to an InstanceSpec.  Pure.
 
 Every field of the swagger is honoured, refused by name when it asks for something, or (two of them) has
-no meaning on Linux: `ContainerIDFile` and `ArgsEscaped` are the client's own.
+no meaning here: `ContainerIDFile`, which inspect repeats, is the client's own, `ArgsEscaped` is of Windows.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
     spec = InstanceSpec(
         image=given.Image,
         isolation=isolation,
-        command=_words(given.Cmd),
+        command=_words(given.Cmd) or None,
         entrypoint=_words(given.Entrypoint),
         env=tuple(given.Env or ()),
         user=given.User,
@@ -95,7 +95,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         stop_signal=given.StopSignal,
         stop_timeout_s=given.StopTimeout,
         health=parse_health(given.Healthcheck, version),
-        init=bool(host.Init),
+        init=host.Init,
         tty=given.Tty,
         console_rows=rows,
         console_cols=cols,
@@ -151,7 +151,9 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         on_build=tuple(given.OnBuild or ()),
         inert=inert,
         empties=tuple(name for name in wire.HOST_CONFIG_EMPTIES if getattr(host, name) in _EMPTY),
-        declared_volumes=tuple(given.Volumes or ()),
+        shell=tuple(given.Shell or ()),
+        volumes=tuple(given.Volumes or ()),
+        container_id_file=host.ContainerIDFile,
     )
     return CreateRequest(spec, tuple(warnings))
 
@@ -200,8 +202,8 @@ def unknown_fields(raw: Mapping[str, object]) -> list[str]:
 
 
 def _words(given: str | list[str] | None) -> tuple[str, ...] | None:
-    """None and the empty list both mean the image's; one empty string is Docker's way to say *none*."""
-    if given is None or given == []:
+    """None means the image's.  Of an entrypoint the empty list, or one empty string, says *none*."""
+    if given is None:
         return None
     return (given,) if isinstance(given, str) else tuple(given)
 
