@@ -1,7 +1,7 @@
 """A create request to an InstanceSpec.  Pure.
 
-Every field of the swagger is honoured, refused by name when it asks for something, or (two of them) has
-no meaning on Linux: `ContainerIDFile` and `ArgsEscaped` are the client's own.
+Every field of the swagger is honoured, refused by name when it asks for something, or (a few of them) has
+no meaning on Linux and is kept for inspect: `ContainerIDFile` and `ArgsEscaped` are the client's own.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         )
     inert = find_inert(host, version)
     warnings += warn_inert(inert)
+    if given.ArgsEscaped:
+        inert["ArgsEscaped"] = 1
     if host.CpuPercent:
         warnings.append("linux does not support CPU percent. Percent discarded.")  # moby's
     links = parse_links(host.Links or ())
@@ -150,6 +152,9 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         volume_driver=host.VolumeDriver,
         on_build=tuple(given.OnBuild or ()),
         inert=inert,
+        shell=tuple(given.Shell or ()),
+        runtime=host.Runtime,
+        container_id_file=host.ContainerIDFile,
         empties=tuple(name for name in wire.HOST_CONFIG_EMPTIES if getattr(host, name) in _EMPTY),
         declared_volumes=tuple(given.Volumes or ()),
     )

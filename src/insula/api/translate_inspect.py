@@ -110,7 +110,8 @@ def render_config(view: InstanceView) -> ContainerConfig:
         Labels=config.labels,
         StopSignal=config.stop_signal,
         StopTimeout=spec.stop_timeout_s,
-        Shell=list(image.shell) if image and image.shell else None,
+        Shell=list(config.shell) or None,
+        ArgsEscaped=bool(spec.inert.get("ArgsEscaped")),
     )
     return without_empty(rendered, CONFIG_OMITS)
 
@@ -192,7 +193,8 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         VolumesFrom=list(spec.volumes_from) or None,
         ShmSize=limits.shm_size_bytes,
         Sysctls=spec.sysctls or None,
-        Runtime="runc",
+        Runtime=spec.runtime or "runc",
+        ContainerIDFile=spec.container_id_file,
         Isolation=spec.asked_isolation or spec.isolation.value,
         Links=[f"/{name}:/{view.instance.name}/{alias}" for name, alias in view.links] or None,
         Mounts=[_mount(m) for m in spec.mounts if not m.legacy] or None,

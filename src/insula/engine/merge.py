@@ -48,7 +48,7 @@ def merge_config(
         exposed_ports=_unique((*spec.exposed_ports, *image.exposed_ports)),
         volumes=image.volumes,
         health=merge_health(spec.health, image.health),
-        shell=image.shell,
+        shell=spec.shell or image.shell,
     )
 
 

@@ -130,6 +130,9 @@ class InstanceSpec:
     """Fields of the request that mean nothing on Linux, by their names: inspect repeats them."""
     empties: tuple[str, ...] = ()
     """Lists of the request that were there and empty; others were not there, for which inspect has null."""
+    shell: tuple[str, ...] = ()
+    runtime: str = ""
+    container_id_file: str = ""
     declared_volumes: tuple[str, ...] = ()
     """As they were written, also those that a mount covers."""
 
