@@ -1,7 +1,7 @@
 """A create request to an InstanceSpec.  Pure.
 
-Every field of the swagger is honoured, refused by name when it asks for something, or (a few of them) has
-no meaning on Linux and is kept for inspect: `ContainerIDFile` and `ArgsEscaped` are the client's own.
+Every field of the swagger is honoured, refused by name when it asks for something, or (two of them) has
+no meaning here and is repeated by inspect: `ContainerIDFile` and `ArgsEscaped` are the client's own.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
     spec = InstanceSpec(
         image=given.Image,
         isolation=isolation,
-        command=_words(given.Cmd),
+        command=_words(given.Cmd) or None,
         entrypoint=_words(given.Entrypoint),
         env=tuple(given.Env or ()),
         user=given.User,
@@ -97,7 +97,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         stop_signal=given.StopSignal,
         stop_timeout_s=given.StopTimeout,
         health=parse_health(given.Healthcheck, version),
-        init=bool(host.Init),
+        init=host.Init,
         tty=given.Tty,
         console_rows=rows,
         console_cols=cols,
@@ -152,11 +152,11 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         volume_driver=host.VolumeDriver,
         on_build=tuple(given.OnBuild or ()),
         inert=inert,
-        shell=tuple(given.Shell or ()),
         runtime=host.Runtime,
-        container_id_file=host.ContainerIDFile,
         empties=tuple(name for name in wire.HOST_CONFIG_EMPTIES if getattr(host, name) in _EMPTY),
-        declared_volumes=tuple(given.Volumes or ()),
+        shell=tuple(given.Shell or ()),
+        volumes=tuple(given.Volumes or ()),
+        container_id_file=host.ContainerIDFile,
     )
     return CreateRequest(spec, tuple(warnings))
 
@@ -205,8 +205,8 @@ def unknown_fields(raw: Mapping[str, object]) -> list[str]:
 
 
 def _words(given: str | list[str] | None) -> tuple[str, ...] | None:
-    """None and the empty list both mean the image's; one empty string is Docker's way to say *none*."""
-    if given is None or given == []:
+    """None means the image's.  Of an entrypoint the empty list, or one empty string, says *none*."""
+    if given is None:
         return None
     return (given,) if isinstance(given, str) else tuple(given)
 

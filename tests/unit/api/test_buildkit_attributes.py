@@ -28,7 +28,7 @@ def test_nothing_is_a_dockerfile_and_a_directory_of_the_clients() -> None:
     options = found.options
     assert (Isolation.PROCESS, True, False, False, True) == (
         options.isolation,
-        options.needed_only,
+        options.buildkit,
         options.no_cache,
         options.pull,
         options.force_remove,

@@ -41,10 +41,11 @@ def test_defaults() -> None:
     assert spec.limits == Limits()
 
 
-def test_words_may_be_one_string_and_empty_is_the_image_s() -> None:
+def test_words_may_be_one_string_and_an_empty_command_is_the_image_s() -> None:
     spec = parse(Cmd="ls", Entrypoint=[""]).spec
     assert (spec.command, spec.entrypoint) == (("ls",), ("",))
     assert parse(Cmd=[], Entrypoint=None).spec.command is None
+    assert parse(Entrypoint=[]).spec.entrypoint == ()  # none at all, as docker compose says it
 
 
 @pytest.mark.parametrize(

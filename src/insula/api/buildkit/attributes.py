@@ -93,7 +93,7 @@ def parse_frontend(
             client=client,
             renamed=renamed,
             force_remove=True,
-            needed_only=True,
+            buildkit=True,
         ),
         unknown=tuple(sorted(name for name in attributes if not _is_known(name))),
     )

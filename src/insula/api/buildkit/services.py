@@ -248,4 +248,5 @@ def _as_status(error: Exception) -> GRPCError:
     if not isinstance(error, InsulaError):
         log.error("BuildKit's API", exc_info=error)
         return GRPCError(Status.INTERNAL, f"internal error: {type(error).__name__}: {error}")
-    return GRPCError(Status.UNKNOWN, str(error))  # of any other, clients put the name before our words
+    # of any other status, clients put the name before our words
+    return GRPCError(Status.UNKNOWN, str(error), getattr(error, "details", None) or None)

@@ -103,7 +103,7 @@ async def prune(call: Call) -> web.StreamResponse:
     if not keep.isdecimal() or len(keep) > _MOST_DIGITS:
         raise InvalidRequest(f"keep-storage is in bytes and expects an integer, got {keep[:64]}")
     report = await prune_caches(call.engine, wanted, ids=filters.get("id"), keep_bytes=int(keep))
-    return answer({"CachesDeleted": list(report.deleted), "SpaceReclaimed": report.reclaimed_bytes})
+    return answer({"CachesDeleted": list(report.deleted) or None, "SpaceReclaimed": report.reclaimed_bytes})
 
 
 ROUTES = (

@@ -21,6 +21,7 @@ _encoder = msgspec.json.Encoder()
 
 # objects whose keys mean something even when the value is null
 _KEYED = ("ExposedPorts", "Volumes", "EndpointsConfig")
+_POINTERS = ("Init", "StopTimeout")
 
 
 def read_json(raw: bytes) -> Any:
@@ -110,10 +111,12 @@ def _without_nulls(value: Any, key: str = "") -> Any:
 def without_empty(document: T, names: Iterable[str]) -> T:
     """The same struct, of which an answer leaves out those fields that hold nothing (Go's `omitempty`).
 
-    Clients ask whether they are there: `"Healthcheck" in config`.
+    Clients ask whether they are there: `"Healthcheck" in config`.  A number or a truth value that may be null
+    holds something when it is 0 or false: a pointer in Go.
     """
     for name in names:
-        if not getattr(document, name):
+        value = getattr(document, name)
+        if value is None or (not value and name not in _POINTERS):
             setattr(document, name, ABSENT)
     return document
 

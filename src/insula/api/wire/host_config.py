@@ -186,14 +186,14 @@ class HostConfig(Resources):
     Init: bool | None = None
 
 
-HOST_CONFIG_OMITS = ("Annotations", "KernelMemoryTCP", "Mounts", "StorageOpt", "Sysctls", "Tmpfs")
+HOST_CONFIG_OMITS = ("Annotations", "Init", "KernelMemoryTCP", "Mounts", "StorageOpt", "Sysctls", "Tmpfs")
 """Fields of HostConfig that an answer has only when they hold something."""
 
 
 HOST_CONFIG_EMPTIES = (
     *("Binds", "BlkioDeviceReadBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteBps", "BlkioDeviceWriteIOps"),
     *("BlkioWeightDevice", "CapAdd", "CapDrop", "DeviceCgroupRules", "DeviceRequests", "Devices", "Dns"),
-    *("DnsOptions", "DnsSearch", "ExtraHosts", "GroupAdd", "Init", "PortBindings", "SecurityOpt", "Ulimits"),
+    *("DnsOptions", "DnsSearch", "ExtraHosts", "GroupAdd", "PortBindings", "SecurityOpt", "Ulimits"),
     "VolumesFrom",
 )
 """Fields of which an answer repeats how nothing was asked for: `[]`, or null when the request did not say."""
