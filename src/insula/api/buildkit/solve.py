@@ -65,14 +65,21 @@ class Job:
     returned: asyncio.Future[str]
 
 
-@dataclass(slots=True)
-class _Result:
-    """What a frontend will make, built when it is first wanted.  `inputs` are results of other builds, by the
-    names of the images that they stand for."""
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What to make, and for whom.  `inputs` are results of other builds, by the names of the images that they
+    stand for."""
 
     job: Job
     frontend: Frontend
     inputs: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Result:
+    """What a frontend makes, when it is first wanted.  Its order, and so the client, is forgotten then."""
+
+    order: _Order | None
     image: Image | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -105,6 +112,9 @@ class Builds:
         finally:
             job.progress.close()
             loop.call_later(_KEPT_S, self._jobs.pop, job.ref, None)
+            for result in self._results.values():
+                if result.order is not None and result.order.job is job:
+                    result.order = None  # its client has gone
 
     async def find(self, ref: str) -> Job:
         """Raises InvalidRequest when it does not come: requests overtake each other."""
@@ -143,7 +153,7 @@ class Builds:
                 raise InvalidRequest(f"build context {image}: there is no input {given}")
             known[image] = result_of(inputs[given])
         ref = secrets.token_hex(12)
-        self._results[ref] = _Result(job, frontend, known)
+        self._results[ref] = _Result(_Order(job, frontend, known))
         asyncio.get_running_loop().call_later(_RESULT_S, self._results.pop, ref, None)
         return ref
 
@@ -173,8 +183,11 @@ class Builds:
             raise InvalidRequest(f"no such result {ref}")
         async with result.lock:
             if result.image is None:
-                others = {name: (await self.image(other)).id for name, other in result.inputs.items()}
-                result.image = await self._build(result.job, result.frontend, others)
+                if (order := result.order) is None:
+                    raise InvalidRequest(f"no such result {ref}")
+                others = {name: (await self.image(other)).id for name, other in order.inputs.items()}
+                result.image = await self._build(order.job, order.frontend, others)
+                result.order = None
             return result.image
 
     # building
