@@ -111,6 +111,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
         StopSignal=config.stop_signal,
         StopTimeout=spec.stop_timeout_s,
         Shell=list(config.shell) or None,
+        ArgsEscaped=bool(spec.inert.get("ArgsEscaped")),
     )
     return without_empty(rendered, CONFIG_OMITS)
 
@@ -196,7 +197,7 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         VolumesFrom=list(spec.volumes_from) or None,
         ShmSize=limits.shm_size_bytes,
         Sysctls=spec.sysctls or None,
-        Runtime="runc",
+        Runtime=spec.runtime or "runc",
         Isolation=spec.asked_isolation or spec.isolation.value,
         Links=[f"/{name}:/{view.instance.name}/{alias}" for name, alias in view.links] or None,
         Mounts=[_mount(m) for m in spec.mounts if not m.legacy] or None,
