@@ -16,7 +16,7 @@ from insula.api.wire.container import (
     GraphDriverData,
     NetworkSettings,
 )
-from insula.api.wire.container_config import CONFIG_OMITS, ContainerConfig
+from insula.api.wire.container_config import CONFIG_OMITS, ContainerConfig, Object
 from insula.engine.types import InstanceView
 from insula.model.ids import short_id
 from insula.model.instance import Instance, InstanceSpec, State
@@ -81,9 +81,10 @@ def render_state(instance: Instance) -> ContainerState:
 
 def render_config(view: InstanceView) -> ContainerConfig:
     spec, config = view.instance.spec, view.config
-    volumes = [*config.volumes]
-    if spec.volumes is None:  # made by an insula that did not keep how they were written
-        volumes += [m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source]
+    declared = spec.declared_volumes or [  # of records that do not have them
+        m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source and not m.text
+    ]
+    volumes: dict[str, Object] = {path: {} for path in (*config.volumes, *declared)}
     no_entrypoint = spec.entrypoint is not None and not config.entrypoint
     rendered = ContainerConfig(
         Hostname=config.hostname,
@@ -96,16 +97,16 @@ def render_config(view: InstanceView) -> ContainerConfig:
         Tty=spec.tty,
         OpenStdin=spec.open_stdin,
         StdinOnce=spec.stdin_once,
-        Env=list(config.env),
+        Env=list(config.env) or None,
         Cmd=list(config.command) or None,
         Healthcheck=render_check(config.health),
         Image=spec.image,
-        Volumes={path: {} for path in volumes} or None,
+        Volumes=volumes or None,
         WorkingDir=config.working_dir,
         # to be told from null, with which another one like this would have the image's
         Entrypoint=[] if no_entrypoint else list(config.entrypoint) or None,
         NetworkDisabled=spec.network_disabled,
-        MacAddress=_desired_mac(spec),
+        MacAddress=_asked_mac(spec),
         OnBuild=list(spec.on_build) or None,
         Labels=config.labels,
         StopSignal=config.stop_signal,
@@ -137,7 +138,8 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         CpuQuota=limits.cpu_quota_us,
         CpuRealtimePeriod=limits.cpu_rt_period_us,
         CpuRealtimeRuntime=limits.cpu_rt_runtime_us,
-        KernelMemory=0 if version < (1, 42) else ABSENT,
+        KernelMemory=spec.inert.get("KernelMemory", 0) if version < (1, 42) else ABSENT,
+        KernelMemoryTCP=spec.inert.get("KernelMemoryTCP", 0),
         CpusetCpus=limits.cpuset_cpus,
         CpusetMems=limits.cpuset_mems,
         Devices=[
@@ -160,6 +162,7 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         MemorySwap=limits.memory_swap_bytes or 2 * limits.memory_bytes,
         OomKillDisable=limits.oom_kill_disable,
         PidsLimit=max(limits.pids, 0) if limits.pids else None,
+        CpuCount=spec.inert.get("CpuCount", 0),
         Ulimits=[host.Ulimit(Name=u.name, Hard=u.hard, Soft=u.soft) for u in limits.ulimits],
         Binds=[_bind_text(m) for m in spec.mounts if _is_bind(m)] or None,
         LogConfig=host.LogConfig(Type=spec.log.driver, Config=spec.log.options),
@@ -203,7 +206,18 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         Init=spec.init,
         ContainerIDFile=spec.container_id_file,
     )
+    for name in host.HOST_CONFIG_EMPTIES:
+        if not getattr(rendered, name) and name not in spec.empties:
+            setattr(rendered, name, ABSENT if name == "Init" else None)
+        elif getattr(rendered, name) is None:
+            setattr(rendered, name, [])
     return without_empty(rendered, host.HOST_CONFIG_OMITS)
+
+
+def _asked_mac(spec: InstanceSpec) -> str:
+    """In the place that it had until API 1.44, where moby shows it still."""
+    shared = spec.network_mode in ("host", "none") or spec.network_mode.startswith("container:")
+    return "" if shared else spec.mac_address
 
 
 def _rates(throttles: tuple[Throttle, ...], what: str) -> list[host.ThrottleDevice]:
@@ -265,11 +279,6 @@ def _tmpfs(words: tuple[str, ...]) -> host.TmpfsOptions:
         else:
             options.Options.append(word.split("=", 1))
     return options
-
-
-def _desired_mac(spec: InstanceSpec) -> str:
-    """What was asked for, on the network that the mode names: clients of before API 1.44 read it here."""
-    return next((n.mac_address for n in spec.networks or () if n.name == spec.network_mode), spec.mac_address)
 
 
 T = TypeVar("T", host.BindOptions, host.VolumeOptions, host.TmpfsOptions, host.Driver)

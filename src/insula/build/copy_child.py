@@ -100,6 +100,8 @@ def _copy(request: dict[str, Any], sink: Sink) -> str:
         for source in request["sources"]
         for one in _sources(source, str(request["word"]), named=bool(request["named_root"]))
     ]
+    if not found and request["may_be_nothing"]:
+        return "multi"
     if not found:
         raise InvalidRequest(f"{request['word']} failed: no source files were specified")
     ends_as_directory = request["target"].endswith(("/", "/."))

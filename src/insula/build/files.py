@@ -20,7 +20,8 @@ _FILE = "file"  # what is fetched or written is called so on the disk, whatever 
 
 
 class FileSteps:
-    """`state` is the build's own directory, `context` the context's root."""
+    """`state` is the build's own directory, `context` the context's root.  `may_be_nothing`: patterns may
+    match no file."""
 
     def __init__(
         self,
@@ -28,7 +29,10 @@ class FileSteps:
         state: str,
         context: Layers,
         find_root: Callable[[str], Awaitable[Layers]],
+        *,
+        may_be_nothing: bool = False,
     ) -> None:
+        self._may_be_nothing = may_be_nothing
         self._copying = copying
         self._state = state
         self._context = context
@@ -78,6 +82,7 @@ class FileSteps:
             created_ns=created_ns,
             newest_ns=newest_ns,
             named_root=bool(copy.source_stage),
+            may_be_nothing=self._may_be_nothing,
         )
 
     async def _clone(self, source: str, *, keep_git: bool) -> str:

@@ -311,7 +311,9 @@ def _volume(line: Line, _: str) -> Volume:
     text = _no_flags(line)
     words = json_words(text)
     paths = words if words is not None else tuple(text.split())
-    if not paths or any(not path.strip() for path in paths):
+    if not paths:
+        raise InvalidRequest("VOLUME requires at least one argument")
+    if any(not path.strip() for path in paths):
         raise InvalidRequest("VOLUME specified can not be an empty string")
     return Volume(paths=paths)
 

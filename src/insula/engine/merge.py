@@ -46,7 +46,7 @@ def merge_config(
         stop_signal=spec.stop_signal or image.stop_signal,
         labels={**image.labels, **spec.labels},
         exposed_ports=_unique((*spec.exposed_ports, *image.exposed_ports)),
-        volumes=_unique((*image.volumes, *(spec.volumes or ()))),
+        volumes=_unique((*image.volumes, *spec.declared_volumes)),
         health=merge_health(spec.health, image.health),
         shell=spec.shell or image.shell,
     )

@@ -71,7 +71,7 @@ class InstanceSpec:
     stop_signal: str = ""
     stop_timeout_s: int | None = None
     health: HealthCheck | None = None
-    init: bool | None = None
+    init: bool = False
 
     tty: bool = False
     console_rows: int = 0
@@ -128,10 +128,14 @@ class InstanceSpec:
     volume_driver: str = ""
     on_build: tuple[str, ...] = ()
     shell: tuple[str, ...] = ()
-    volumes: tuple[str, ...] | None = None
-    """The paths of Config.Volumes as they were written, mounted over or not; None in records of before."""
     container_id_file: str = ""
     """The client's own; inspect repeats it."""
+    inert: dict[str, int] = field(default_factory=dict)
+    """Fields of the request that mean nothing on Linux, by their names: inspect repeats them."""
+    empties: tuple[str, ...] = ()
+    """Lists of the request that were there and empty; others were not there, for which inspect has null."""
+    declared_volumes: tuple[str, ...] = ()
+    """As they were written, also those that a mount covers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, Union
 
 import msgspec
@@ -21,7 +21,7 @@ _encoder = msgspec.json.Encoder()
 
 # objects whose keys mean something even when the value is null
 _KEYED = ("ExposedPorts", "Volumes", "EndpointsConfig")
-_POINTERS = ("Init", "StopTimeout")
+_POINTERS = ("StopTimeout",)
 
 
 def read_json(raw: bytes) -> Any:
@@ -65,6 +65,23 @@ def spell(value: Any, kind: Any) -> Any:
         if name == key or name not in value:
             found[name] = spell(each, exact[name]) if name in exact else each
     return found
+
+
+def find_strangers(value: Any, kind: Any, where: str = "") -> Iterator[str]:
+    """Fields that hold something and that `kind` does not have, as `HostConfig.Mounts.Tpye`."""
+    shape, child = _shape(kind)
+    if isinstance(value, list) and shape is list:
+        for each in value:
+            yield from find_strangers(each, child, where)
+    elif isinstance(value, dict) and shape is dict:
+        for key, each in value.items():
+            yield from find_strangers(each, child, f"{where}{key}.")
+    elif isinstance(value, dict) and shape is msgspec.Struct:
+        for name, each in value.items():
+            if name in child[0]:
+                yield from find_strangers(each, child[0][name], f"{where}{name}.")
+            elif each:
+                yield f"{where}{name}"
 
 
 @functools.cache
