@@ -82,7 +82,7 @@ def render_state(instance: Instance) -> ContainerState:
 def render_config(view: InstanceView) -> ContainerConfig:
     spec, config = view.instance.spec, view.config
     declared = spec.declared_volumes or [  # of records that do not have them
-        m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source and not m.text
+        m.target for m in spec.mounts if m.kind is MountKind.VOLUME and m.legacy and not (m.source or m.text)
     ]
     volumes: dict[str, Object] = {path: {} for path in (*config.volumes, *declared)}
     no_entrypoint = spec.entrypoint is not None and not config.entrypoint
