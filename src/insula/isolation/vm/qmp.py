@@ -116,6 +116,9 @@ class Monitor:
         QEMU that cannot load it ends.  `devices_only`: it is of `save_devices`, not of `save_state`."""
         if not devices_only:
             await self._ignore_shared()
+        # it would tell everybody on the network five times where its MAC is: that of somebody else, which it
+        # is about to give up
+        await self._execute("migrate-set-parameters", {"announce-rounds": 0})
         await self._execute("migrate-incoming", {"uri": f"fd:{fd}"})
 
     async def save_state(self, fd: int, timeout_s: float) -> None:
