@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PREFIX ?= /usr/local
 NICE   ?=
 
-.PHONY: help setup try test check bench man install clean distclean
+.PHONY: help setup try test check bench man proto install clean distclean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ bench: setup  ## speed and memory as ratios; AGAINST=unix:///… adds another en
 
 man: $(VENV)/.done  ## the man pages, made from the command line's own tables
 	@$(BIN)/python tools/man.py docs/man
+
+proto: $(VENV)/.done  ## what protoc makes of BuildKit's messages, after a change of wire.proto
+	@$(BIN)/python -m venv build/protoc && build/protoc/bin/pip install -q 'grpcio-tools==1.74.*'
+	@cd src && ../build/protoc/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. insula/api/buildkit/wire.proto
 
 install: setup  ## into PREFIX (default /usr/local), with the systemd units
 	@tools/install.sh $(BIN) $(PREFIX)

@@ -66,6 +66,12 @@ def find_compose_2(cache: Path) -> str | None:
     return None if made is None else f"{made}/usr/libexec/docker/cli-plugins/docker-compose"
 
 
+def find_buildx(cache: Path) -> str | None:
+    """Debian 13's, for `docker build` as it is where Docker's own packages are installed."""
+    made = _once(cache / "buildx", lambda path: _fetch("docker-buildx", path))
+    return None if made is None else f"{made}/usr/libexec/docker/cli-plugins/docker-buildx"
+
+
 def find_docker_client(cache: Path) -> str | None:
     """The host's `docker`, or the one of Debian 13, out of its package: Debian 12 has it in one with the
     daemon only, which would be there to start with the next boot."""

@@ -195,6 +195,7 @@ class BuildStepFailed(Failure):
         super().__init__(
             f"The command '{command}' returned a non-zero code: {code}" + (f": {why}" if why else "")
         )
+        self.command = command
         self.code = code
 
 

@@ -26,7 +26,7 @@ _TAR = make_tar({"note": b"x"})
 ABSENT = {
     "/swarm": ("swarm", 503), "/nodes": ("nodes", 503), "/services": ("services", 503),
     "/tasks": ("tasks", 503), "/secrets": ("secrets", 503), "/configs": ("configs", 503),
-    "/session": ("session", 501), "/images/search": ("search", 501),
+    "/images/search": ("search", 501),
     "/plugins/pull": ("installing plugins", 501), "/plugins/create": ("installing plugins", 501),
     "/plugins/privileges": ("installing plugins", 501), "/plugins/{name}/": ("installing plugins", 501),
 }  # fmt: skip
@@ -41,6 +41,7 @@ VISITS: tuple[tuple[str, str, Any, int], ...] = (
     ("GET /events", "?since=0&until=1", b"", 200),
     ("POST /auth", "", {}, 400),
     ("POST /build/prune", "", b"", 200),
+    ("POST /session", "", b"", 400),  # without an upgrade
     ("POST /containers/create", "", {"Image": "busybox"}, 201),
     ("GET /containers/json", "", b"", 200),
     ("GET /containers/{id}/json", "", b"", 200),

@@ -27,12 +27,11 @@ _ABSENT = (
     "/secrets",
     "/configs",
     "/plugins",
-    "/session",
 )
 # no JSON document, or no such page here
 _ELSEWHERE = {
     *("GET /_ping", "HEAD /_ping", "GET /images/get", "GET /images/{name}/get", "GET /images/search"),
-    "POST /build",
+    *("POST /build", "POST /session"),
 }
 
 

@@ -1,9 +1,10 @@
-"""The HTTP protocol of one connection, able to stop being HTTP after an attach or exec request.  Async.
+"""The HTTP protocol of one connection, able to stop being HTTP after a request that asks for it.  Async.
 
 aiohttp parses whatever follows a request as the next one.  What follows an attach is the workload's
-stdin, and may arrive in the same packet.  So a request that can be hijacked is recognised here, before
-the parser, and the bytes behind it are held back until `take_over` (or until a plain answer, when they
-are HTTP after all).  Only the end of a request that nothing is being answered before is looked at.
+stdin, what follows BuildKit's two pages is HTTP/2, and it may arrive in the same packet.  So a request that
+can be hijacked is recognised here, before the parser, and the bytes behind it are held back until `take_over`
+(or until a plain answer, when they are HTTP after all).  Only the end of a request that nothing is being
+answered before is looked at.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from aiohttp.web_protocol import RequestHandler
 
 log = logging.getLogger(__name__)
 
-_PAGE = re.compile(rb"POST (?:/v[0-9.]+)?/(?:containers/[^/ ]+/attach|exec/[^/ ]+/start)[? ]")
+_PAGE = re.compile(rb"POST (?:/v[0-9.]+)?/(?:containers/[^/ ]+/attach|exec/[^/ ]+/start|session|grpc)[? ]")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,10})[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", re.IGNORECASE)
 _MOST_HEAD = 32 * 1024

@@ -177,16 +177,63 @@ class Hijacked(web.StreamResponse):
         return None
 
 
-def hijack(request: web.BaseRequest, content_type: str) -> HijackedConnection:
-    """Answer (101 when the client asked to upgrade, else 200) and take the connection.  The request's
-    body must have been read.  Raises ConnectionResetError when the client has gone."""
+def _take(request: web.BaseRequest) -> tuple[RequestHandler, asyncio.Transport, bytes]:
+    """The connection, without its protocol, and what has arrived after the request."""
     former = request.protocol
     transport = former.transport
     if transport is None:
         raise ConnectionResetError("the client has gone")
     held = former.take_held() if isinstance(former, Doorway) else b""
-    connection = HijackedConnection(former, transport, held)
     former.keep_alive(False)
+    return former, transport, held
+
+
+class _Successor(asyncio.Protocol):
+    """Another protocol's calls, and aiohttp is told of the end."""
+
+    def __init__(self, former: RequestHandler, protocol: asyncio.Protocol) -> None:
+        self._former = former
+        self._protocol = protocol
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self._protocol.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received()
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._former.connection_lost(exc)
+
+
+def upgrade(request: web.BaseRequest, word: str, protocol: asyncio.Protocol) -> asyncio.Future[None]:
+    """Answer 101 and give the connection to `protocol`.  What it returns is done when the connection has
+    ended.  Raises ConnectionResetError when the client has gone."""
+    former, transport, held = _take(request)
+    successor = _Successor(former, protocol)
+    transport.set_protocol(successor)
+    transport.write(f"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: {word}\r\n\r\n".encode())
+    protocol.connection_made(transport)
+    if held:
+        protocol.data_received(held)
+    transport.resume_reading()
+    return successor.closed
+
+
+def hijack(request: web.BaseRequest, content_type: str) -> HijackedConnection:
+    """Answer (101 when the client asked to upgrade, else 200) and take the connection.  The request's
+    body must have been read.  Raises ConnectionResetError when the client has gone."""
+    former, transport, held = _take(request)
+    connection = HijackedConnection(former, transport, held)
     transport.set_protocol(connection)
     if "Upgrade" in request.headers:
         head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\n"

@@ -18,7 +18,7 @@ from insula.api.translate_network import check_extra_hosts
 from insula.api.wire.codec import convert
 from insula.api.wire.host_config import Resources
 from insula.api.wire.registry import AuthConfig
-from insula.build.options import BuildOptions
+from insula.build.options import AllAtOnce, BuildOptions
 from insula.errors import InvalidReference, InvalidRequest, UnsupportedField
 from insula.model.credentials import Credentials
 from insula.model.isolation import parse_isolation
@@ -32,10 +32,14 @@ _HUB = ("index.docker.io", "registry-1.docker.io", "")
 def parse_build(call: Call) -> BuildOptions:
     """Raises InvalidRequest, UnsupportedField."""
     if call.text("version") not in ("", "1"):
-        raise UnsupportedField("version", "BuildKit's builder is not here", hint="DOCKER_BUILDKIT=0")
+        raise UnsupportedField(
+            "version",
+            "BuildKit's way is over /grpc, not over /build",
+            hint="docker buildx build, or version=1",
+        )
     if call.text("outputs") not in ("", "null", "[]"):
         raise UnsupportedField(
-            "outputs", "is BuildKit's; a build makes an image", hint="docker save, docker cp"
+            "outputs", "is BuildKit's; a build makes an image", hint="docker buildx build --output"
         )
     networks = call.text("networkmode")
     if networks.startswith("container:") and not networks.removeprefix("container:"):
@@ -45,8 +49,6 @@ def parse_build(call: Call) -> BuildOptions:
         raise InvalidRequest("error reading build args: buildargs holds something that is not a string")
     return BuildOptions(
         isolation=parse_isolation(call.text("isolation"), call.engine.settings.default_isolation),
-        dockerfile=call.text("dockerfile") or "Dockerfile",
-        remote=call.text("remote"),
         tags=_tags(call),
         target=call.text("target"),
         platform=call.text("platform"),
@@ -65,8 +67,10 @@ def parse_build(call: Call) -> BuildOptions:
         security_opt=tuple(
             o.replace(":", "=", 1) if "=" not in o else o for o in _several(call, "securityopt")
         ),
-        credentials=parse_registry_config(call.http.headers.get("X-Registry-Config", "")),
-        secrets=parse_secrets(call.http.headers.get(SECRETS_HEADER, "")),
+        client=AllAtOnce(
+            secrets=parse_secrets(call.http.headers.get(SECRETS_HEADER, "")),
+            registries=parse_registry_config(call.http.headers.get("X-Registry-Config", "")),
+        ),
     )
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from insula.dockerfile.instructions import Arg
+from insula.dockerfile.expansion import expand_instruction
+from insula.dockerfile.instructions import Arg, From
+from insula.dockerfile.stages import Dockerfile
+from insula.images.registry.manifests import host_platform, parse_platform
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 PREDEFINED = frozenset((*_PROXIES, *(name.upper() for name in _PROXIES)))
 
 
-def platform_arguments(os_name: str, architecture: str, variant: str = "") -> dict[str, str]:
-    """What BuildKit has for every build; a stage that wants one declares it."""
-    whole = "/".join(part for part in (os_name, architecture, variant) if part)
-    values = {"PLATFORM": whole, "OS": os_name, "ARCH": architecture, "VARIANT": variant}
+def platform_arguments(wanted: str) -> dict[str, str]:
+    """What BuildKit has for every build; a stage that wants one declares it.  "": this host's platform."""
+    platform = parse_platform(wanted) if wanted else host_platform()
+    whole = "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
+    values = {
+        "PLATFORM": whole,
+        "OS": platform.os,
+        "ARCH": platform.architecture,
+        "VARIANT": platform.variant,
+    }
     return {side + name: value for side in ("BUILD", "TARGET") for name, value in values.items()}
 
 
@@ -64,6 +74,23 @@ class Arguments:
 
     def unused(self) -> list[str]:
         return sorted(name for name in self._names if name not in self._used and name not in PREDEFINED)
+
+
+def with_origins(
+    parsed: Dockerfile, given: Mapping[str, str | None], platform: Mapping[str, str]
+) -> Dockerfile:
+    """With what each FROM names as the ARGs before the first one make it.  Raises InvalidRequest."""
+    arguments = Arguments(given, platform)
+    for step in parsed.arguments:
+        arg = expand_instruction(step.instruction, arguments.globals(), parsed.escape)
+        assert isinstance(arg, Arg)
+        arguments.add_global(arg)
+    stages = []
+    for stage in parsed.stages:
+        origin = expand_instruction(stage.origin, arguments.globals(), parsed.escape)
+        assert isinstance(origin, From)
+        stages.append(replace(stage, origin=origin))
+    return replace(parsed, stages=tuple(stages))
 
 
 def epoch_of(given: Mapping[str, str | None]) -> int | None:

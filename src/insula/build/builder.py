@@ -12,17 +12,17 @@ import contextlib
 import dataclasses
 import datetime
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from insula.build.arguments import Arguments, epoch_of, platform_arguments
+from insula.build.arguments import Arguments, epoch_of, platform_arguments, with_origins
 from insula.build.cache import Cache
-from insula.build.context import Context, receive_context
+from insula.build.context import Context
 from insula.build.copying import Copying, Layers
 from insula.build.files import FileSteps
 from insula.build.mounting import Places, RunMounts
-from insula.build.options import BuildOptions, Output
+from insula.build.options import BuildOptions, Output, StepNote
 from insula.build.running import Running
 from insula.build.stage import StageState
 from insula.dockerfile.configuration import env_of
@@ -42,7 +42,7 @@ from insula.dockerfile.instructions import (
 from insula.dockerfile.reader import read_lines
 from insula.dockerfile.stages import Dockerfile, Stage, find_stage, parse_dockerfile
 from insula.errors import InsulaError, InvalidRequest, NoSuchImage
-from insula.images.registry.manifests import host_platform, parse_platform
+from insula.images.registry.manifests import parse_platform
 from insula.model.ids import short_id
 from insula.model.image import Image
 from insula.model.reference import parse_reference
@@ -51,6 +51,7 @@ from insula.system.files import disk_errors, remove_tree
 if TYPE_CHECKING:
     from insula.engine.engine import Engine
 
+_LAYERS = (Copy, Run, WorkDir)  # what BuildKit counts, besides FROM
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -75,21 +76,16 @@ class Builder:
         self._holders: set[str] = set()
         self._total = self._number = 0
 
-    async def build(self, pieces: AsyncIterator[bytes]) -> Image:
-        """Raises InvalidRequest before anything is said when the request or the Dockerfile is wrong; and
-        DiskFull."""
+    async def build(self, receive: Callable[[str], Awaitable[Context]]) -> Image:
+        """`receive` puts the context into an empty directory.  Raises InvalidRequest before anything is said
+        when the request or the Dockerfile is wrong; and DiskFull."""
         async with AsyncExitStack() as stack:
             stack.enter_context(disk_errors("building an image"))
             for place in (self._places.run, self._places.state):
                 os.makedirs(place, mode=0o700)
                 stack.callback(remove_tree, place)
             stack.callback(self._let_go)
-            context = await receive_context(
-                pieces,
-                self._places.state,
-                dockerfile=self._options.dockerfile,
-                remote=self._options.remote,
-            )
+            context = await receive(self._places.state)
             parsed = await asyncio.to_thread(parse_dockerfile, context.dockerfile)
             parsed = parsed.up_to(self._options.target)
             stack.push_async_callback(self._drop_disks)
@@ -106,10 +102,8 @@ class Builder:
 
     async def _build(self, parsed: Dockerfile, context: Context) -> Image:
         options = self._options
-        platform = parse_platform(options.platform) if options.platform else host_platform()
-        self._arguments = Arguments(
-            options.build_args, platform_arguments(platform.os, platform.architecture, platform.variant)
-        )
+        platform = platform_arguments(options.platform)
+        self._arguments = Arguments(options.build_args, platform)
         self._escape = parsed.escape
         self._stages = parsed.stages
         empty = f"{self._places.state}/empty"
@@ -118,11 +112,10 @@ class Builder:
             os.mkdir(directory, 0o755)
         self._empty = empty
         self._context_layers: Layers = (context.directory, empty)
+        self._named = {name: (directory, empty) for name, directory in context.named.items()}
         copying = Copying(mount_points, empty)
         self._files = FileSteps(copying, self._places.state, self._context_layers, self.find_root)
-        mounts = RunMounts(
-            self._places, copying, self._engine.volumes, options.secrets, self._find_mount_root
-        )
+        mounts = RunMounts(self._places, copying, self._engine.volumes, options.client, self._find_mount_root)
         self._running = Running(
             self._engine,
             options,
@@ -136,21 +129,29 @@ class Builder:
         cache = Cache(self._images, sources if options.cache_from else None)
         self._cache = None if options.no_cache else cache
         last = (_label_step(options.labels),) if options.labels else ()
-        self._total = len(parsed.arguments) + sum(1 + len(stage.steps) for stage in parsed.stages) + len(last)
+        needed = frozenset(range(len(parsed.stages)))
+        if options.needed_only:
+            resolved = await asyncio.to_thread(with_origins, parsed, options.build_args, platform)
+            needed = resolved.needed()
+        steps = sum(1 + len(stage.steps) for n, stage in enumerate(parsed.stages) if n in needed)
+        self._total = len(parsed.arguments) + steps + len(last)
         for step in parsed.arguments:
-            self._tell(step)
+            self._tell(StepNote(number=0, total=0, code=step.code))
             arg = await self._expanded(step.instruction, self._arguments.globals())
             assert isinstance(arg, Arg)
             self._arguments.add_global(arg)
         state = StageState()
         for number, stage in enumerate(parsed.stages):
+            if number not in needed:
+                self._done.append(StageState())
+                continue
             extra = last if number == len(parsed.stages) - 1 else ()
             state = await self._stage(stage, extra)
             self._done.append(state)
             if state.image is not None:  # of each stage, as in Docker; clients take the last
                 self._out.aux({"ID": state.image.id})
         if unused := self._arguments.unused():
-            self._out.stream(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
+            self._out.note(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
         image = state.image
         if image is None:
             raise InvalidRequest("No image was generated. Is your Dockerfile empty?")
@@ -168,28 +169,37 @@ class Builder:
             )
             self._made.append(image)
             self._out.aux({"ID": image.id})
-        self._out.stream(f"Successfully built {short_id(image.id)}\n")
+        self._out.note(f"Successfully built {short_id(image.id)}\n")
         for tag in self._options.tags:
             await self._images.tag(image.id, tag)
-            self._out.stream(f"Successfully tagged {parse_reference(tag).tagged()}\n")
+            self._out.note(f"Successfully tagged {parse_reference(tag).tagged()}\n")
         return image
 
     # stages
 
     async def _stage(self, stage: Stage, extra: Sequence[Step]) -> StageState:
-        self._tell(stage.first)
+        counted = 1 + sum(isinstance(step.instruction, _LAYERS) for step in stage.steps)
+        name = stage.origin.name or f"stage-{len(self._done)}"
+        name = name if len(self._stages) > 1 else ""
+        note = StepNote(number=0, total=0, code=stage.first.code, stage=name, layer=1, layers=counted)
+        self._tell(note)
         origin = await self._expanded(stage.origin, self._arguments.globals())
         assert isinstance(origin, From)
         self._arguments.begin_stage()
         state = await self._begin(origin)
+        cold = self._options.no_cache_stages
+        state.missed = stage.origin.name in cold or str(len(self._done)) in cold
         triggers = state.take_triggers()
         if triggers:
             plural = "s" if len(triggers) > 1 else ""
-            self._out.stream(f"# Executing {len(triggers)} build trigger{plural}\n")
+            self._out.note(f"# Executing {len(triggers)} build trigger{plural}\n")
             for step in _trigger_steps(triggers):
                 await self._step(state, step)
+        layer = 1
         for step in (*stage.steps, *extra):
-            self._tell(step)
+            makes = isinstance(step.instruction, _LAYERS)
+            layer += makes
+            self._tell(dataclasses.replace(note, code=step.code, layer=layer if makes else 0))
             await self._step(state, step)
         return state
 
@@ -206,6 +216,11 @@ class Builder:
             state.configuration.config = base.configuration.config
         elif name == "scratch":
             state = StageState()
+        elif name.lower() in self._named:
+            raise InvalidRequest(
+                f"FROM {name}: that build context is a directory, not an image",
+                hint=f"FROM scratch, then COPY --from={name} / /",
+            )
         else:
             image = await self._find_image(
                 name, origin.platform or self._options.platform, pull=self._options.pull
@@ -214,7 +229,7 @@ class Builder:
             state.configuration.config = image.config
         state.add_default_path(PATH)
         self._hold(state)
-        self._out.stream(f" ---> {short_id(state.image.id) if state.image else ''}\n")
+        self._out.note(f" ---> {short_id(state.image.id) if state.image else ''}\n")
         return state
 
     def _hold(self, state: StageState) -> None:
@@ -232,12 +247,13 @@ class Builder:
 
     async def _find_image(self, name: str, platform: str, *, pull: bool = False) -> Image:
         """Here, or from a registry with the request's credentials."""
+        name = renamed(self._options.renamed, name)
         wanted = parse_platform(platform) if platform else None
         image = None if pull else self._local(name)
         if image is not None and (wanted is None or image.platform.architecture == wanted.architecture):
             return image
         reference = parse_reference(name)
-        credentials = self._options.credentials.get(reference.domain)
+        credentials = await self._options.client.credentials(reference.domain)
         return await self._images.pull(
             name, platform=platform or None, auth=credentials, progress=self._out.status
         )
@@ -263,6 +279,8 @@ class Builder:
             stage.origin.name for stage in self._stages if stage.origin.name
         }:
             raise InvalidRequest(f"invalid from flag value {name}: it is no stage before this one")
+        if name.lower() in self._named:
+            return self._named[name.lower()]
         try:
             image = await self._find_image(name, "")
         except InsulaError as error:
@@ -276,10 +294,9 @@ class Builder:
 
     # steps
 
-    def _tell(self, step: Step) -> None:
+    def _tell(self, note: StepNote) -> None:
         self._number += 1
-        self._out.stream(f"Step {self._number}/{self._total} : {step.code}")
-        self._out.stream("\n")
+        self._out.step(dataclasses.replace(note, number=self._number, total=self._total))
 
     def _env(self, state: StageState) -> dict[str, str]:
         env = state.configuration.config.env
@@ -372,9 +389,9 @@ class Builder:
         if image is None:
             state.missed = True
             return False
-        self._out.stream(" ---> Using cache\n")
+        self._out.cached()
         state.image = image
-        self._out.stream(f" ---> {short_id(image.id)}\n")
+        self._out.note(f" ---> {short_id(image.id)}\n")
         self._made.append(image)
         return True
 
@@ -398,7 +415,7 @@ class Builder:
     def _committed(self, state: StageState) -> None:
         assert state.image is not None
         self._made.append(state.image)
-        self._out.stream(f" ---> {short_id(state.image.id)}\n")
+        self._out.note(f" ---> {short_id(state.image.id)}\n")
 
     # times
 
@@ -423,6 +440,17 @@ class Builder:
         except ValueError:
             return 0
         return max(0, seconds) * 1_000_000_000
+
+
+def renamed(others: Mapping[str, str], name: str) -> str:
+    """The image to take for `name`, which may be written short or whole."""
+    for known, other in others.items():
+        if name in (known, other):
+            return other
+        with contextlib.suppress(InvalidRequest):
+            if parse_reference(known).tagged() == parse_reference(name).tagged():
+                return other
+    return name
 
 
 def _label_step(labels: Mapping[str, str]) -> Step:

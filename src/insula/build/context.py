@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 
 from insula.build.git import fetch_repository, parse_git
 from insula.build.remote import fetch, is_address, is_git
@@ -28,28 +28,38 @@ _MODULE = "insula.build.ignore_child"
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`directory` is on the host, and empty where there is nothing but the Dockerfile."""
+    """`directory` is on the host, and empty where there is nothing but the Dockerfile.  `named` are further
+    directories, by the names that `--from` may give."""
 
     directory: str
     dockerfile: bytes
+    named: Mapping[str, str] = field(default_factory=dict)
 
 
 async def receive_context(
-    pieces: AsyncIterator[bytes], place: str, *, dockerfile: str, remote: str
+    pieces: AsyncIterator[bytes], place: str, *, dockerfile: str, remote: str, given: bytes | None = None
 ) -> Context:
-    """`place` is an empty directory of the build's own.  Raises InvalidRequest, DiskFull, RegistryFailed."""
+    """`place` is an empty directory of the build's own.  `given` is a Dockerfile to take in the place of the
+    context's.  Raises InvalidRequest, DiskFull, RegistryFailed."""
+
+    async def done() -> Context:
+        return Context(
+            directory, given if given is not None else await _take_dockerfile(directory, dockerfile)
+        )
+
     directory = f"{place}/context"
     os.mkdir(directory, 0o755)
     if not remote:
-        await _unpack(pieces, directory)
-        return Context(directory, await _take_dockerfile(directory, dockerfile))
+        await unpack_context(pieces, directory)
+        return await done()
     if remote == "client-session":
         raise InvalidRequest(
-            "remote: client-session needs BuildKit, which this engine does not have", hint="DOCKER_BUILDKIT=0"
+            "remote: client-session is for BuildKit's way over /grpc, not for /build",
+            hint="docker buildx build, or DOCKER_BUILDKIT=0",
         )
     if is_git(remote) or remote.startswith("github.com/"):
         await _clone(remote, f"{place}/git", directory)
-        return Context(directory, await _take_dockerfile(directory, dockerfile))
+        return await done()
     if not is_address(remote):
         raise InvalidRequest(f"remote: {remote!r} is not an address", hint="http:// or https://")
     fetched = f"{place}/remote"
@@ -57,10 +67,10 @@ async def receive_context(
     try:
         if not _is_tar(fetched):
             return Context(directory, _read_all(fetched))
-        await _unpack(_pieces(fetched), directory)
+        await unpack_context(_pieces(fetched), directory)
     finally:
         os.unlink(fetched)
-    return Context(directory, await _take_dockerfile(directory, dockerfile))
+    return await done()
 
 
 async def _clone(remote: str, place: str, directory: str) -> None:
@@ -72,7 +82,8 @@ async def _clone(remote: str, place: str, directory: str) -> None:
         raise InvalidRequest(f"remote: {address.url} has no directory {address.directory}") from None
 
 
-async def _unpack(pieces: AsyncIterator[bytes], directory: str) -> None:
+async def unpack_context(pieces: AsyncIterator[bytes], directory: str) -> None:
+    """A tar of the client's, everything in it root's.  Raises InvalidRequest, DiskFull."""
     try:
         await tree.put(directory, "/", pieces, owner=(0, 0))
     except CorruptData as error:
@@ -116,6 +127,15 @@ async def _take_dockerfile(directory: str, name: str) -> bytes:
             for one in (await run_child(_MODULE, request, pass_fds=(root,)))["ignored"]:
                 _remove(root, one)
         return text
+    finally:
+        os.close(root)
+
+
+def read_file(directory: str, name: str) -> bytes | None:
+    """What `name` is in a directory of the client's, links followed inside it; None: no file."""
+    root = os.open(directory, _DIRECTORY)
+    try:
+        return _read(root, name)
     finally:
         os.close(root)
 

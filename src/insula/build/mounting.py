@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from insula.build.copying import Copying, Layers
+from insula.build.options import Client
 from insula.dockerfile.configuration import join_path
 from insula.dockerfile.mounts import RunMount
 from insula.errors import InvalidRequest
@@ -49,13 +50,13 @@ class RunMounts:
         places: Places,
         copying: Copying,
         volumes: Volumes,
-        secrets: Mapping[str, bytes],
+        client: Client,
         find_root: Callable[[str], Awaitable[Layers]],
     ) -> None:
         self._places = places
         self._copying = copying
         self._volumes = volumes
-        self._secrets = secrets
+        self._client = client
         self._find_root = find_root
 
     @asynccontextmanager
@@ -76,8 +77,12 @@ class RunMounts:
                         specs.append(await self._cache(mount, target, stack))
                     case "bind":
                         specs.append(await self._bind(number, mount, target, stack))
+                    case "ssh":
+                        if (agent := await self._agent(number, mount, target, stack)) is not None:
+                            specs.append(agent)
+                            env.append(f"SSH_AUTH_SOCK={target}")
                     case _:
-                        if (secret := self._secret(mount)) is None:
+                        if (secret := await self._secret(mount)) is None:
                             continue
                         if mount.env:
                             env.append(f"{mount.env}={secret.decode(errors='surrogateescape')}")
@@ -114,11 +119,23 @@ class RunMounts:
         source = f"{place}/{inner}" if inner else place
         return MountSpec(kind=MountKind.BIND, source=source, target=target, read_only=not mount.writable)
 
-    def _secret(self, mount: RunMount) -> bytes | None:
-        secret = self._secrets.get(mount.id)
+    async def _agent(
+        self, number: int, mount: RunMount, target: str, stack: AsyncExitStack
+    ) -> MountSpec | None:
+        path = f"{self._places.run}/ssh{number}"
+        if not await stack.enter_async_context(self._client.ssh_agent(mount.id, path)):
+            if mount.required:
+                raise InvalidRequest(f"no SSH key {mount.id} forwarded from the client", hint="--ssh")
+            return None
+        os.chown(path, mount.uid, mount.gid)
+        os.chmod(path, 0o600 if mount.mode is None else mount.mode)
+        return MountSpec(kind=MountKind.BIND, source=path, target=target)
+
+    async def _secret(self, mount: RunMount) -> bytes | None:
+        secret = await self._client.secret(mount.id)
         if secret is None and mount.required:
             raise InvalidRequest(
-                f"secret {mount.id}: not found", hint=f"insula build --secret id={mount.id},src=FILE"
+                f"secret {mount.id}: not found", hint=f"build --secret id={mount.id},src=FILE"
             )
         return secret
 

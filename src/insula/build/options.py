@@ -1,25 +1,60 @@
-"""What a build is asked for, and where it tells.  Pure (a record and a Protocol)."""
+"""What a build is asked for, whom it can ask, and where it tells.  Pure (records and Protocols)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from insula.errors import InvalidRequest
 from insula.model.credentials import Credentials
 from insula.model.isolation import Isolation
 from insula.model.limits import Limits
 
 
+class Client(Protocol):
+    """Who wants the build, and can be asked for what a step needs."""
+
+    async def secret(self, ident: str) -> bytes | None:
+        """For `RUN --mount=type=secret`; None when there is none of that name."""
+        ...
+
+    async def credentials(self, registry: str) -> Credentials | None: ...
+
+    def ssh_agent(self, ident: str, path: str) -> AbstractAsyncContextManager[bool]:
+        """While it is entered, a socket at `path` is the client's agent of that name.  False: it has none.
+        Raises InvalidRequest when it cannot have any."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllAtOnce:
+    """A Client that has said everything with its request.  `registries` are by domain."""
+
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    registries: Mapping[str, Credentials] = field(default_factory=dict)
+
+    async def secret(self, ident: str) -> bytes | None:
+        return self.secrets.get(ident)
+
+    async def credentials(self, registry: str) -> Credentials | None:
+        return self.registries.get(registry)
+
+    def ssh_agent(self, ident: str, path: str) -> AbstractAsyncContextManager[bool]:
+        raise InvalidRequest(
+            "--mount=type=ssh needs a BuildKit session, which the classic build endpoint has not",
+            hint="docker buildx build --ssh, or give the key as a secret: insula build --secret",
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """`build_args`: None is a name without a value.  `tags` are checked references.  `credentials` are by
-    registry.  `secrets` are for `RUN --mount=type=secret`.  `remote` is an address to fetch in the context's
-    place."""
+    """`build_args`: None is a name without a value.  `tags` are checked references.  `renamed` are images to
+    take for others (`--build-context NAME=docker-image://…`).  `needed_only`: stages that the target does not
+    use are left out, as BuildKit does it."""
 
     isolation: Isolation
-    dockerfile: str = "Dockerfile"
-    remote: str = ""
     tags: tuple[str, ...] = ()
     target: str = ""
     platform: str = ""
@@ -36,14 +71,41 @@ class BuildOptions:
     limits: Limits = field(default_factory=Limits)
     cgroup_parent: str = ""
     security_opt: tuple[str, ...] = ()
-    credentials: Mapping[str, Credentials] = field(default_factory=dict)
-    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    client: Client = field(default_factory=AllAtOnce)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    needed_only: bool = False
+    no_cache_stages: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepNote:
+    """A step that begins: the `number`th of `total`, and in the BuildKit way of counting the `layer`th of
+    `layers` in its stage (0: it makes none).  `stage` is the stage's name ("" when there is but one)."""
+
+    number: int
+    total: int
+    code: str
+    stage: str = ""
+    layer: int = 0
+    layers: int = 0
 
 
 class Output(Protocol):
-    """Called on the event loop.  `stream` is text as a terminal would show it."""
+    """Called on the event loop.  Texts are as a terminal would show them."""
 
-    def stream(self, text: str) -> None: ...
+    def step(self, step: StepNote) -> None: ...
+    def cached(self) -> None:
+        """The step that began last was taken from the cache."""
+        ...
+
+    def note(self, text: str) -> None:
+        """What the classic builder says between steps."""
+        ...
+
+    def log(self, text: str, *, error: bool) -> None:
+        """What a step's program wrote; `error`: to its standard error."""
+        ...
+
     def status(self, status: str, *, id: str = "", current: int = 0, total: int = 0) -> None: ...
     def aux(self, value: Mapping[str, Any]) -> None: ...
 

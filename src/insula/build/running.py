@@ -19,11 +19,12 @@ from insula.build.options import BuildOptions, Output
 from insula.build.stage import StageState
 from insula.dockerfile.instructions import Run
 from insula.engine.types import BUILD_ANNOTATION, CommitSpec, WaitCondition
-from insula.errors import BuildStepFailed, InvalidRequest, NotFound
+from insula.errors import BuildStepFailed, InvalidRequest, NotFound, UnsupportedField
 from insula.model.health import HealthCheck
 from insula.model.ids import short_id
 from insula.model.image import Image
 from insula.model.instance import ExitStatus, InstanceSpec, LogConfig
+from insula.model.isolation import reaches_sockets
 from insula.model.mounts import MountKind, MountSpec
 from insula.model.stream import Channel, Stream
 from insula.system.child import start_child
@@ -31,7 +32,6 @@ from insula.system.child import start_child
 if TYPE_CHECKING:
     from insula.engine.engine import Engine
 
-_RED, _PLAIN = "\x1b[91m", "\x1b[0m"
 _SCRIPT = "/.build-script"
 
 
@@ -71,6 +71,12 @@ class Running:
         assert state.image is not None
         config = state.configuration.config
         engine, options = self._engine, self._options
+        if not reaches_sockets(options.isolation) and any(mount.kind == "ssh" for mount in run.mounts):
+            raise UnsupportedField(
+                "RUN --mount=type=ssh",
+                "a virtual machine cannot reach a socket of the host's",
+                hint="a secret",
+            )
         async with AsyncExitStack() as stack:
             mounts, more_env = await stack.enter_async_context(
                 self._mounts.made(run.mounts, config.working_dir)
@@ -99,7 +105,7 @@ class Running:
             instance_id = (await engine.create(spec, None)).id
             kept = False
             try:
-                self._out.stream(f" ---> Running in {short_id(instance_id)}\n")
+                self._out.note(f" ---> Running in {short_id(instance_id)}\n")
                 status = await self._follow(instance_id)
                 if status.code != 0 or status.error:
                     kept = not options.force_remove
@@ -121,7 +127,7 @@ class Running:
                 if not kept:
                     await asyncio.shield(self._remove(instance_id))
             if not kept:
-                self._out.stream(f"Removing intermediate container {short_id(instance_id)}\n")
+                self._out.note(f"Removing intermediate container {short_id(instance_id)}\n")
             return image
 
     def _script(self, text: str, stack: AsyncExitStack) -> MountSpec:
@@ -158,7 +164,7 @@ class Running:
         while (chunk := await stream.read()) is not None:
             text = decoders[chunk.channel].decode(chunk.data) if chunk.channel in decoders else ""
             if text:
-                self._out.stream(f"{_RED}{text}{_PLAIN}" if chunk.channel is Channel.STDERR else text)
+                self._out.log(text, error=chunk.channel is Channel.STDERR)
             await self._out.room()
 
     async def _remove(self, instance_id: str) -> None:

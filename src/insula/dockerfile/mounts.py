@@ -13,6 +13,7 @@ _KEYS = {
     "cache": ("target", "id", "source", "from", "ro", "rw", "sharing", "mode", "uid", "gid"),
     "tmpfs": ("target", "size"),
     "secret": ("target", "id", "required", "mode", "uid", "gid", "env"),
+    "ssh": ("target", "id", "required", "mode", "uid", "gid"),
 }
 _SAME = {"dst": "target", "destination": "target", "src": "source", "readwrite": "rw", "readonly": "ro"}
 _SWITCHES = ("rw", "ro", "required")
@@ -21,8 +22,8 @@ _YES, _NO = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMount:
-    """`kind` is bind, cache, tmpfs or secret.  `source_stage` is bind's `from`.  `mode`, `uid` and `gid` are
-    a secret's or a cache's.  `size` is a tmpfs's, as it was written."""
+    """`kind` is bind, cache, tmpfs, secret or ssh.  `source_stage` is bind's `from`.  `mode`, `uid` and `gid`
+    are a secret's, an agent's or a cache's.  `size` is a tmpfs's, as it was written."""
 
     kind: str
     target: str
@@ -49,11 +50,6 @@ def parse_mount(text: str) -> RunMount:
     kind = given.pop("type", "bind").lower()
     if kind not in _TYPES:
         raise InvalidRequest(f'unsupported mount type "{kind}"')
-    if kind == "ssh":
-        raise InvalidRequest(
-            "--mount=type=ssh needs a BuildKit session, which the classic build endpoint has not",
-            hint="give the key as a secret: insula build --secret",
-        )
     for name, value in given.items():
         if name not in _KEYS[kind]:
             raise InvalidRequest(f"unexpected key '{name}' for mount type '{kind}'")
@@ -65,6 +61,8 @@ def parse_mount(text: str) -> RunMount:
             raise InvalidRequest("invalid secret mount: an id or a target is needed")
         ident = ident or target.rstrip("/").rpartition("/")[2]
         target = target or ("" if given.get("env") else f"/run/secrets/{ident}")
+    elif kind == "ssh":
+        ident, target = ident or "default", target or "/run/buildkit/ssh_agent.0"
     elif not target:
         raise InvalidRequest(f"a {kind} mount needs a target")
     if kind == "cache":

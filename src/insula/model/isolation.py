@@ -51,3 +51,8 @@ def root_kind(isolation: Isolation) -> RootKind:
 def output_delay_s(isolation: Isolation) -> float:
     """How long after a start the first output may be on its way: a machine's goes through its own kernel."""
     return 2.0 if isolation is Isolation.VM else 0.0
+
+
+def reaches_sockets(isolation: Isolation) -> bool:
+    """Whether a socket of the host's that is mounted inside can be connected to: a guest sees its name."""
+    return isolation is not Isolation.VM

@@ -61,6 +61,11 @@ class Reference:
         return f"{self.familiar_name}{tag}{digest}"
 
     @property
+    def full(self) -> str:
+        """As `str`, with the domain also where that is Docker Hub's."""
+        return f"{self.name}{str(self).removeprefix(self.familiar_name)}"
+
+    @property
     def identifier(self) -> str:
         """What a registry is asked for: the digest, else the tag, else `latest`."""
         return self.digest or self.tag or DEFAULT_TAG

@@ -1,4 +1,4 @@
-"""What this engine has none of: swarm, plugins, BuildKit.  Answers in Docker's words."""
+"""What this engine has none of: swarm, plugins.  Answers in Docker's words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _absent(what: str, hint: str) -> Handler:
 
 
 _swarm = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
-_no_build = _absent("BuildKit's sessions are", "DOCKER_BUILDKIT=0 docker build, or insula build")
+_no_cancel = _absent("cancelling a build by its id is", "end the client")
 
 ROUTES = (
     *(Route(method, f"/{word}", no_swarm) for word in _swarm for method in ("GET", "POST")),
@@ -47,7 +47,5 @@ ROUTES = (
     Route("GET", "/plugins/privileges", _absent("plugins are", "volumes and networks are built in")),
     Route("POST", "/plugins/{rest*}", _absent("plugins are", "volumes and networks are built in")),
     Route("DELETE", "/plugins/{name*}", no_such_plugin),
-    Route("POST", "/build/cancel", _no_build),
-    Route("POST", "/session", _no_build),
-    Route("POST", "/grpc", _no_build),
+    Route("POST", "/build/cancel", _no_cancel),
 )

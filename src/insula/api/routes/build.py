@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -14,7 +15,11 @@ from insula.api.progress import Teller, stream_progress
 from insula.api.routing import Route
 from insula.errors import InsulaError
 
+if TYPE_CHECKING:
+    from insula.build.options import StepNote
+
 _KEPT_OUTPUT = 64 << 10
+_RED, _PLAIN = "\x1b[91m", "\x1b[0m"
 
 
 class _Output:
@@ -25,7 +30,17 @@ class _Output:
         self._quiet = quiet
         self._kept = ""
 
-    def stream(self, text: str) -> None:
+    def step(self, step: StepNote) -> None:
+        self.note(f"Step {step.number}/{step.total} : {step.code}")
+        self.note("\n")
+
+    def cached(self) -> None:
+        self.note(" ---> Using cache\n")
+
+    def log(self, text: str, *, error: bool) -> None:
+        self.note(f"{_RED}{text}{_PLAIN}" if error else text)
+
+    def note(self, text: str) -> None:
         if self._quiet:
             self._kept = (self._kept + text)[-_KEPT_OUTPUT:]
         else:
@@ -54,14 +69,21 @@ class _Output:
 async def build(call: Call) -> web.StreamResponse:
     from insula.api.translate_build import parse_build
     from insula.build.builder import Builder
+    from insula.build.context import receive_context
 
     options = parse_build(call)
     quiet = call.flag("q")
+    receive = functools.partial(
+        receive_context,
+        call.pieces(),
+        dockerfile=call.text("dockerfile") or "Dockerfile",
+        remote=call.text("remote"),
+    )
 
     async def work(teller: Teller) -> None:
         output = _Output(teller, quiet=quiet)
         try:
-            image = await Builder(call.engine, options, output, secrets.token_hex(8)).build(call.pieces())
+            image = await Builder(call.engine, options, output, secrets.token_hex(8)).build(receive)
         except InsulaError:
             output.failed()
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from insula.api.routes import (
     absent,
     build,
+    buildkit,
     container_files,
     container_io,
     containers,
@@ -26,6 +27,7 @@ ROUTES = (
     *exec.ROUTES,
     *images.ROUTES,
     *build.ROUTES,
+    *buildkit.ROUTES,
     *networks.ROUTES,
     *volumes.ROUTES,
     *insula.ROUTES,

@@ -1,0 +1,296 @@
+"""Directories over a session: fsutil's DiffCopy, as a tar on our side.  Async.
+
+The sender first tells of everything in the directory, in order; then the receiver asks for the files that it
+wants, by their number in that list.  Nothing is kept from one build to the next, so all is wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import tarfile
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from insula.api.buildkit import wire_pb2 as wire
+from insula.api.buildkit.session import Packets
+from insula.errors import InvalidRequest
+from insula.system import tar
+from insula.system.tree import go_mode
+
+_MOST_ENTRIES = 2_000_000
+_WINDOW = 4 << 20  # bytes asked for and not here yet
+_MOST_ASKED = 64
+_SMALL = 1 << 20  # a file up to this may change its size while it is read
+_PIECE = 256 * 1024  # gRPC takes messages of up to 4 MiB
+_STAT, _REQ, _DATA = wire.Packet.STAT, wire.Packet.REQ, wire.Packet.DATA
+_FIN, _ERR = wire.Packet.FIN, wire.Packet.ERR
+
+# Go's os.FileMode: the bits that say what a file is
+_DIR, _SYMLINK, _DEVICE, _FIFO, _SOCKET, _CHAR, _IRREGULAR = (
+    1 << bit for bit in (31, 27, 26, 25, 24, 21, 19)
+)
+_KIND = _DIR | _SYMLINK | _DEVICE | _FIFO | _SOCKET | _CHAR | _IRREGULAR
+_SETUID, _SETGID, _STICKY = 1 << 23, 1 << 22, 1 << 20
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """A file that was asked for, or will be."""
+
+    number: int
+    member: tar.Member
+    held: bytearray = field(default_factory=bytearray)
+    ended: bool = False
+
+
+class _Receiver:
+    def __init__(self, stream: Packets, tell: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._tell = tell
+        self._received = 0
+        self._asked: dict[int, _Wanted] = {}
+
+    async def packet(self) -> Any:
+        packet = await self._stream.recv_message()
+        if packet is None:
+            raise InvalidRequest("the client's directory ended before it was complete")
+        self._received += len(packet.data) + packet.stat.ByteSize()
+        self._tell(self._received)
+        if packet.type == _ERR:
+            raise InvalidRequest(
+                f"the client could not read its directory: {packet.data.decode('utf-8', 'replace')}"
+            )
+        return packet
+
+    async def listing(self) -> list[Any]:
+        found: list[Any] = []
+        while (packet := await self.packet()).type == _STAT:
+            if not packet.HasField("stat"):
+                return found
+            found.append(packet.stat)
+            if len(found) > _MOST_ENTRIES:
+                raise InvalidRequest(
+                    f"the build context has more than {_MOST_ENTRIES} files", hint=".dockerignore"
+                )
+        raise InvalidRequest("the client sent a file before it told of all")
+
+    async def ask(self, wanted: _Wanted) -> None:
+        self._asked[wanted.number] = wanted
+        await self._stream.send_message(wire.Packet(type=_REQ, id=wanted.number))
+
+    async def data(self) -> None:
+        """The next piece of any file that was asked for."""
+        packet = await self.packet()
+        wanted = self._asked.get(packet.id) if packet.type == _DATA else None
+        if wanted is None:
+            raise InvalidRequest("the client sent a file that was not asked for")
+        if packet.data:
+            wanted.held += packet.data
+            if len(wanted.held) > max(_WINDOW, _SMALL + wanted.member.size) + (1 << 20):
+                raise InvalidRequest(f"{_shown(wanted.member)} grew while it was sent")
+        else:
+            wanted.ended = True
+            del self._asked[packet.id]
+
+    async def finish(self) -> None:
+        await self._stream.send_message(wire.Packet(type=_FIN), end=True)
+        while (await self.packet()).type != _FIN:
+            pass
+
+
+async def receive(stream: Packets, tell: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+    """The directory, as a tar.  `tell` gets the bytes that have come.  Raises InvalidRequest."""
+    receiver = _Receiver(stream, tell)
+    listing = await receiver.listing()
+    ahead: deque[_Wanted] = deque()
+    at = size = 0
+    members = [_member(entry) for entry in listing]
+
+    async def ask_ahead() -> None:
+        nonlocal at, size
+        while at < len(members) and len(ahead) < _MOST_ASKED and (size < _WINDOW or not ahead):
+            member = members[at]
+            if member is not None and member.kind == tar.FILE and member.size:
+                if ahead and member.size > _WINDOW:
+                    return  # it comes alone, as it is not held
+                wanted = _Wanted(at, member)
+                ahead.append(wanted)
+                size += member.size
+                await receiver.ask(wanted)
+            at += 1
+
+    for number, member in enumerate(members):
+        if member is None:
+            continue
+        await ask_ahead()
+        if not ahead or ahead[0].number != number:
+            yield tar.header(member)
+            continue
+        wanted = ahead.popleft()
+        size -= member.size
+        async for piece in _file(receiver, wanted):
+            yield piece
+    yield tar.END
+    await receiver.finish()
+
+
+async def _file(receiver: _Receiver, wanted: _Wanted) -> AsyncGenerator[bytes, None]:
+    member = wanted.member
+    if member.size <= _SMALL:
+        while not wanted.ended:
+            await receiver.data()
+        member.size = len(wanted.held)
+        yield tar.header(member) + bytes(wanted.held) + tar.padding(member.size)
+        return
+    yield tar.header(member)
+    left = member.size
+    while left:
+        while not wanted.held and not wanted.ended:
+            await receiver.data()
+        if not wanted.held:
+            raise InvalidRequest(f"{_shown(member)} became shorter while it was sent")
+        piece = bytes(wanted.held[:left])
+        wanted.held.clear()
+        left -= len(piece)
+        yield piece
+    while not wanted.ended:  # what was written behind its end meanwhile is none of the context's
+        await receiver.data()
+        wanted.held.clear()
+    yield tar.padding(member.size)
+
+
+def _shown(member: tar.Member) -> str:
+    return os.fsdecode(member.name)
+
+
+def _member(entry: Any) -> tar.Member | None:
+    """What a tar has for it; None for what no image has (sockets)."""
+    kind = entry.mode & _KIND
+    mode = entry.mode & 0o777
+    for bit, sticky in ((_SETUID, stat.S_ISUID), (_SETGID, stat.S_ISGID), (_STICKY, stat.S_ISVTX)):
+        mode |= sticky if entry.mode & bit else 0
+    name = entry.path.encode("utf-8", "surrogateescape")
+    member = tar.Member(
+        name=name,
+        mode=mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        mtime_ns=max(0, entry.mod_time),
+        xattrs={
+            name.encode(): value
+            for name, value in entry.xattrs.items()
+            if name.startswith("security.capability")
+        },
+    )
+    link = entry.linkname.encode("utf-8", "surrogateescape")
+    if kind == _DIR:
+        member.kind, member.name = tar.DIRECTORY, name + b"/"
+    elif kind == _SYMLINK:
+        member.kind, member.link = tar.SYMLINK, link
+    elif kind == 0 and link:
+        member.kind, member.link = tar.LINK, link
+    elif kind == 0:
+        member.size = max(0, entry.size)
+    elif kind == _FIFO:
+        member.kind = tar.FIFO
+    elif kind == _DEVICE | _CHAR or kind == _DEVICE:
+        member.kind = tar.CHAR if kind & _CHAR else tar.BLOCK_DEVICE
+        member.major, member.minor = entry.devmajor, entry.devminor
+    else:
+        return None
+    return member
+
+
+# the other way
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    stat: Any
+    offset: int
+
+
+def _index(file: BinaryIO) -> list[_Entry]:
+    """What a tar of ours has, in the order that a receiver wants: by the parts of the names."""
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        members = [member for member in archive if _clean(member.name)]
+    by_name = {_clean(member.name): member for member in members}
+    first: dict[str, str] = {}  # of each file with several names, the one that comes first in that order
+    entries = []
+    for name in sorted(by_name, key=lambda name: name.split("/")):
+        member = by_name[name]
+        origin, link = name, member.linkname if member.issym() else ""
+        if member.islnk():
+            origin = _clean(member.linkname)
+            member = by_name.get(origin, member)
+        if member.isreg():
+            known = first.setdefault(origin, name)
+            link = known if known != name else ""
+        entries.append(_Entry(_stat_of(name, member, link), member.offset_data if not link else 0))
+    return entries
+
+
+def _clean(name: str) -> str:
+    return (
+        name.removeprefix(".").strip("/") if name.startswith(("./", "/")) or name == "." else name.strip("/")
+    )
+
+
+def _stat_of(name: str, member: tarfile.TarInfo, link: str) -> Any:
+    kind = {
+        tarfile.DIRTYPE: stat.S_IFDIR,
+        tarfile.SYMTYPE: stat.S_IFLNK,
+        tarfile.FIFOTYPE: stat.S_IFIFO,
+        tarfile.CHRTYPE: stat.S_IFCHR,
+        tarfile.BLKTYPE: stat.S_IFBLK,
+    }.get(member.type, stat.S_IFREG)
+    return wire.Stat(
+        path=name,
+        mode=go_mode(kind | member.mode),
+        uid=member.uid,
+        gid=member.gid,
+        size=member.size if member.isreg() else 0,
+        mod_time=int(member.mtime * 1_000_000_000),
+        linkname=link,
+        devmajor=member.devmajor if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
+        devminor=member.devminor if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
+    )
+
+
+async def send(stream: Packets, path: str, tell: Callable[[int], None]) -> None:
+    """The tree that the tar at `path` (one of ours) has, into a directory of the client's.  Raises
+    InvalidRequest when the client cannot write it."""
+    with open(path, "rb") as file:
+        entries = await asyncio.to_thread(_index, file)
+        for entry in entries:
+            await stream.send_message(wire.Packet(type=_STAT, stat=entry.stat))
+        await stream.send_message(wire.Packet(type=_STAT))
+        sent = 0
+        while (packet := await stream.recv_message()) is not None:
+            if packet.type == _ERR:
+                raise InvalidRequest(f"the client could not write: {packet.data.decode('utf-8', 'replace')}")
+            if packet.type == _FIN:
+                await stream.send_message(wire.Packet(type=_FIN), end=True)
+                return
+            if packet.type != _REQ or not packet.id < len(entries):
+                raise InvalidRequest("the client asked for what is not there")
+            async for piece in _pieces(file, entries[packet.id]):
+                sent += len(piece)
+                tell(sent)
+                await stream.send_message(wire.Packet(type=_DATA, id=packet.id, data=piece))
+            await stream.send_message(wire.Packet(type=_DATA, id=packet.id))
+
+
+async def _pieces(file: BinaryIO, entry: _Entry) -> AsyncIterator[bytes]:
+    left, at = entry.stat.size, entry.offset
+    while left:
+        piece = await asyncio.to_thread(os.pread, file.fileno(), min(left, _PIECE), at)
+        if not piece:
+            raise InvalidRequest("the tree to be exported is cut off")
+        left -= len(piece)
+        at += len(piece)
+        yield piece
