@@ -8,10 +8,11 @@ import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
-from api_wire import ask
+from api_wire import ask, dial
 from fake_house import House, start_house
 from insula import __version__
 from integration.images.fake_registry import make_tar
@@ -231,6 +232,28 @@ async def test_load_is_quiet_when_asked_to_be(house: House, tmp_path: Path) -> N
         answer = (await ask(house, "POST", f"/images/load{query}", archive, _TAR))[2]
         assert b"Loaded image: real:latest" in answer
         assert told == (b'"status":' in answer), query
+
+
+async def test_load_ends_also_for_who_leaves_with_its_first_words(house: House, tmp_path: Path) -> None:
+    """docker-squash, which drops docker-py's generator.  What has not come whole is nothing."""
+    await house.ok("import", "-", "real", stdin=make_tar({"note": b"x" * 500_000}))
+    await house.ok("save", "-o", str(tmp_path / "archive"), "real")
+    await house.ok("rmi", "real")
+    archive = (tmp_path / "archive").read_bytes()
+    head = f"POST /images/load HTTP/1.1\r\nHost: x\r\n{_TAR}Content-Length: {len(archive)}\r\n\r\n".encode()
+    async with dial(house) as listening:
+        query = urlencode({"filters": '{"type": ["image"], "event": ["load"]}'})
+        listening.writer.write(f"GET /events?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await listening.head()
+        async with dial(house) as leaving:
+            leaving.writer.write(head + archive[:-1000])
+            await leaving.writer.drain()
+        async with dial(house) as leaving:
+            leaving.writer.write(head + archive)
+            await leaving.head()
+        told = await listening.reader.readuntil(b"}\n")
+    assert '"load"' in told.decode()
+    assert "real:latest" == await house.ok("images", "--format", "{{.Repository}}:{{.Tag}}", "real")
 
 
 async def test_programs_that_want_a_certain_docker_are_let_in(house: House) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from api_wire import UPGRADE, Wire, act, ask, create, dial
 from fake_house import House, start_house
-from insula.engine.types import LogRecord
+from insula.engine.types import LogBatch, LogRecord
 from insula.errors import Failure
 from insula.model.stream import Channel
 from integration.images.fake_registry import make_tar
@@ -219,12 +219,48 @@ async def test_default_fields_of_the_docker_client_pass(house: House) -> None:
     await create(house, "true", HostConfig=host, NetworkingConfig=networking, Volumes={})
 
 
+async def test_when_an_image_was_tagged_last(house: House) -> None:
+    async def told() -> str:
+        image = json.loads((await ask(house, "GET", "/images/busybox/json"))[2])
+        return str(image["Metadata"]["LastTagTime"])
+
+    before = await told()
+    assert 201 == (await ask(house, "POST", "/images/busybox/tag?repo=other"))[0]
+    assert before < await told()
+
+
 async def test_a_field_that_does_not_exist_is_named_in_a_warning(house: House) -> None:
-    body = {"Image": "busybox", "HostConfig": {"Isolatoin": "vm"}}
+    mount = {"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"Sise": 5, "Nothing": 0}}
+    endpoint = {"lan": {"IPAMConfig": {"IPv4": "10.0.0.1"}}}
+    body = {
+        "Image": "busybox",
+        "HostConfig": {"Isolatoin": "vm", "Mounts": [mount]},
+        "NetworkingConfig": {"EndpointsConfig": endpoint},
+    }
     _, _, answer = await ask(house, "POST", "/containers/create", body)
     assert json.loads(answer)["Warnings"] == [
-        "HostConfig.Isolatoin: there is no such field; it has no effect"
+        f"{name}: there is no such field; it has no effect"
+        for name in (
+            "HostConfig.Isolatoin",
+            "HostConfig.Mounts.TmpfsOptions.Sise",
+            "NetworkingConfig.EndpointsConfig.lan.IPAMConfig.IPv4",
+        )
     ]
+
+
+async def test_inspect_tells_what_was_said_from_what_was_not(house: House) -> None:
+    host = {"Dns": [], "PortBindings": {}, "Init": False, "Binds": ["vol:/a"], "CpuCount": 2}
+    made = await create(house, "true", HostConfig=host, Volumes={"/a": {}}, MacAddress="02:00:00:00:00:09")
+    inspected = json.loads((await ask(house, "GET", f"/containers/{made}/json"))[2])
+    shown = inspected["HostConfig"]
+    assert ([], {}, False, 2) == tuple(shown[name] for name in ("Dns", "PortBindings", "Init", "CpuCount"))
+    assert (None, None, None) == tuple(shown[name] for name in ("DnsSearch", "Devices", "Ulimits"))
+    config = inspected["Config"]
+    assert {"/a": {}} == config["Volumes"]  # a bind covers it, and it was declared
+    assert "02:00:00:00:00:09" == config["MacAddress"]
+    other = json.loads((await ask(house, "GET", f"/containers/{await create(house, 'true')}/json"))[2])
+    assert "Init" not in other["HostConfig"]
+    assert other["HostConfig"]["PortBindings"] is None
 
 
 # hijacked connections
@@ -448,8 +484,8 @@ async def test_an_answer_that_fails_on_its_way_is_cut_off(house: House) -> None:
     ident = await create(house, "sleep", "100")
     await act(house, f"/containers/{ident}/start")
 
-    async def broken() -> AsyncIterator[LogRecord]:
-        yield LogRecord(0, Channel.STDOUT, b"first\n")
+    async def broken() -> AsyncIterator[LogBatch]:
+        yield LogBatch([LogRecord(0, Channel.STDOUT, b"first\n")])
         raise Failure("the disk is gone")
 
     house.engine.logs = lambda ref, query: broken()  # type: ignore[method-assign]

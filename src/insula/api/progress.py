@@ -67,11 +67,16 @@ class Teller:
 
 
 async def stream_progress(
-    call: Call, work: Callable[[Teller], Awaitable[object]], *, held_lines: int = 0, at_once: bool = False
+    call: Call,
+    work: Callable[[Teller], Awaitable[object]],
+    *,
+    held_lines: int = 0,
+    at_once: bool = False,
+    to_the_end: bool = False,
 ) -> web.StreamResponse:
     """Run `work` and send what it tells.  An error before the first line is an ordinary error answer; the
     first `held_lines` lines do not count for that; with `at_once` no error is.  The work is
-    cancelled when the client goes away."""
+    cancelled when the client goes away, or goes on `to_the_end`, on a route that `completes`."""
     teller = Teller(held_lines)
     task = asyncio.ensure_future(work(teller))
     task.add_done_callback(lambda _: teller.ready.set())
@@ -91,7 +96,8 @@ async def stream_progress(
                 break
     finally:
         if not task.done():
-            task.cancel()
+            if not to_the_end:
+                task.cancel()
             await asyncio.wait([task])
     if (error := task.exception()) is not None:
         if not isinstance(error, InsulaError):

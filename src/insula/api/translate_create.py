@@ -1,18 +1,19 @@
 """A create request to an InstanceSpec.  Pure.
 
 Every field of the swagger is honoured, refused by name when it asks for something, or (two of them) has
-no meaning on Linux: `ContainerIDFile` and `ArgsEscaped` are the client's own.
+no meaning here: `ContainerIDFile`, which inspect repeats, is the client's own, `ArgsEscaped` is of Windows.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from insula.api.translate_health import parse_health
-from insula.api.translate_limits import parse_limits, refuse_unsupported
+from insula.api.translate_limits import find_inert, parse_limits, refuse_unsupported, warn_inert
 from insula.api.translate_mounts import parse_mounts
 from insula.api.translate_network import (
     check_dns,
@@ -24,12 +25,15 @@ from insula.api.translate_network import (
 )
 from insula.api.versions import Version
 from insula.api.wire import host_config as wire
+from insula.api.wire.codec import find_strangers
 from insula.api.wire.container_config import ContainerCreateRequest
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.instance import Device, InstanceSpec, LogConfig, RestartPolicy
 from insula.model.isolation import Isolation, parse_isolation
 from insula.model.paths import clean_path
 
+_MOST_STRANGERS = 16
+_EMPTY: tuple[object, ...] = ([], {}, False)
 _RUNTIMES = ("", "crun", "runc", "io.containerd.runc.v2")
 _DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}")
 
@@ -58,7 +62,7 @@ def parse_console_size(given: Sequence[int] | None) -> tuple[int, int]:
 def parse_create(given: ContainerCreateRequest, default: Isolation, version: Version) -> CreateRequest:
     """Raises InvalidRequest, UnsupportedField; nothing has been made then."""
     host = given.HostConfig
-    _refuse(given, version)
+    _refuse(given)
     warnings: list[str] = []
     mac = given.MacAddress
     if mac and version >= (1, 44):
@@ -66,6 +70,10 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
             "The container-wide MacAddress field is now deprecated. "
             "It should be specified in EndpointsConfig instead."
         )
+    inert = find_inert(host, version)
+    warnings += warn_inert(inert)
+    if host.CpuPercent:
+        warnings.append("linux does not support CPU percent. Percent discarded.")  # moby's
     links = parse_links(host.Links or ())
     place = parse_place(host.NetworkMode, given.NetworkingConfig.EndpointsConfig, mac, version, links)
     isolation = parse_isolation(host.Isolation, default)
@@ -74,7 +82,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
     spec = InstanceSpec(
         image=given.Image,
         isolation=isolation,
-        command=_words(given.Cmd),
+        command=_words(given.Cmd) or None,
         entrypoint=_words(given.Entrypoint),
         env=tuple(given.Env or ()),
         user=given.User,
@@ -87,7 +95,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         stop_signal=given.StopSignal,
         stop_timeout_s=given.StopTimeout,
         health=parse_health(given.Healthcheck, version),
-        init=bool(host.Init),
+        init=host.Init,
         tty=given.Tty,
         console_rows=rows,
         console_cols=cols,
@@ -118,13 +126,13 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         storage_opt=host.StorageOpt or {},
         sysctls=host.Sysctls or {},
         pid_mode=host.PidMode,
-        ipc_mode=host.IpcMode,
+        ipc_mode=host.IpcMode or ("shareable" if version < (1, 40) else ""),
         uts_mode=host.UTSMode,
         cgroup_parent=host.CgroupParent,
         cgroupns_mode=host.CgroupnsMode,
         userns_mode=host.UsernsMode,
         network_mode=place.network_mode,
-        ports=parse_bindings(host.PortBindings),
+        ports=parse_bindings(host.PortBindings or {}),
         publish_all=host.PublishAllPorts,
         exposed_ports=parse_exposed(given.ExposedPorts),
         extra_hosts=check_extra_hosts(host.ExtraHosts or ()),
@@ -135,17 +143,22 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         networks=place.networks,
         links=place.links,
         network_disabled=given.NetworkDisabled,
-        auto_remove=host.AutoRemove,
+        auto_remove=host.AutoRemove and version >= (1, 25),  # before, the client removed it
         restart=parse_restart(host.RestartPolicy),
         log=_log(host.LogConfig),
         asked_isolation=host.Isolation if host.Isolation.lower() == "default" else "",
         volume_driver=host.VolumeDriver,
         on_build=tuple(given.OnBuild or ()),
+        inert=inert,
+        empties=tuple(name for name in wire.HOST_CONFIG_EMPTIES if getattr(host, name) in _EMPTY),
+        shell=tuple(given.Shell or ()),
+        volumes=tuple(given.Volumes or ()),
+        container_id_file=host.ContainerIDFile,
     )
     return CreateRequest(spec, tuple(warnings))
 
 
-def _refuse(given: ContainerCreateRequest, version: Version) -> None:
+def _refuse(given: ContainerCreateRequest) -> None:
     """What cannot be honoured, by the field's name."""
     host = given.HostConfig
     if not given.Image:
@@ -154,17 +167,22 @@ def _refuse(given: ContainerCreateRequest, version: Version) -> None:
         raise InvalidRequest("invalid reference format: the request names no Image")
     refuse_unsupported(host, _HOST_NOT_YET)
     if host.DeviceRequests:
-        asked = host.DeviceRequests[0]
-        groups = " ".join(f"[{' '.join(words)}]" for words in asked.Capabilities or ())
+        wanted = host.DeviceRequests[0]
+        groups = " ".join(f"[{' '.join(words)}]" for words in wanted.Capabilities or ())
         raise UnsupportedField(  # dockerd's words
             "HostConfig.DeviceRequests",
-            f'could not select device driver "{asked.Driver}" with capabilities: [{groups}]',
+            f'could not select device driver "{wanted.Driver}" with capabilities: [{groups}]',
             hint="there are no device drivers here; --device gives a container a device",
         )
-    if host.KernelMemory and version < (1, 42):
-        raise UnsupportedField(
-            "HostConfig.KernelMemory", "kernels since 5.4 do not limit kernel memory by itself"
-        )
+    for asked, what, instead in (
+        (host.IOMaximumBandwidth, "bandwidth", "BlkioDeviceReadBps and BlkioDeviceWriteBps"),
+        (host.IOMaximumIOps, "IOPs", "BlkioDeviceReadIOps and BlkioDeviceWriteIOps"),
+    ):
+        if asked:  # moby's words
+            raise InvalidRequest(
+                f"Invalid QoS settings: linux does not support configuration of maximum {what}",
+                hint=f"{instead} limit a container",
+            )
     if host.Runtime not in _RUNTIMES:
         raise InvalidRequest(
             f"unknown or invalid runtime name: {host.Runtime}", hint="--isolation process or vm"
@@ -179,18 +197,13 @@ def parse_restart(given: wire.RestartPolicy) -> RestartPolicy:
 
 def unknown_fields(raw: Mapping[str, object]) -> list[str]:
     """Warnings for fields that no version of the API has: dockerd drops them without a word."""
-    host = raw.get("HostConfig")
-    known = set(ContainerCreateRequest.__struct_fields__)
-    names = [name for name, value in raw.items() if value and name not in known]
-    if isinstance(host, dict):
-        known = set(wire.HostConfig.__struct_fields__)
-        names += [f"HostConfig.{name}" for name, value in host.items() if value and name not in known]
-    return [f"{name[:64]}: there is no such field; it has no effect" for name in names[:16]]
+    found = itertools.islice(find_strangers(raw, ContainerCreateRequest), _MOST_STRANGERS)
+    return [f"{name[:128]}: there is no such field; it has no effect" for name in found]
 
 
 def _words(given: str | list[str] | None) -> tuple[str, ...] | None:
-    """None and the empty list both mean the image's; one empty string is Docker's way to say *none*."""
-    if given is None or given == []:
+    """None means the image's.  Of an entrypoint the empty list, or one empty string, says *none*."""
+    if given is None:
         return None
     return (given,) if isinstance(given, str) else tuple(given)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from insula.api.filters import Filters
-from insula.api.times import ZERO, parse_time, unix_seconds
+from insula.api.times import ZERO, format_time, parse_time, unix_seconds
 from insula.api.translate_health import parse_health, render_check
 from insula.api.versions import NEWEST, Version
 from insula.api.wire.codec import ABSENT, without_empty
@@ -84,7 +84,7 @@ def _render_inspect(image: Image) -> ImageInspect:
         Size=image.size_bytes,
         GraphDriver=GraphDriverData(Name="overlay2", Data=None),
         RootFS=RootFS(Type="layers", Layers=list(image.diff_ids)),
-        Metadata={"LastTagTime": ZERO},
+        Metadata={"LastTagTime": format_time(image.tagged_ns)},
     )
 
 

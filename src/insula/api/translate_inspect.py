@@ -16,7 +16,7 @@ from insula.api.wire.container import (
     GraphDriverData,
     NetworkSettings,
 )
-from insula.api.wire.container_config import CONFIG_OMITS, ContainerConfig, Object
+from insula.api.wire.container_config import CONFIG_OMITS, ContainerConfig
 from insula.engine.types import InstanceView
 from insula.model.ids import short_id
 from insula.model.instance import Instance, InstanceSpec, State
@@ -81,9 +81,10 @@ def render_state(instance: Instance) -> ContainerState:
 
 def render_config(view: InstanceView) -> ContainerConfig:
     spec, config = view.instance.spec, view.config
-    image = view.image.config if view.image else None
-    anonymous = [m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source]
-    volumes: dict[str, Object] = {path: {} for path in (*config.volumes, *anonymous)}
+    volumes = [*config.volumes]
+    if spec.volumes is None:  # made by an insula that did not keep how they were written
+        volumes += [m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source]
+    no_entrypoint = spec.entrypoint is not None and not config.entrypoint
     rendered = ContainerConfig(
         Hostname=config.hostname,
         Domainname=spec.domainname,
@@ -95,19 +96,21 @@ def render_config(view: InstanceView) -> ContainerConfig:
         Tty=spec.tty,
         OpenStdin=spec.open_stdin,
         StdinOnce=spec.stdin_once,
-        Env=list(config.env),
+        Env=list(config.env) or None,
         Cmd=list(config.command) or None,
         Healthcheck=render_check(config.health),
         Image=spec.image,
-        Volumes=volumes or None,
+        Volumes={path: {} for path in volumes} or None,
         WorkingDir=config.working_dir,
-        Entrypoint=list(config.entrypoint) or None,
+        # to be told from null, with which another one like this would have the image's
+        Entrypoint=[] if no_entrypoint else list(config.entrypoint) or None,
         NetworkDisabled=spec.network_disabled,
-        OnBuild=list(spec.on_build or (image.on_build if image else ())) or None,
+        MacAddress=_asked_mac(spec),
+        OnBuild=list(spec.on_build) or None,
         Labels=config.labels,
         StopSignal=config.stop_signal,
         StopTimeout=spec.stop_timeout_s,
-        Shell=list(image.shell) if image and image.shell else None,
+        Shell=list(config.shell) or None,
     )
     return without_empty(rendered, CONFIG_OMITS)
 
@@ -115,12 +118,16 @@ def render_config(view: InstanceView) -> ContainerConfig:
 def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.HostConfig:
     spec = view.instance.spec
     limits = spec.limits
+    masked: tuple[str, ...] | None
+    readonly: tuple[str, ...] | None
     masked, readonly = finalize_paths(
         spec.security_opt,
         privileged=spec.privileged,
         masked=spec.masked_paths,
         read_only=spec.readonly_paths,
     )
+    if spec.privileged:  # null then, unless it says some: made again without, it would have the usual ones
+        masked, readonly = spec.masked_paths, spec.readonly_paths
     rendered = host.HostConfig(
         CpuShares=limits.cpu_shares,
         Memory=limits.memory_bytes,
@@ -130,7 +137,8 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         CpuQuota=limits.cpu_quota_us,
         CpuRealtimePeriod=limits.cpu_rt_period_us,
         CpuRealtimeRuntime=limits.cpu_rt_runtime_us,
-        KernelMemory=0 if version < (1, 42) else ABSENT,
+        KernelMemory=spec.inert.get("KernelMemory", 0) if version < (1, 42) else ABSENT,
+        KernelMemoryTCP=spec.inert.get("KernelMemoryTCP", 0),
         CpusetCpus=limits.cpuset_cpus,
         CpusetMems=limits.cpuset_mems,
         Devices=[
@@ -153,6 +161,7 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         MemorySwap=limits.memory_swap_bytes or 2 * limits.memory_bytes,
         OomKillDisable=limits.oom_kill_disable,
         PidsLimit=max(limits.pids, 0) if limits.pids else None,
+        CpuCount=spec.inert.get("CpuCount", 0),
         Ulimits=[host.Ulimit(Name=u.name, Hard=u.hard, Soft=u.soft) for u in limits.ulimits],
         Binds=[_bind_text(m) for m in spec.mounts if _is_bind(m)] or None,
         LogConfig=host.LogConfig(Type=spec.log.driver, Config=spec.log.options),
@@ -191,11 +200,24 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         Isolation=spec.asked_isolation or spec.isolation.value,
         Links=[f"/{name}:/{view.instance.name}/{alias}" for name, alias in view.links] or None,
         Mounts=[_mount(m) for m in spec.mounts if not m.legacy] or None,
-        MaskedPaths=list(masked),
-        ReadonlyPaths=list(readonly),
-        Init=spec.init or None,
+        MaskedPaths=None if masked is None else list(masked),
+        ReadonlyPaths=None if readonly is None else list(readonly),
+        Init=spec.init,
+        ContainerIDFile=spec.container_id_file,
     )
+    for name in host.HOST_CONFIG_EMPTIES:
+        if not getattr(rendered, name) and name not in spec.empties:
+            setattr(rendered, name, None)
+        elif getattr(rendered, name) is None:
+            setattr(rendered, name, [])
     return without_empty(rendered, host.HOST_CONFIG_OMITS)
+
+
+def _asked_mac(spec: InstanceSpec) -> str:
+    """In the place that it had until API 1.44, where moby shows it still."""
+    shared = spec.network_mode in ("host", "none") or spec.network_mode.startswith("container:")
+    named = next((n.mac_address for n in spec.networks or () if n.name == spec.network_mode), "")
+    return "" if shared else named or spec.mac_address
 
 
 def _rates(throttles: tuple[Throttle, ...], what: str) -> list[host.ThrottleDevice]:
@@ -207,7 +229,7 @@ def _is_tmpfs_option(mount: MountSpec) -> bool:
 
 
 def _is_bind(mount: MountSpec) -> bool:
-    return mount.legacy and mount.kind is not MountKind.TMPFS and mount.source != ""
+    return mount.legacy and mount.kind is not MountKind.TMPFS and bool(mount.source or mount.text)
 
 
 def _bind_text(mount: MountSpec) -> str:
@@ -224,6 +246,7 @@ def _mount(mount: MountSpec) -> host.Mount:
         Source=mount.source,
         Target=mount.target,
         ReadOnly=mount.read_only,
+        Consistency=mount.consistency,
         BindOptions=_or_none(
             host.BindOptions(
                 Propagation=mount.propagation,

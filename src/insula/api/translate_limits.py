@@ -6,23 +6,30 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 
+from insula.api.versions import Version
 from insula.api.wire.host_config import Resources, ThrottleDevice
 from insula.errors import InvalidRequest, UnsupportedField
 from insula.model import limits as model
 
 _LEAST_MEMORY = 6 * 1024 * 1024
 
+_NOTHING: tuple[object, ...] = (None, "", [], 0, -1)
 _RATES = ("BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps")
 
-# fields that nothing here honours, with the values that ask for nothing
-_NOT_YET: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    ("KernelMemoryTCP", (0,), "kernels since 5.4 do not limit kernel memory by itself"),
-    ("CpuCount", (0,), "is for Windows; use NanoCpus (--cpus)"),
-    ("CpuPercent", (0,), "is for Windows; use NanoCpus (--cpus)"),
-    ("IOMaximumIOps", (0,), "is for Windows"),
-    ("IOMaximumBandwidth", (0,), "is for Windows"),
-)
+# what Docker describes as of Windows, or as what its runtime ignores: kept and shown, as by dockerd, and said
+_INERT = {
+    "CpuCount": "it is for Windows: use NanoCpus (--cpus)",
+    "KernelMemory": "kernels since 5.4 do not limit kernel memory by itself",
+    "KernelMemoryTCP": "kernels since 5.4 do not limit kernel memory by itself",
+}
+# what an update cannot change, in dockerd neither, which does not say so
+_FIXED = (
+    "BlkioDeviceReadBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteBps", "BlkioDeviceWriteIOps",
+    "BlkioWeightDevice", "CgroupParent", "CpuPercent", "DeviceCgroupRules", "DeviceRequests", "Devices",
+    "IOMaximumBandwidth", "IOMaximumIOps", "MemorySwappiness", "OomKillDisable", "Ulimits",
+)  # fmt: skip
 
 
 def refuse_unsupported(
@@ -34,9 +41,31 @@ def refuse_unsupported(
             raise UnsupportedField(prefix + name, why)
 
 
+def find_inert(given: Resources, version: Version) -> dict[str, int]:
+    """Fields that are kept and shown, and mean nothing else, with what they hold."""
+    found = {name: value for name in _INERT if (value := getattr(given, name))}
+    if version >= (1, 42):
+        found.pop("KernelMemory", None)  # which is no field any more
+    if version < (1, 40):
+        found.pop("KernelMemoryTCP", None)  # which was none yet
+    return found
+
+
+def warn_inert(inert: Iterable[str], prefix: str = "HostConfig.") -> tuple[str, ...]:
+    return tuple(f"{prefix}{name} has no effect: {_INERT[name]}" for name in inert)
+
+
+def warn_update(given: Resources, version: Version) -> tuple[str, ...]:
+    """What an update names and does not change."""
+    fixed = [name for name in _FIXED if getattr(given, name) not in _NOTHING]
+    return (
+        *warn_inert(find_inert(given, version), ""),
+        *(f"{name} has no effect: an update does not change it" for name in fixed),
+    )
+
+
 def parse_limits(given: Resources, *, oom_score_adj: int = 0, shm_size: int = 0) -> model.Limits:
-    """Raises InvalidRequest, UnsupportedField."""
-    refuse_unsupported(given, _NOT_YET)
+    """Raises InvalidRequest."""
     _check_range(given)
     return model.Limits(
         memory_bytes=given.Memory,

@@ -77,6 +77,8 @@ def render_ports(view: InstanceView) -> list[Port]:
 def render_networks(view: InstanceView) -> dict[str, EndpointSettings]:
     """What it is attached to now, or would be when started."""
     spec, instance = view.instance.spec, view.instance
+    if spec.network_disabled:
+        return {}
     if attachment(spec)[0] in (Attachment.HOST, Attachment.NONE):
         return {spec.network_mode: EndpointSettings()}
     now = {called: e for e in view.endpoints for called in (e.network_name, e.network_id)}

@@ -62,7 +62,7 @@ def parse_bind(text: str) -> MountSpec:
     """`source:target[:options]`; a source that is no absolute path names a volume.  Raises InvalidRequest."""
     parts = text.split(":")
     if len(parts) == 1:
-        return anonymous(text)
+        return dataclasses.replace(anonymous(text), text=text)
     if len(parts) > 3 or "" in parts[:2]:
         raise InvalidRequest(f"invalid volume specification: '{text}'")
     source, target = parts[0], _target(parts[1], text)
@@ -126,10 +126,12 @@ def parse_mount(given: Mount, version: Version = NEWEST) -> MountSpec:
         raise invalid(f"invalid mount path: '{given.Target}' mount path must be absolute")
     target = _target(given.Target, given.Target)
     if given.Type == "bind":
-        return _bind(given, target, invalid, version)
-    if given.Type == "volume":
-        return _volume(given, target, invalid, version)
-    return _tmpfs(given, target, invalid)
+        spec = _bind(given, target, invalid, version)
+    elif given.Type == "volume":
+        spec = _volume(given, target, invalid, version)
+    else:
+        spec = _tmpfs(given, target, invalid)
+    return dataclasses.replace(spec, consistency=given.Consistency)
 
 
 def _bind(given: Mount, target: str, invalid: Callable[[str], InvalidRequest], version: Version) -> MountSpec:

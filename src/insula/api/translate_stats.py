@@ -8,7 +8,7 @@ from typing import Any
 
 from insula.api.times import ZERO, format_time
 from insula.model.instance import Instance
-from insula.model.stream import Sample
+from insula.model.stream import BlockSample, Sample
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -86,13 +86,29 @@ def _cpu(measured: Measured | None) -> dict[str, Any]:
 
 
 def _block_io(sample: Sample) -> dict[str, Any]:
-    done = (("read", sample.block_read_bytes), ("write", sample.block_write_bytes))
-    bytes_ = [{"major": 0, "minor": 0, "op": op, "value": value} for op, value in done if value]
     others = (
-        "io_serviced_recursive", "io_queue_recursive", "io_service_time_recursive", "io_wait_time_recursive",
-        "io_merged_recursive", "io_time_recursive", "sectors_recursive",
+        "io_queue_recursive", "io_service_time_recursive", "io_wait_time_recursive", "io_merged_recursive",
+        "io_time_recursive", "sectors_recursive",
     )  # fmt: skip
-    return {"io_service_bytes_recursive": bytes_, **dict.fromkeys(others)}
+    return {
+        "io_service_bytes_recursive": [
+            _entry(one, op, value)
+            for one in sample.blocks
+            for op, value in (("read", one.read_bytes), ("write", one.write_bytes))
+        ],
+        "io_serviced_recursive": [
+            _entry(one, op, value)
+            for one in sample.blocks
+            for op, value in (("read", one.reads), ("write", one.writes))
+            if one.reads or one.writes
+        ]
+        or None,
+        **dict.fromkeys(others),
+    }
+
+
+def _entry(one: BlockSample, op: str, value: int) -> dict[str, Any]:
+    return {"major": one.major, "minor": one.minor, "op": op, "value": value}
 
 
 def _networks(sample: Sample) -> dict[str, Any]:

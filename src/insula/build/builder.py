@@ -83,7 +83,7 @@ class Builder:
             stack.enter_context(disk_errors("building an image"))
             for place in (self._places.run, self._places.state):
                 os.makedirs(place, mode=0o700)
-                stack.callback(remove_tree, place)
+                stack.push_async_callback(asyncio.to_thread, remove_tree, place)  # a context may be large
             stack.callback(self._let_go)
             context = await receive(self._places.state)
             parsed = await asyncio.to_thread(parse_dockerfile, context.dockerfile)
@@ -114,7 +114,13 @@ class Builder:
         self._context_layers: Layers = (context.directory, empty)
         self._named = {name: (directory, empty) for name, directory in context.named.items()}
         copying = Copying(mount_points, empty)
-        self._files = FileSteps(copying, self._places.state, self._context_layers, self.find_root)
+        self._files = FileSteps(
+            copying,
+            self._places.state,
+            self._context_layers,
+            self.find_root,
+            may_be_nothing=options.buildkit,
+        )
         mounts = RunMounts(self._places, copying, self._engine.volumes, options.client, self._find_mount_root)
         self._running = Running(
             self._engine,
@@ -130,13 +136,13 @@ class Builder:
         self._cache = None if options.no_cache else cache
         last = (_label_step(options.labels),) if options.labels else ()
         needed = frozenset(range(len(parsed.stages)))
-        if options.needed_only:
+        if options.buildkit:
             resolved = await asyncio.to_thread(with_origins, parsed, options.build_args, platform)
             needed = resolved.needed()
         steps = sum(1 + len(stage.steps) for n, stage in enumerate(parsed.stages) if n in needed)
         self._total = len(parsed.arguments) + steps + len(last)
         for step in parsed.arguments:
-            self._tell(StepNote(number=0, total=0, code=step.code))
+            self._tell(StepNote(number=0, total=0, code=step.code, line=step.number))
             arg = await self._expanded(step.instruction, self._arguments.globals())
             assert isinstance(arg, Arg)
             self._arguments.add_global(arg)
@@ -182,7 +188,7 @@ class Builder:
         name = stage.origin.name or f"stage-{len(self._done)}"
         name = name if len(self._stages) > 1 else ""
         note = StepNote(number=0, total=0, code=stage.first.code, stage=name, layer=1, layers=counted)
-        self._tell(note)
+        self._tell(dataclasses.replace(note, line=stage.first.number))
         origin = await self._expanded(stage.origin, self._arguments.globals())
         assert isinstance(origin, From)
         self._arguments.begin_stage()
@@ -199,7 +205,8 @@ class Builder:
         for step in (*stage.steps, *extra):
             makes = isinstance(step.instruction, _LAYERS)
             layer += makes
-            self._tell(dataclasses.replace(note, code=step.code, layer=layer if makes else 0))
+            here = dataclasses.replace(note, code=step.code, layer=layer if makes else 0, line=step.number)
+            self._tell(here)
             await self._step(state, step)
         return state
 
@@ -216,6 +223,9 @@ class Builder:
             state.configuration.config = base.configuration.config
         elif name == "scratch":
             state = StageState()
+            if self._options.buildkit:
+                config = state.configuration.config
+                state.configuration.config = dataclasses.replace(config, working_dir="/")
         elif name.lower() in self._named:
             raise InvalidRequest(
                 f"FROM {name}: that build context is a directory, not an image",

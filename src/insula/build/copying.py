@@ -42,13 +42,14 @@ class CopyOrder:
     roots: tuple[Layers, ...]
     items: tuple[Item, ...]
     chown: str = ""
-    mode: int | None = None
+    mode: str = ""
     link: bool = False
     parents: bool = False
     exclude: tuple[str, ...] = ()
     created_ns: int = 0
     newest_ns: int | None = None
     named_root: bool = False
+    may_be_nothing: bool = False
 
 
 class Copying:
@@ -148,6 +149,7 @@ class Copying:
             "created_ns": order.created_ns,
             "newest_ns": order.newest_ns,
             "named_root": order.named_root,
+            "may_be_nothing": order.may_be_nothing,
         }
 
     def _root(self, layers: Layers) -> Sequence[str]:

@@ -10,7 +10,8 @@ from insula.build.copying import Copying, CopyOrder, Item, Layers
 from insula.build.git import fetch_repository, parse_git
 from insula.build.remote import check_checksum, fetch, is_address, is_git, name_of
 from insula.dockerfile.configuration import join_path
-from insula.dockerfile.instructions import Copy, check_mode
+from insula.dockerfile.instructions import Copy
+from insula.dockerfile.modes import parse_mode
 from insula.dockerfile.reader import Heredoc
 from insula.errors import InvalidRequest, NotFound
 from insula.images.images import Images
@@ -20,7 +21,8 @@ _FILE = "file"  # what is fetched or written is called so on the disk, whatever 
 
 
 class FileSteps:
-    """`state` is the build's own directory, `context` the context's root."""
+    """`state` is the build's own directory, `context` the context's root.  `may_be_nothing`: patterns may
+    match no file."""
 
     def __init__(
         self,
@@ -28,7 +30,10 @@ class FileSteps:
         state: str,
         context: Layers,
         find_root: Callable[[str], Awaitable[Layers]],
+        *,
+        may_be_nothing: bool = False,
     ) -> None:
+        self._may_be_nothing = may_be_nothing
         self._copying = copying
         self._state = state
         self._context = context
@@ -45,6 +50,8 @@ class FileSteps:
         roots = [await self._find_root(copy.source_stage) if copy.source_stage else self._context]
         items: list[Item] = []
         _check_checksum(copy)
+        if copy.chmod:
+            parse_mode(copy.chmod)
         for source in copy.sources:
             if copy.add and is_git(source):
                 items.append(Item(root=len(roots), pattern="/"))
@@ -71,13 +78,14 @@ class FileSteps:
             roots=tuple(roots),
             items=tuple(items),
             chown=copy.chown,
-            mode=check_mode(copy.chmod) if copy.chmod else None,
+            mode=copy.chmod,
             link=copy.link,
             parents=copy.parents,
             exclude=copy.exclude,
             created_ns=created_ns,
             newest_ns=newest_ns,
             named_root=bool(copy.source_stage),
+            may_be_nothing=self._may_be_nothing,
         )
 
     async def _clone(self, source: str, *, keep_git: bool) -> str:

@@ -113,7 +113,7 @@ class RunMounts:
             upper, work = f"{self._places.state}/upper{number}", f"{self._places.state}/work{number}"
             for directory in (upper, work):
                 os.mkdir(directory, 0o755)
-                stack.callback(remove_tree, directory)
+                stack.push_async_callback(asyncio.to_thread, remove_tree, directory)
         mount_overlay(place, layers, upper=upper, work=work)
         stack.callback(umount, place)
         source = f"{place}/{inner}" if inner else place

@@ -51,8 +51,9 @@ class AllAtOnce:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
     """`build_args`: None is a name without a value.  `tags` are checked references.  `renamed` are images to
-    take for others (`--build-context NAME=docker-image://…`).  `needed_only`: stages that the target does not
-    use are left out, as BuildKit does it."""
+    take for others (`--build-context NAME=docker-image://…`).  `buildkit`: as BuildKit does it where the
+    classic builder does otherwise: stages that the target does not use are left out, a pattern may match
+    nothing, and what is from scratch has `/` as its working directory."""
 
     isolation: Isolation
     tags: tuple[str, ...] = ()
@@ -73,14 +74,15 @@ class BuildOptions:
     security_opt: tuple[str, ...] = ()
     client: Client = field(default_factory=AllAtOnce)
     renamed: Mapping[str, str] = field(default_factory=dict)
-    needed_only: bool = False
+    buildkit: bool = False
     no_cache_stages: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepNote:
     """A step that begins: the `number`th of `total`, and in the BuildKit way of counting the `layer`th of
-    `layers` in its stage (0: it makes none).  `stage` is the stage's name ("" when there is but one)."""
+    `layers` in its stage (0: it makes none).  `stage` is the stage's name ("" when there is but one).
+    `line` is where it begins in the Dockerfile; 0 for what is not in it."""
 
     number: int
     total: int
@@ -88,6 +90,7 @@ class StepNote:
     stage: str = ""
     layer: int = 0
     layers: int = 0
+    line: int = 0
 
 
 class Output(Protocol):

@@ -43,6 +43,8 @@ def parse_healthcheck(text: str) -> HealthCheck:
             if not rest:
                 raise InvalidRequest("Missing command after HEALTHCHECK CMD")
             words = json_words(rest)
+            if words == ():
+                raise InvalidRequest("Missing command after HEALTHCHECK CMD")
             return HealthCheck(test=("CMD", *words) if words else ("CMD-SHELL", rest), **values)
     raise InvalidRequest(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
 

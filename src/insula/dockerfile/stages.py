@@ -83,7 +83,10 @@ def _paths_used(stage: Stage) -> Iterator[str | None]:
 
 
 def _in_context(path: str) -> str | None:
-    return posixpath.normpath(f"/{path}").lstrip("/") or None if "$" not in path else None
+    """None also for what is not known before its variables, quotes and escapes are replaced."""
+    if set(path) & set("$\"'\\`"):
+        return None
+    return posixpath.normpath(f"/{path}").lstrip("/") or None
 
 
 def _names_used(stage: Stage) -> Iterator[str]:

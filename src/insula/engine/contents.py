@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
 
 from insula.engine.health import merge_health
 from insula.engine.instances import Entry, Instances, Run
@@ -45,6 +46,7 @@ class Contents:
         self._kit = kit
         self._instances = instances
         self._mounting = mounting
+        self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def stat(self, ref: str, path: str) -> PathStat:
         return await self._also_at_its_end(ref, lambda: self._stat(ref, path))
@@ -77,7 +79,9 @@ class Contents:
     async def put(
         self, ref: str, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir: bool, copy_owner: bool
     ) -> None:
-        async with AsyncExitStack() as stack:
+        # two at once would each make what the other is about to replace; Docker, too, takes them in turn
+        lock = self._writing.setdefault(self._instances.find(ref).id, asyncio.Lock())
+        async with lock, AsyncExitStack() as stack:
             files = await self._open(ref, stack)
             check_writable(self._instances.find(ref), path)
             with _as_asked(ref, path):

@@ -30,7 +30,7 @@ from insula.engine.planner import (
 )
 from insula.engine.preparation import Preparation
 from insula.engine.rotation import Rotation
-from insula.engine.sharing import check_donors
+from insula.engine.sharing import settle_donors
 from insula.engine.types import Created
 from insula.engine.volume_use import inherited_mounts
 from insula.errors import InvalidRequest, NoSuchNetwork, Unavailable
@@ -76,7 +76,7 @@ class Creation:
         kit = self._kit
         spec = self._with_known_networks(spec)
         check_spec(spec)
-        check_donors(spec, self._instances.find)
+        spec = settle_donors(spec, self._instances.find)
         spec = settle_links(spec, self._instances.find)
         self._rotation.check(spec.log)
         check_mounts(spec.mounts)

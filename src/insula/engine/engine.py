@@ -50,14 +50,14 @@ from insula.engine.types import (
     Forked,
     InstanceSizes,
     InstanceView,
+    LogBatch,
     LogQuery,
-    LogRecord,
     SnapshotView,
     WaitCondition,
 )
 from insula.engine.views import make_view
 from insula.errors import InsulaError, NoSuchImage, NoSuchInstance, Unavailable
-from insula.isolation.backend import Backend, GuestMaker, ProcessTable
+from insula.isolation.backend import Backend, GuestMaker, OomTeller, ProcessTable
 from insula.model.files import Change, PathStat
 from insula.model.image import Image
 from insula.model.instance import ExitStatus, Instance, InstanceSpec, RestartPolicy, State
@@ -163,6 +163,9 @@ class Engine:
             self._mounting,
             connections=self._connections,
         )
+        for backend in self._kit.backends.values():
+            if isinstance(backend, OomTeller):
+                backend.tell_oom(self._lifecycle.note_oom)
         await recovery.recover()
         await self._remove_unfinished_builds()
 
@@ -320,7 +323,7 @@ class Engine:
             ref, stdin=stdin, stdout=stdout, stderr=stderr, logs=logs, stream=stream
         )
 
-    def logs(self, ref: str, query: LogQuery) -> AsyncIterator[LogRecord]:
+    def logs(self, ref: str, query: LogQuery) -> AsyncIterator[LogBatch]:
         """Raises NoSuchInstance, NotImplementedYet (no log is kept) at once."""
         return self._output.logs(ref, query)
 

@@ -10,13 +10,20 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from insula.engine.batches import Batches
+from insula.engine.turns import Turns
 from insula.system import inotify
 
 
 class Follower(asyncio.Event):
-    """Set whenever the file is written to.  `offset`: up to where its owner has read, if that reads."""
+    """Set whenever the file is written to.  `file` is the kernel's number for that.  `offset`: up to where
+    its owner has read, if that reads."""
 
     offset: int | None = None
+
+    def __init__(self, file: int) -> None:
+        super().__init__()
+        self.file = file
 
 
 class Growth:
@@ -24,6 +31,8 @@ class Growth:
         self._fd = -1
         self._events: dict[int, set[Follower]] = {}
         self._watches: dict[str, int] = {}
+        self.batches = Batches()
+        self.turns = Turns()
 
     @contextlib.contextmanager
     def watch(self, path: str) -> Iterator[Follower]:
@@ -35,7 +44,7 @@ class Growth:
         if number is None:
             number = inotify.add_watch(self._fd, path)
             self._watches[path] = number
-        event = Follower()
+        event = Follower(number)
         followers = self._events.setdefault(number, set())
         followers.add(event)
         try:
@@ -49,6 +58,10 @@ class Growth:
         """Where the slowest reader of a file is; None: nobody follows it."""
         followers = self._events.get(self._watches.get(path, -1), ())
         return min((one.offset for one in followers if one.offset is not None), default=None)
+
+    def is_shared(self, follower: Follower) -> bool:
+        """Somebody else follows the same file."""
+        return len(self._events.get(follower.file, ())) > 1
 
     def poke(self, path: str) -> None:
         """Wake the followers of a file: it will not grow any more."""
@@ -66,6 +79,7 @@ class Growth:
     def _forget(self, path: str, number: int) -> None:
         del self._events[number]
         del self._watches[path]
+        self.batches.forget(number)
         inotify.remove_watch(self._fd, number)
 
     def _drain(self) -> None:

@@ -74,8 +74,8 @@ class Inventory:
                 record.created_ns, record.config.labels
             ):
                 continue
-            size = await self._contents.sizes(entry)
             try:
+                size = await self._contents.sizes(entry)
                 await removal.remove(entry, entry.id, force=False, volumes=False)
             except (Conflict, NoSuchInstance):
                 continue  # started, or removed by somebody else, meanwhile

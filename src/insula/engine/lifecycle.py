@@ -95,7 +95,9 @@ class Lifecycle:
                     entry.backoff_ms = 0
                 entry.no_restart = False
                 before = State.EXITED if by_policy else entry.record.state
-                undo.push(lambda kind, error, trace: self._note_failure(entry, before, error))
+                undo.push(
+                    lambda kind, error, trace: self._note_failure(entry, before, error, by_policy=by_policy)
+                )
                 await self._launch(entry, undo, by_policy=by_policy, continuation=continuation)
             await self._preparation.links.follow(entry, self._preparation)
         except BaseException:
@@ -152,8 +154,11 @@ class Lifecycle:
         self._instances.event(entry, "start")
         self.watch(entry)
 
-    def _note_failure(self, entry: Entry, state: State, error: BaseException | None) -> None:
-        """Everything is undone by now; keep the reason."""
+    def _note_failure(
+        self, entry: Entry, state: State, error: BaseException | None, *, by_policy: bool
+    ) -> None:
+        """Everything is undone by now; keep the reason.  Who waits for the next exit waits on, as in Docker:
+        nothing has run.  One that its policy cannot start again has ended for good."""
         if error is None:
             return
         end_pending(entry)
@@ -162,7 +167,17 @@ class Lifecycle:
             code = error.exit_code
         reason = str(error) or type(error).__name__
         self._instances.put(entry, state=state, pid=0, exit_code=code, error=reason)
-        self._instances.wake(entry)
+        if by_policy:
+            self._instances.wake(entry)
+
+    def note_oom(self, instance_id: str) -> None:
+        """Something in it was killed for want of memory, or would have been."""
+        entry = self._instances.get(instance_id)
+        if entry is None or not entry.alive:  # one that has just ended says so itself
+            return
+        if not entry.record.oom_killed:
+            self._put_end(entry, oom_killed=True)
+        self._instances.event(entry, "oom")
 
     # watching
 
@@ -192,6 +207,7 @@ class Lifecycle:
             problems = await self._give_back(entry, entry.plan)
             await self._journal.finish(entry)
             await self._rotation.finish(entry)
+            told_of_oom = entry.record.oom_killed
             ran_ns = max(0, status.finished_at_ns - entry.record.started_ns)
             decision = decide_restart(
                 record.spec.restart,
@@ -206,14 +222,14 @@ class Lifecycle:
                 state=State.RESTARTING if decision.restart else State.EXITED,
                 pid=0,
                 exit_code=status.code,
-                oom_killed=status.oom_killed,
+                oom_killed=status.oom_killed or told_of_oom,
                 error="; ".join(filter(None, (status.error, *problems))),
                 finished_ns=status.finished_at_ns,
                 health=self._probing.stop(entry),
                 restart_count=entry.record.restart_count + (1 if decision.restart else 0),
             )
             entry.run = None
-            if status.oom_killed:
+            if status.oom_killed and not told_of_oom:
                 self._instances.event(entry, "oom")
             self._instances.event(entry, "die", exitCode=str(status.code), execDuration=str(ran_ns // 10**9))
             if decision.restart:
@@ -227,11 +243,11 @@ class Lifecycle:
             await self._auto_remove(entry)
 
     def _put_end(self, entry: Entry, **changes: Any) -> None:
-        """It has ended whether or not that can be written down; a later daemon finds no exit code then."""
+        """It has happened whether or not that can be written down; a later daemon finds no exit code then."""
         try:
             self._instances.put(entry, **changes)
         except InsulaError as error:
-            log.error("instance %s: its end cannot be recorded: %s", entry.id, error)
+            log.error("instance %s: what became of it cannot be recorded: %s", entry.id, error)
             entry.record = dataclasses.replace(entry.record, **changes)
 
     async def _give_back(self, entry: Entry, plan: LaunchPlan | None) -> list[str]:

@@ -46,9 +46,9 @@ def merge_config(
         stop_signal=spec.stop_signal or image.stop_signal,
         labels={**image.labels, **spec.labels},
         exposed_ports=_unique((*spec.exposed_ports, *image.exposed_ports)),
-        volumes=image.volumes,
+        volumes=_unique((*image.volumes, *(spec.volumes or ()))),
         health=merge_health(spec.health, image.health),
-        shell=image.shell,
+        shell=spec.shell or image.shell,
     )
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING
 
 from insula.engine.attach import ChainedStream, FilteredStream, LoggedStream, PendingStream
 from insula.engine.instances import RUNNING_STATES, Entry, Instances
 from insula.engine.legality import Action, check, still_running
-from insula.engine.logs import await_output, read_log
+from insula.engine.logs import await_output, read_batches
 from insula.engine.rotation import Rotation
-from insula.engine.types import LogQuery, LogRecord
+from insula.engine.types import LogBatch, LogQuery, LogRecord
 from insula.errors import NotImplementedYet
 from insula.model.isolation import output_delay_s
 from insula.model.stream import Stream
@@ -58,18 +58,22 @@ class Output:
         entry.pending.append(pending)
         return ChainedStream(self._pieces(entry, follow=False, wanted=True), pending) if logged else pending
 
-    def _pieces(self, entry: Entry, *, follow: bool, wanted: bool) -> AsyncIterator[LogRecord]:
+    async def _pieces(self, entry: Entry, *, follow: bool, wanted: bool) -> AsyncIterator[LogRecord]:
         """The log as it was written, not joined to lines."""
-        return self._read(entry, LogQuery(follow=follow, tail=None if wanted else 0), join=False)
+        query = LogQuery(follow=follow, tail=None if wanted else 0)
+        async with contextlib.aclosing(self._read(entry, query, join=False)) as batches:
+            async for batch in batches:
+                for record in batch.records:
+                    yield record
 
-    def logs(self, ref: str, query: LogQuery) -> AsyncIterator[LogRecord]:
+    def logs(self, ref: str, query: LogQuery) -> AsyncIterator[LogBatch]:
         """Raises NoSuchInstance, NotImplementedYet (no log is kept) at once."""
         entry = self._instances.find(ref)
         if entry.record.spec.log.driver == "none":
             raise NotImplementedYet("configured logging driver does not support reading")
         return self._read_settled(entry, query)
 
-    async def _read_settled(self, entry: Entry, query: LogQuery) -> AsyncIterator[LogRecord]:
+    async def _read_settled(self, entry: Entry, query: LogQuery) -> AsyncIterator[LogBatch]:
         """Who asks right after the start finds what the workload has said by then, in either isolation."""
         delay_s = output_delay_s(entry.record.spec.isolation)
         until_ns = entry.run.since_ns + int(delay_s * 1e9) if entry.run is not None else 0
@@ -81,11 +85,12 @@ class Output:
                 until_ns=until_ns,
                 ended=lambda: _silent(entry),
             )
-        async for record in self._read(entry, query, join=True):
-            yield record
+        async with contextlib.aclosing(self._read(entry, query, join=True)) as batches:
+            async for batch in batches:
+                yield batch
 
-    async def _read(self, entry: Entry, query: LogQuery, *, join: bool) -> AsyncIterator[LogRecord]:
-        records = read_log(
+    async def _read(self, entry: Entry, query: LogQuery, *, join: bool) -> AsyncGenerator[LogBatch, None]:
+        batches = read_batches(
             self._kit.log_path(entry.id),
             query,
             growth=self._kit.growth,
@@ -93,9 +98,9 @@ class Output:
             join=join,
         )
         try:
-            async with contextlib.aclosing(records):
-                async for record in records:
-                    yield record
+            async with contextlib.aclosing(batches):
+                async for batch in batches:
+                    yield batch
         finally:
             if query.follow:
                 await self._rotation.settle(entry)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import calendar
 import functools
 import os
+import re
 from collections.abc import Container
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from insula.model.stream import Channel
 
@@ -19,40 +20,31 @@ LONGEST_LINE = 1024 * 1024
 _CHANNELS = {b"stdout": Channel.STDOUT, b"stderr": Channel.STDERR}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
+    """A tuple: there are as many as lines, and to make one takes a fifth of the time of a dataclass."""
+
     time_ns: int
     channel: Channel
     partial: bool
     data: bytes
 
 
+_RECORD = re.compile(
+    rb"([0-9T:-]{19})(?:\.([0-9]*))?(Z|[+-][0-9]{2}:[0-9]{2}|) (stdout|stderr) ([FP])(?: (.*))?", re.DOTALL
+)
+
+
 def parse_record(untrusted_line: bytes) -> Record | None:
     """A line without its newline; None when it is no record."""
-    parts = untrusted_line.split(b" ", 3)
-    if len(parts) < 3:
+    found = _RECORD.fullmatch(untrusted_line)
+    if found is None:
         return None
-    channel = _CHANNELS.get(parts[1])
-    if channel is None or parts[2] not in (b"F", b"P"):
+    clock, decimals, zone, channel, tag, data = found.groups()
+    seconds = _seconds(clock, zone)
+    if seconds is None:
         return None
-    time_ns = parse_time(parts[0])
-    if time_ns is None:
-        return None
-    return Record(time_ns, channel, parts[2] == b"P", parts[3] if len(parts) == 4 else b"")
-
-
-def parse_time(untrusted_text: bytes) -> int | None:
-    """RFC 3339 with up to nine decimals and any offset, as ns since 1970."""
-    seconds_text, rest = untrusted_text[:19], untrusted_text[19:]
-    nanoseconds = 0
-    if rest.startswith(b"."):
-        end = 1
-        while end < len(rest) and 48 <= rest[end] <= 57:
-            end += 1
-        nanoseconds = int(rest[1:end].ljust(9, b"0")[:9] or b"0")
-        rest = rest[end:]
-    seconds = _seconds(seconds_text, rest)
-    return None if seconds is None else seconds * 10**9 + nanoseconds
+    nanoseconds = int(decimals.ljust(9, b"0")[:9]) if decimals else 0
+    return Record(seconds * 10**9 + nanoseconds, _CHANNELS[channel], tag == b"P", data or b"")
 
 
 @functools.lru_cache(maxsize=64)

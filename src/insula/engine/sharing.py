@@ -1,6 +1,6 @@
 """The namespaces of another instance: `--network`, `--pid` and `--ipc container:NAME`.  Pure.
 
-Who it is is looked up at every start, and must run then; the final plan has its id.
+Who it is is looked up at create, and kept by its id; at every start it must run.
 """
 
 from __future__ import annotations
@@ -32,14 +32,19 @@ def check_modes(spec: InstanceSpec) -> None:
         raise InvalidRequest(f"invalid UTS mode: {uts[:128]}")
 
 
-def check_donors(spec: InstanceSpec, find: Callable[[str], Entry]) -> None:
-    """At create they need not run yet, but be there.  Raises InvalidRequest."""
-    for mode in (spec.pid_mode, spec.ipc_mode):
+def settle_donors(spec: InstanceSpec, find: Callable[[str], Entry]) -> InstanceSpec:
+    """Each by its id, as Docker keeps and shows them: a name may be another's tomorrow.  They need not run
+    yet; that of a network need not be there, either.  Raises InvalidRequest."""
+    changes = {}
+    for field in ("network_mode", "pid_mode", "ipc_mode"):
+        mode: str = getattr(spec, field)
         if mode.startswith(_OF):
             try:
-                find(mode.removeprefix(_OF))
+                changes[field] = _OF + find(mode.removeprefix(_OF)).id
             except NoSuchInstance as error:
-                raise InvalidRequest(error.message) from None
+                if field != "network_mode":
+                    raise InvalidRequest(error.message) from None
+    return dataclasses.replace(spec, **changes) if changes else spec  # type: ignore[arg-type]
 
 
 def with_donors(plan: LaunchPlan, entry: Entry, find: Callable[[str], Entry]) -> LaunchPlan:

@@ -6,8 +6,9 @@ Records of what exists are in `model`; these are requests to the engine and its 
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from insula.isolation.backend import BackendInfo
 from insula.isolation.plan import LaunchPlan
@@ -34,6 +35,7 @@ __all__ = [
     "Forked",
     "InstanceSizes",
     "InstanceView",
+    "LogBatch",
     "LogQuery",
     "LogRecord",
     "MergedConfig",
@@ -94,17 +96,21 @@ class LogQuery:
     stderr: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class LogRecord:
-    """One line as the workload wrote it, its newline included if there was one.
-
-    `more`: others follow at once, so who sends it on need not hurry.
-    """
+class LogRecord(NamedTuple):
+    """One line as the workload wrote it, its newline included if there was one."""
 
     time_ns: int
     channel: Channel
     data: bytes
-    more: bool = field(default=False, compare=False)
+
+
+@dataclass(slots=True, eq=False)
+class LogBatch:
+    """Records that are there at once.  Others may have the very same: `rendered` is for what was made of it,
+    by how."""
+
+    records: list[LogRecord]
+    rendered: dict[Hashable, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

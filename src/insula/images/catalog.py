@@ -7,6 +7,7 @@ the store only when all of it is on the disk.  Not for files.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -97,6 +98,9 @@ class Catalog:
         old = self._images.get(image.id)
         if old is not None and old.layers == image.layers:
             image = replace(old, manifest=old.manifest or image.manifest, parent=old.parent or image.parent)
+        tags = tuple(tags)
+        if tags:
+            image = replace(image, tagged_ns=time.time_ns())
         with self._store.transaction(durable=True):
             self._store.put_image(image)
             for name in tags:
@@ -107,7 +111,9 @@ class Catalog:
         return self._images[image.id]
 
     def tag(self, name: str, image_id: str) -> None:
-        self._store.set_tag(name, image_id)
+        with self._store.transaction():
+            self._store.set_tag(name, image_id)
+            self._store.put_image(replace(self._images[image_id], tagged_ns=time.time_ns()))
         self.reload()
 
     def set_digest(self, name: str, image_id: str) -> None:

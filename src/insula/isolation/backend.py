@@ -16,7 +16,7 @@ process had launched the instance itself.  Verbs for an id that is not launched 
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -237,6 +237,16 @@ class Copier(Protocol):
         """As `launch`, but the workload is the captured one, and goes on with `release`.  The plan's disk is
         the caller's copy of the captured one; everything of its guest's that tells machines apart is new.
         `how` is told by `origin`."""
+        ...
+
+
+@runtime_checkable
+class OomTeller(Protocol):
+    """A backend that says at once when an instance had too little memory (docs/decisions/0019)."""
+
+    def tell_oom(self, told: Callable[[str], None]) -> None:
+        """From now on call `told`, on the event loop, with the id of an instance in which the kernel has
+        killed something for want of memory, or would have if it might; each time."""
         ...
 
 

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from insula.errors import Conflict, NoSuchInstance, UnsupportedField
 from insula.isolation.backend import BackendInfo, Exec, Files, Liveness, ProcessTable
@@ -48,6 +48,11 @@ class FakeBackend:
         self._instances: dict[str, _Instance] = {}
         self._trees: dict[str, FakeTree] = {}
         self._next_pid = 1000
+        self.oom: Callable[[str], None] = lambda _: None
+        """For tests: what a kernel does that has no memory for an instance."""
+
+    def tell_oom(self, told: Callable[[str], None]) -> None:
+        self.oom = told
 
     async def start(self) -> None:
         pass

@@ -86,3 +86,5 @@ class Image:
     container: str = ""
     container_image: str = ""
     manifest: str = ""
+    tagged_ns: int = field(default=0, compare=False)
+    """When it got a tag last here."""

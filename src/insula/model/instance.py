@@ -51,7 +51,8 @@ class InstanceSpec:
     """A create request, normalised: defaults of the daemon filled in, defaults of the image not.
 
     `command`, `entrypoint`, `user`, `working_dir` and `env` are what the *request* said (None or
-    empty: take the image's).  The planner merges them with the image's configuration.
+    empty: take the image's; but an empty `entrypoint` that is not None is none at all).  The planner merges
+    them with the image's configuration.
     """
 
     image: str
@@ -70,7 +71,7 @@ class InstanceSpec:
     stop_signal: str = ""
     stop_timeout_s: int | None = None
     health: HealthCheck | None = None
-    init: bool = False
+    init: bool | None = None
 
     tty: bool = False
     console_rows: int = 0
@@ -126,6 +127,15 @@ class InstanceSpec:
     """The request's own word, when that was `default`: inspect repeats it."""
     volume_driver: str = ""
     on_build: tuple[str, ...] = ()
+    inert: dict[str, int] = field(default_factory=dict)
+    """Fields of the request that mean nothing on Linux, by their names: inspect repeats them."""
+    empties: tuple[str, ...] = ()
+    """Lists of the request that were there and empty; others were not there, for which inspect has null."""
+    shell: tuple[str, ...] = ()
+    volumes: tuple[str, ...] | None = None
+    """The paths of Config.Volumes as they were written, mounted over or not; None in records of before."""
+    container_id_file: str = ""
+    """The client's own; inspect repeats it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

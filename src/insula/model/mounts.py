@@ -24,7 +24,7 @@ class MountSpec:
     `read_only_below` insists.
     Of a volume: `subpath` is the part of it to mount; `labels`, `driver` and `driver_options` are for
     making it when there is none.  `anonymous`: its name was made up for the instance.
-    `text` is what one of Binds was written as.
+    `text` is what one of Binds was written as; `consistency` has no meaning on Linux, inspect repeats it.
     """
 
     kind: MountKind
@@ -45,6 +45,7 @@ class MountSpec:
     driver_options: dict[str, str] = field(default_factory=dict)
     anonymous: bool = False
     text: str = field(default="", compare=False)
+    consistency: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,18 @@ class NetworkSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSample:
+    """What was read from and written to one block device.  `reads` and `writes` 0: not counted."""
+
+    major: int
+    minor: int
+    read_bytes: int = 0
+    write_bytes: int = 0
+    reads: int = 0
+    writes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """Resource use at one moment.  Memory in bytes, CPU in nanoseconds since start.
 
@@ -84,6 +96,5 @@ class Sample:
     memory_stats: dict[str, int] | None = None
     pids: int = 0
     pids_limit: int = 0
-    block_read_bytes: int = 0
-    block_write_bytes: int = 0
+    blocks: tuple[BlockSample, ...] = ()
     networks: tuple[NetworkSample, ...] = ()

@@ -229,7 +229,8 @@ class Fabric:
         """Remove those of one's own that no running instance is on.  Names in the report, as Docker's."""
         deleted = []
         for network in self.list():
-            if network.predefined or self.members(network.id) or self._segments[network.id].joining:
+            segment = self._segments.get(network.id)
+            if segment is None or network.predefined or self.members(network.id) or segment.joining:
                 continue
             if filters.matches(created_ns(network), network.labels):
                 with contextlib.suppress(Forbidden, NoSuchNetwork):  # it is in use, or gone, since then

@@ -3,20 +3,19 @@
 Kernel work that may wait for other kernel work is done on one thread of this room's own; handing out a
 prepared slot and publishing ports are done in place, well under a millisecond.  Everything made for an
 instance is in the store before it is used, so that after a crash `start` and `recover` find it.  The networks
-themselves are `fabric`'s.
+themselves are `fabric`'s, published ports `publishing`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import TypeVar
 
-from insula.errors import Conflict, DiskFull, Failure, Forbidden, InsulaError
+from insula.errors import Conflict, DiskFull, Forbidden, InsulaError
 from insula.events import EventBus
 from insula.model.ids import make_id, short_id
 from insula.model.network import (
@@ -30,12 +29,11 @@ from insula.model.network import (
     Wanted,
 )
 from insula.model.reports import PruneFilters, PruneReport
-from insula.network import leftovers, ports
+from insula.network import leftovers
 from insula.network.fabric import Fabric
-from insula.network.firewall import ANY_ADDRESS
 from insula.network.joining import check_addresses, check_place, mac_on, name_neighbours, resolver_on, slot_of
-from insula.network.relays import Relays
-from insula.network.segments import Member, Segment, Ways
+from insula.network.publishing import Publishing
+from insula.network.segments import Member, Segment
 from insula.network.slots import LINK_PREFIX, Slot
 from insula.store.store import Store
 from insula.system.files import disk_errors
@@ -48,7 +46,6 @@ T = TypeVar("T")
 # 80 KiB of kernel memory each; a burst of twenty starts finds one for everybody
 _SLOTS = (20, 40)
 _EMPTY_NAMESPACES = (4, 20)
-_HOLD_TRIES, _HOLD_PAUSE_S = 20, 0.05
 
 
 class Networks:
@@ -70,9 +67,8 @@ class Networks:
         self._fabric = Fabric(
             store, events, self._members, bridge=bridge, subnet=subnet, ipv6=ipv6, directory=self._directory
         )
-        self._relays = Relays()
+        self._publishing = Publishing(store, self._fabric)
         self._plumbing = self._fabric.plumbing
-        self._firewall = self._fabric.firewall
         # a small subnet is not all held back in slots
         size = ipaddress.IPv4Network(subnet).num_addresses
         if ipv6 is not None and ipv6.subnet:
@@ -112,7 +108,7 @@ class Networks:
         self._stopped = True
         self._plumbing.hurry()
         await self._fabric.fall_silent()
-        await self._relays.stop()
+        await self._publishing.stop()
         await self._slots.close()
         await self._namespaces.close()
         await self._plumbing.settled()
@@ -121,7 +117,7 @@ class Networks:
         if self._installed and not self._members:
             await self._fabric.tear_down(directory=not self._empty)
         await self._plumbing.close()
-        self._firewall.close()
+        self._fabric.firewall.close()
 
     async def recover(self, live: Set[str]) -> None:
         """After `start`: instances in `live` keep their network (ports are held again, links plugged in
@@ -129,12 +125,7 @@ class Networks:
         for instance_id in [i for i in (*self._members, *self._empty) if i not in live]:
             await self.disconnect(instance_id)
         for instance_id, member in self._members.items():
-            for binding in member.ports:
-                try:
-                    member.held += await _hold_again(_settled(binding))
-                except Failure as error:
-                    log.warning("instance %s keeps its port, but: %s", short_id(instance_id), error)
-            self._relays.update(instance_id, member.relays())
+            await self._publishing.hold_again(instance_id, member)
         if self._installed:
             endpoints = [each for member in self._members.values() for each in member.endpoints.values()]
             await self._fabric.plug_in_again(endpoints)
@@ -257,7 +248,9 @@ class Networks:
                     self._store.put_endpoint(instance_id, endpoint)
                     if kind is LinkKind.TAP:
                         await self._plumbing.make_tap(segment.seat, slot_of(endpoint))
-                    await self._follow_gateway(instance_id, member, before, fresh=fresh)
+                    await self._publishing.follow(
+                        instance_id, member, before, netns="" if fresh else self.namespace(instance_id)
+                    )
                     if member.stub:
                         await self._fabric.answer_inside(member.stub)
                 except BaseException:
@@ -328,32 +321,6 @@ class Networks:
             driver=network.driver,
         )
 
-    async def _follow_gateway(
-        self, instance_id: str, member: Member, before: Ways, *, fresh: bool = False
-    ) -> None:
-        """Default routes and published ports go with the endpoints that lead out; where those publish
-        nothing, the ports are free.  `fresh`: it is in a new namespace, which has its routes.  Those of a VM
-        are set by its backend."""
-        now = member.ways_out()
-        if now == before:
-            return
-        netns = self.namespace(instance_id)
-        if netns and not fresh:
-            await self._plumbing.set_default_routes(netns, now.gateways)
-        if not member.ports:
-            return
-        gone = before.publications(member.ports)
-        if member.publisher() is None:
-            self._relays.update(instance_id, {})
-            member.let_go()
-            member.ports = ()
-        else:
-            self._relays.update(instance_id, member.relays())
-        if not self._firewall.change(add=member.publications(), delete=gone):
-            await self._fabric.write_rules()
-        for endpoint in member.endpoints.values():
-            self._store.put_endpoint(instance_id, endpoint, member.ports_at(endpoint.network_id))
-
     async def empty_namespace(self, instance_id: str) -> str:
         """Path of a network namespace with loopback only (`--network none`).  Raises Failure."""
         await self._install()
@@ -388,38 +355,7 @@ class Networks:
         if endpoint is None:
             return ()
         host_ip = self.find(endpoint.network_id).host_ip
-        host_ip = "" if host_ip in ANY_ADDRESS else host_ip
-        asked = [b if b.host_ip else dataclasses.replace(b, host_ip=host_ip) for b in bindings]
-        try:
-            held = ports.hold_all(asked)
-        except Failure as error:
-            raise Failure(
-                "driver failed programming external connectivity on endpoint "
-                f"{name or short_id(instance_id)} ({endpoint.endpoint_id}): {error.message}",
-                hint=error.hint,
-            ) from error
-        decided = tuple(binding for binding, _ in held)
-        before = member.ports
-        member.ports = before + decided
-        try:
-            added = member.ways_out().publications(decided)
-            if not self._firewall.change(add=added):
-                await self._fabric.write_rules()
-            self._store.put_endpoint(instance_id, endpoint, member.ports)
-        except BaseException:
-            member.ports = before
-            self._firewall.change(delete=member.ways_out().publications(decided))
-            for _, taken in held:
-                taken.close()
-            raise
-        member.held += held
-        self._relays.update(instance_id, member.relays())
-        if lasting := {(b.protocol, b.host_port) for b in decided if b.protocol != "tcp"}:
-            # flows seen before, which would go on to the host itself
-            await self._plumbing.forget_flows(
-                lambda flow: (flow.protocol, flow.port) in lasting and flow.answers_from == flow.destination
-            )
-        return decided
+        return await self._publishing.publish(instance_id, member, bindings, host_ip=host_ip, name=name)
 
     async def disconnect(self, instance_id: str) -> None:
         """Take everything back: ports now, namespace and links soon after.  Idempotent."""
@@ -431,16 +367,10 @@ class Networks:
                 self._plumbing.release(path)
             return
         self._forget(instance_id)
-        publications = member.publications()
         del self._members[instance_id]
-        if publications and self._installed and not self._firewall.change(delete=publications):
-            await self._fabric.write_rules()
-        self._relays.update(instance_id, {})
-        member.let_go()
+        await self._publishing.end(instance_id, member, installed=self._installed)
         self._fabric.silence(member.stub)
-        if any(binding.protocol != "tcp" for binding in member.ports):
-            addresses = {a for e in member.endpoints.values() for a in (e.address, e.address6)}
-            await self._plumbing.forget_flows(lambda flow: flow.answers_from in addresses)
+        await self._publishing.forget_flows(member)
         for endpoint in sorted(member.endpoints.values(), key=lambda each: bool(each.link)):
             self._release(endpoint, alone=not endpoint.link)  # what is all inside goes before its namespace
             self._tell_disconnect(instance_id, endpoint)
@@ -464,7 +394,7 @@ class Networks:
         self._forget(instance_id, network_id)
         self._silence_without(member, endpoint)
         self._release(endpoint, alone=True)
-        await self._follow_gateway(instance_id, member, before)
+        await self._publishing.follow(instance_id, member, before, netns=self.namespace(instance_id))
         if not member.endpoints:
             del self._members[instance_id]
         self._fabric.update_names()
@@ -575,17 +505,3 @@ class Networks:
             self._drop(segment, slot, alone=alone)
         else:  # its network is gone from the store
             self._plumbing.release("" if alone else slot.netns, slot.link, inside=slot.inside)
-
-
-async def _hold_again(binding: PortBinding) -> list[ports.Held]:
-    """The relay of a daemon that was killed has it until it notices, a moment later.  Raises Failure."""
-    for _ in range(_HOLD_TRIES if binding.is_ipv6 else 0):
-        with contextlib.suppress(Failure):
-            return ports.hold(binding)
-        await asyncio.sleep(_HOLD_PAUSE_S)
-    return ports.hold(binding)
-
-
-def _settled(binding: PortBinding) -> PortBinding:
-    """As it was published: an older daemon wrote "" for IPv4 alone."""
-    return dataclasses.replace(binding, host_ip=binding.host_ip or "0.0.0.0")

@@ -25,6 +25,9 @@ _CHECKPOINT_PAGES = 4000
 # kept free inside the file and its log: on a full disk a state can be recorded and an instance removed
 _RESERVE_PAGES = 256
 _SCARCE_BYTES = 32 << 20
+_KEPT = ".kept"
+_LOG_HEADER = 32
+_MOST_KEPT_BYTES = 2 << 20
 
 
 class Database:
@@ -92,8 +95,33 @@ class Database:
                 self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     def close(self) -> None:
-        with self._errors():
+        with self._errors(), self._log_kept():
             self._connection.close()
+
+    @contextlib.contextmanager
+    def _log_kept(self) -> Iterator[None]:
+        """SQLite removes its log and the log's index with the last connection, and the reserve with them: on
+        a disk that is full the next daemon could change nothing, nor remove an instance.
+
+        They stay, as after a crash in that moment, but with the log's header erased: what is in it is in the
+        database, and must not get into a copy that somebody puts in that one's place.
+        """
+        names = (f"{self.path}-wal", f"{self.path}-shm")
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name + _KEPT)
+            with contextlib.suppress(OSError):
+                os.link(name, name + _KEPT)
+        yield
+        for name in names:
+            with contextlib.suppress(OSError):
+                if not os.path.exists(name):  # or somebody else has it open
+                    with open(name + _KEPT, "r+b") as file:
+                        file.write(bytes(_LOG_HEADER))
+                        file.truncate(min(os.fstat(file.fileno()).st_size, _MOST_KEPT_BYTES))
+                    os.rename(name + _KEPT, name)
+                else:
+                    os.unlink(name + _KEPT)
 
     def execute(self, sql: str, arguments: Iterable[object] = ()) -> sqlite3.Cursor:
         if not self._depth:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from insula.errors import Unavailable
 
 _IN_MODIFY = 0x2
+_IN_CREATE = 0x100
 _IN_DELETE_SELF = 0x400
 _IN_Q_OVERFLOW = 0x4000
 _HEAD = struct.Struct("=iIII")
@@ -28,7 +29,16 @@ def init() -> int:
 def add_watch(fd: int, path: str) -> int:
     """Watch the file for writes and for its removal; the same number for the same file.  Raises Unavailable,
     FileNotFoundError."""
-    number = int(_libc.inotify_add_watch(fd, os.fsencode(path), _IN_MODIFY | _IN_DELETE_SELF))
+    return _add_watch(fd, path, _IN_MODIFY | _IN_DELETE_SELF)
+
+
+def watch_directory(fd: int, path: str) -> int:
+    """Watch for what is made in it (`parse_names`).  Raises as `add_watch`."""
+    return _add_watch(fd, path, _IN_CREATE)
+
+
+def _add_watch(fd: int, path: str, mask: int) -> int:
+    number = int(_libc.inotify_add_watch(fd, os.fsencode(path), mask))
     if number < 0:
         if ctypes.get_errno() == errno.ENOENT:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -48,6 +58,15 @@ def parse(raw: bytes) -> Iterator[tuple[int, bool]]:
         number, mask, _cookie, length = _HEAD.unpack_from(raw, offset)
         yield number, bool(mask & _IN_Q_OVERFLOW)
         offset += _HEAD.size + length
+
+
+def parse_names(raw: bytes) -> Iterator[tuple[int, str]]:
+    """(watch number, name in that directory) of each event."""
+    offset = 0
+    while offset + _HEAD.size <= len(raw):
+        number, _mask, _cookie, length = _HEAD.unpack_from(raw, offset)
+        offset += _HEAD.size + length
+        yield number, os.fsdecode(raw[offset - length : offset].rstrip(b"\0"))
 
 
 def _error(what: str, hint: str) -> Unavailable:

@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Sequence
 
-from insula.errors import DiskFull, ProgramFailed
+from insula.errors import DiskFull, InvalidRequest, ProgramFailed
 from insula.system.files import remove_tree
 from insula.system.mounts import mount_overlay, umount
 from insula.system.run import arun
@@ -24,7 +24,7 @@ async def copy_up(layers: Sequence[str], path: str, target: str, *, scratch: str
     """Copy the directory `path` of the image into the empty directory `target`, owners, modes and all.
 
     `layers` are directories, topmost first.  Nothing is copied (False) when `target` has something in it,
-    or the image has no directory there.  Raises DiskFull, ProgramFailed.
+    or the image has nothing there.  Raises InvalidRequest when it has a file there, DiskFull, ProgramFailed.
     """
     if os.listdir(target):
         return False
@@ -40,6 +40,11 @@ async def copy_up(layers: Sequence[str], path: str, target: str, *, scratch: str
         source = resolve_inside(base, path)
         if source is None:
             return False
+        if not os.path.isdir(source):
+            raise InvalidRequest(  # moby's words
+                f"cannot mount volume over existing file, file exists {path}",
+                hint="a volume is a directory: mount it at another place",
+            )
         try:
             await arun(["cp", "-a", "--reflink=auto", "--", f"{source}/.", target])
         except ProgramFailed as error:
@@ -60,8 +65,8 @@ def _crosses_link(layers: Sequence[str], path: str) -> bool:
 
 
 def resolve_inside(root: str, path: str) -> str | None:
-    """The directory that `path` means when `root` is `/`; None when there is none.  Nothing changes the tree
-    meanwhile (it is an image), so plain look-ups are enough."""
+    """What `path` means when `root` is `/`; None when nothing is there.  Nothing changes the tree meanwhile
+    (it is an image), so plain look-ups are enough."""
     todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
     done: list[str] = []
     links = 0
@@ -86,5 +91,4 @@ def resolve_inside(root: str, path: str) -> str | None:
             todo.extend(piece for piece in reversed(target.split("/")) if piece not in ("", "."))
         else:
             done.append(part)
-    found = os.path.join(root, *done)
-    return found if os.path.isdir(found) else None
+    return os.path.join(root, *done)

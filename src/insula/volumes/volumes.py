@@ -8,6 +8,7 @@ volume is the engine's knowledge and comes in as a function.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -179,10 +180,11 @@ class Volumes:
                 continue
             if not filters.matches(volume.created_ns, volume.labels):
                 continue
-            size = max(0, await self.size(volume.name))
-            await self.remove(volume.name, force=True, users=users)
-            deleted.append(volume.name)
-            reclaimed += size
+            with contextlib.suppress(NoSuchVolume, Conflict):  # it is gone, or in use, since then
+                size = max(0, await self.size(volume.name))
+                await self.remove(volume.name, users=users)
+                deleted.append(volume.name)
+                reclaimed += size
         self._events.publish("volume", "prune", "", reclaimed=str(reclaimed))
         return PruneReport(deleted=tuple(deleted), reclaimed_bytes=reclaimed)
 

@@ -157,7 +157,7 @@ def test_what_is_made_may_be_files_of_the_clients(buildx: Buildx) -> None:
     buildx.write(
         Dockerfile=f"FROM {IMAGE} AS b\n"
         "RUN mkdir -p /o/d && echo hi >/o/d/f && ln /o/d/f /o/a && ln -s d/f /o/s\n"
-        "FROM scratch\nCOPY --from=b /o /\n"
+        "FROM scratch\nCOPY none* /\nCOPY --from=b /o /\n"
     )
     said = buildx.build("-o", "out", "-o", "type=tar,dest=out.tar")
     assert "exporting to client directory" in said
@@ -176,6 +176,7 @@ def test_what_goes_wrong_is_told_and_leaves_nothing(buildx: Buildx) -> None:
     said = buildx.build(code=1)
     why = "did not complete successfully: exit code: 3"
     assert f'failed to solve: process "/bin/sh -c echo before; exit 3" {why}' in said
+    assert f"   1 |     FROM {IMAGE}\n   2 | >>> RUN echo before; exit 3" in said
     assert re.search(r"> \[2/2\] RUN echo before; exit 3:\n[\d.]+ before", said)
     assert "dockerfile parse error on line 2: unknown instruction: RUNN" in buildx.build("-f", "bad", code=1)
     assert "open none: no such file or directory" in buildx.build("-f", "none", code=1)
@@ -209,17 +210,23 @@ def test_a_client_that_goes_ends_its_build(buildx: Buildx) -> None:
     assert before == instances(daemon)
 
 
-def test_builds_that_share_a_context(buildx: Buildx) -> None:
+def test_builds_that_share_a_context_and_build_on_each_other(buildx: Buildx) -> None:
+    targets = {name: {"target": name, "tags": [f"baked:{name}"]} for name in ("one", "two")}
+    top = "FROM one\nCOPY --from=two /g /h\nRUN cat /f /h >/both\n"
+    linked = {
+        "dockerfile-inline": top,
+        "contexts": {"one": "target:one", "two": "target:two"},
+        "tags": ["baked:top"],
+    }
     buildx.write(
         f="shared\n",
         Dockerfile=f"FROM {IMAGE} AS one\nCOPY f /f\nFROM {IMAGE} AS two\nCOPY f /g\n",
-        docker_bake_dot_json=json.dumps(
-            {"target": {name: {"target": name, "tags": [f"baked:{name}"]} for name in ("one", "two")}}
-        ),
+        docker_bake_dot_json=json.dumps({"target": {**targets, "top": linked}}),
     )
-    buildx.docker("buildx", "bake", "-f", "docker_bake.json", "one", "two")
+    buildx.docker("buildx", "bake", "-f", "docker_bake.json", "one", "two", "top")
     for name, path in (("one", "/f"), ("two", "/g")):
         assert "shared" == buildx.daemon.ok("run", "--rm", f"baked:{name}", "cat", path)
+    assert "shared\nshared" == buildx.daemon.ok("run", "--rm", "baked:top", "cat", "/both")
 
 
 def test_composes_own_builds(buildx: Buildx) -> None:

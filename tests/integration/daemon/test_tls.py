@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import stack
 from certificates import make_certificates
 from rig import ENVIRONMENT, IMAGE, Daemon, isolated
 from terminal import Terminal
@@ -104,6 +105,24 @@ def test_a_terminal(remote: Remote, client: str, name: str) -> None:
     terminal.until(b"31 97")
     terminal.type(b"exit 5\n")
     assert 5 == terminal.end()
+
+
+def test_buildx_builds(remote: Remote, guest_cache: Path, tmp_path: Path) -> None:
+    """HTTP/2 in both directions under TLS."""
+    plugin = stack.find_buildx(guest_cache.parent)
+    if plugin is None:
+        pytest.skip("Debian's archive cannot be reached")
+    (tmp_path / "cli-plugins").mkdir()
+    (tmp_path / "cli-plugins/docker-buildx").symlink_to(plugin)
+    (tmp_path / "big").write_bytes(data := os.urandom(3 << 20))
+    (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nCOPY big /big\n")
+    argv, environment = remote.command(
+        "docker", "build", "-t", "tls:built", "-o", f"{tmp_path}/out", str(tmp_path)
+    )
+    environment = {**environment, "DOCKER_CONFIG": str(tmp_path)}
+    done = subprocess.run(argv, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 0, (done.stderr, remote.daemon.log[-3000:])
+    assert data == (tmp_path / "out/big").read_bytes()
 
 
 def test_docker_py_attaches(remote: Remote) -> None:

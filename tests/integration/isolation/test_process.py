@@ -185,6 +185,27 @@ async def test_out_of_memory_is_reported(bench: ProcessBench, make: Make) -> Non
     assert (status.code, status.oom_killed) == (137, True)
 
 
+async def test_out_of_memory_is_told_while_it_runs(bench: ProcessBench, make: Make) -> None:
+    """Each time, and to the next daemon if there is none."""
+    script = "dd if=/dev/zero of=/dev/null bs=200M; sleep 1000"
+    told: asyncio.Queue[str] = asyncio.Queue()
+    bench.backend.tell_oom(told.put_nowait)
+    plan = make("sh", "-c", script, limits=Limits(memory_bytes=20 * MIB))
+    await bench.backend.launch(plan)
+    await bench.backend.release(plan.id)
+    assert plan.id == await told.get()
+    mark = Path(plan.run_dir) / "oom"
+    assert not mark.exists()
+    mark.touch()  # as if nobody had seen it
+    assert plan.id == await told.get()
+    bench.backend._oom.forget(plan.id)
+    mark.touch()
+    bench.backend._oom.watch(plan.id, plan.run_dir)
+    bench.backend._oom.look(plan.id)
+    assert plan.id == await told.get()
+    assert told.empty()
+
+
 async def test_an_ulimit_that_the_daemon_cannot_give_is_named(
     bench: ProcessBench, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

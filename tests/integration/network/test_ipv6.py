@@ -203,7 +203,7 @@ async def test_an_instance_without_ipv6_is_reached_by_it_all_the_same(networks: 
     loopback = PortBinding(container_port=80, host_port=8081, host_ip="::1")
     question = PortBinding(container_port=53, host_port=5353, protocol="udp")
     await networks.publish(A, [both, loopback, question])
-    assert networks._relays._child is None  # nobody has used it so far
+    assert networks._publishing.relays._child is None  # nobody has used it so far
     with listen(one.netns, 80, "0.0.0.0") as server:
         for netns, address in ((HERE, "::1"), (HERE, HOST6), (wire.outside, HOST6)):
             assert await client_seen(server, netns, address, 8080) == one.gateway
@@ -226,13 +226,13 @@ async def test_the_relay_is_started_again_when_it_is_gone(networks: Networks) ->
     await networks.publish(A, [PortBinding(container_port=80, host_port=8080)])
     with listen(one.netns, 80, "0.0.0.0") as server:
         await client_seen(server, HERE, "::1", 8080)
-        child = networks._relays._child
+        child = networks._publishing.relays._child
         assert child is not None
         child.kill()
         await client_seen(server, HERE, "::1", 8080)
-        assert networks._relays._child is not child
-        (relay,) = networks._relays._relays
-        with open(f"/proc/{networks._relays._child.pid}/status") as status:  # type: ignore[union-attr]
+        assert networks._publishing.relays._child is not child
+        (relay,) = networks._publishing.relays._relays
+        with open(f"/proc/{networks._publishing.relays._child.pid}/status") as status:  # type: ignore[union-attr]
             assert "Uid:\t65534\t65534\t65534\t65534" in status.read()
     assert relay.fileno() >= 0
     await networks.disconnect(A)

@@ -23,7 +23,7 @@ BINDING = PortBinding(container_port=80, host_port=8080)
 
 async def crash(networks: Networks, store: Store) -> None:
     """What kill -9 does: sockets closed, threads gone, nothing else."""
-    await networks._relays.stop()
+    await networks._publishing.relays.stop()
     for member in networks._members.values():
         member.let_go()
     await networks._fabric.fall_silent()
@@ -32,7 +32,7 @@ async def crash(networks: Networks, store: Store) -> None:
         pool._keeper.cancel()
     networks._plumbing._thread.shutdown()
     networks._plumbing._maker.close()
-    networks._firewall.close()
+    networks._fabric.firewall.close()
     store.close()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from insula.errors import InvalidRequest
 from insula.system.mounts import mount_points
 from insula.volumes.copy_up import copy_up
 
@@ -53,3 +54,16 @@ async def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     volume = str(tmp_path / "volume")
     assert not await copy_up([str(tmp_path / "layer")], "/none", volume, scratch=str(tmp_path))
+
+
+async def test_a_file_is_no_place_for_a_volume(tmp_path: Path) -> None:
+    (tmp_path / "layer").mkdir()
+    (tmp_path / "layer/file").write_text("")
+    (tmp_path / "layer/link").symlink_to("file")
+    (tmp_path / "volume").mkdir()
+    for path in ("/file", "/link"):
+        with pytest.raises(
+            InvalidRequest, match=f"cannot mount volume over existing file, file exists {path}"
+        ):
+            await copy_up([str(tmp_path / "layer")], path, str(tmp_path / "volume"), scratch=str(tmp_path))
+    assert mount_points(str(tmp_path)) == ()

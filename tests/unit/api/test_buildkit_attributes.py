@@ -28,7 +28,7 @@ def test_nothing_is_a_dockerfile_and_a_directory_of_the_clients() -> None:
     options = found.options
     assert (Isolation.PROCESS, True, False, False, True) == (
         options.isolation,
-        options.needed_only,
+        options.buildkit,
         options.no_cache,
         options.pull,
         options.force_remove,
@@ -42,7 +42,8 @@ def test_every_attribute_of_buildx() -> None:
         "image-resolve-mode": "pull",
         "force-network-mode": "none", "add-hosts": "a=1.2.3.4,b=::1", "shm-size": "1048576",
         "ulimit": "nofile=10:20,nproc=5", "cgroup-parent": "/x", "context:other": "local:other-dir",
-        "context:base": "docker-image://busybox:1", "local-sessionid:context": "s2", "vcs:source": "x",
+        "context:base": "docker-image://busybox:1", "context:c": "input:d",
+        "local-sessionid:context": "s2", "vcs:source": "x",
         "cache-from": "img:1", "cache-imports": '[{"Type":"registry","Attrs":{"ref":"img:2"}}]',
         "attest:provenance": "mode=min,disabled=true", "frontend.caps": "moby.buildkit.x+forward",
     }  # fmt: skip
@@ -62,6 +63,7 @@ def test_every_attribute_of_buildx() -> None:
     assert 1 << 20 == options.limits.shm_size_bytes
     assert [("nofile", 10, 20), ("nproc", 5, 5)] == [(u.name, u.soft, u.hard) for u in options.limits.ulimits]
     assert ("/x", {"base": "busybox:1"}) == (options.cgroup_parent, options.renamed)
+    assert {"c": "d"} == found.inputs
     assert {"img:1", "img:2", "img:3"} == set(options.cache_from)
 
 
@@ -82,7 +84,7 @@ def test_what_is_not_known_is_told_of() -> None:
         ({"requestid": "frontend.lint"}, "frontend.lint"),
         ({"platform": "linux/amd64,linux/arm64"}, "platform"),
         ({"attest:sbom": ""}, "attest:sbom"),
-        ({"context:x": "input:x"}, "build context x"),
+        ({"context:x": "target:y"}, "build context x"),
         ({"context:x": "oci-layout://y@sha256:0"}, "build context x"),
         ({"force-network-mode": "bridge2"}, "force-network-mode"),
         ({"ulimit": "nofile=many"}, "ulimit"),

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from insula.api.translate_create import CreateRequest, parse_create
-from insula.api.translate_limits import merge_limits
+from insula.api.translate_limits import merge_limits, warn_update
 from insula.api.wire.codec import decode
 from insula.api.wire.container_config import ContainerCreateRequest
-from insula.api.wire.host_config import HostConfig, Resources, UpdateConfig
+from insula.api.wire.host_config import HostConfig, Resources, Ulimit, UpdateConfig
 from insula.engine.checks import check_limits
 from insula.engine.planner import Attachment, attachment, decide_security
 from insula.errors import InvalidRequest, UnsupportedField
@@ -41,10 +41,11 @@ def test_defaults() -> None:
     assert spec.limits == Limits()
 
 
-def test_words_may_be_one_string_and_empty_is_the_image_s() -> None:
+def test_words_may_be_one_string_and_an_empty_command_is_the_image_s() -> None:
     spec = parse(Cmd="ls", Entrypoint=[""]).spec
     assert (spec.command, spec.entrypoint) == (("ls",), ("",))
     assert parse(Cmd=[], Entrypoint=None).spec.command is None
+    assert parse(Entrypoint=[]).spec.entrypoint == ()  # none at all, as docker compose says it
 
 
 @pytest.mark.parametrize(
@@ -276,15 +277,40 @@ def test_what_networks_have_that_are_not_the_users(mode: str) -> None:
     ("host", "field"),
     [
         ({"DeviceRequests": [{"Count": -1}]}, "DeviceRequests"),
-        ({"KernelMemoryTCP": 5}, "KernelMemoryTCP"),
         ({"UsernsMode": "x"}, "UsernsMode"),
         ({"CgroupnsMode": "x"}, "CgroupnsMode"),
-        ({"CpuCount": 1}, "CpuCount"),
     ],
 )  # fmt: skip
 def test_what_is_not_honoured_is_refused_by_name(host: dict[str, Any], field: str) -> None:
     with pytest.raises(UnsupportedField, match=field):
         parse(host=host)
+
+
+def test_what_means_nothing_here_is_kept_and_said() -> None:
+    host = {"CpuCount": 2, "KernelMemoryTCP": 5, "KernelMemory": 4, "CpuPercent": 7}
+    made = parse(host=host)
+    assert {"CpuCount": 2, "KernelMemoryTCP": 5} == made.spec.inert
+    assert "HostConfig.CpuCount has no effect: it is for Windows" in made.warnings[0]
+    assert (3, "linux does not support CPU percent") == (len(made.warnings), made.warnings[2][:34])
+    assert 4 == parse(host=host, version=(1, 41)).spec.inert["KernelMemory"]
+    assert "KernelMemoryTCP" not in parse(host=host, version=(1, 39)).spec.inert
+    with pytest.raises(InvalidRequest, match="Invalid QoS settings"):
+        parse(host={"IOMaximumIOps": 5})
+
+
+def test_what_the_oldest_clients_take_for_granted() -> None:
+    host = {"AutoRemove": True}
+    made = [parse(host=host, version=(1, minor)).spec for minor in (24, 25, 39, 40)]
+    assert [False, True, True, True] == [spec.auto_remove for spec in made]
+    assert ["shareable", "shareable", "shareable", ""] == [spec.ipc_mode for spec in made]
+    assert "none" == parse(host={"IpcMode": "none"}, version=(1, 39)).spec.ipc_mode
+
+
+def test_what_an_update_does_not_change_is_said() -> None:
+    given = UpdateConfig(CpuShares=5, Ulimits=[Ulimit(Name="nofile", Soft=1, Hard=1)], CpuCount=1)
+    said = warn_update(given, (1, 47))
+    assert ["CpuCount has no effect", "Ulimits has no effect"] == [text.partition(":")[0] for text in said]
+    assert () == warn_update(UpdateConfig(OomKillDisable=False, MemorySwappiness=-1, Devices=[]), (1, 47))
 
 
 def test_what_came_later_means_nothing_before() -> None:

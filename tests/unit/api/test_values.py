@@ -16,9 +16,12 @@ from insula.api.escape import DEFAULT_KEYS, EscapeScanner, parse_keys
 from insula.api.filters import parse_filters
 from insula.api.routing import Route, Router
 from insula.api.times import format_time, human_duration, parse_time
+from insula.api.translate_stats import Measured, render_stats
 from insula.api.versions import check_version, split_version
 from insula.errors import InvalidRequest
-from insula.model.stream import Channel
+from insula.model.instance import Instance, InstanceSpec, State
+from insula.model.isolation import Isolation
+from insula.model.stream import BlockSample, Channel, Sample
 
 HOUR_NS = 3600 * 10**9
 
@@ -199,3 +202,24 @@ def test_credentials_of_a_request() -> None:
     for bad in ("!", "AAAA", header([1]), header({"username": 5}), "A" * 100_000):
         with pytest.raises(InvalidRequest):
             parse_auth_header(bad)
+
+
+def test_block_io_is_told_by_device() -> None:
+    instance = Instance(
+        id="1",
+        name="one",
+        spec=InstanceSpec(image="", isolation=Isolation.PROCESS),
+        image_id="",
+        state=State.RUNNING,
+        created_ns=1,
+    )
+    disk = BlockSample(major=8, minor=0, read_bytes=10, write_bytes=20, reads=1, writes=2)
+    loop = BlockSample(major=7, minor=3, read_bytes=1)
+    sample = Sample(taken_ns=1, cpu_total_ns=1, blocks=(disk, loop))
+    told = render_stats(instance, Measured(sample, 1), None)["blkio_stats"]
+    assert [(8, "read", 10), (8, "write", 20), (7, "read", 1), (7, "write", 0)] == [
+        (each["major"], each["op"], each["value"]) for each in told["io_service_bytes_recursive"]
+    ]
+    assert [(8, 0, "read", 1), (8, 0, "write", 2)] == [
+        tuple(each.values()) for each in told["io_serviced_recursive"]
+    ]

@@ -199,6 +199,8 @@ def test_only_what_a_shell_does_not_run_is_expanded() -> None:
         ("FROM a\nONBUILD FROM x", "dockerfile parse error on line 2: FROM isn't allowed as an ONBUILD trigger"),
         ("FROM a\nRUN <<EOF\nx", "dockerfile parse error on line 2: unterminated heredoc: EOF"),
         ("FROM a\nHEALTHCHECK FOO", 'dockerfile parse error on line 2: Unknown type "FOO" in HEALTHCHECK'),
+        ("FROM a\nHEALTHCHECK CMD []", "dockerfile parse error on line 2: Missing command after HEALTHCHECK CMD"),
+        ("FROM a\nVOLUME []", "dockerfile parse error on line 2: VOLUME requires at least one argument"),
         ("FROM a\nRUN --mount=type=ssh,env=A x", "dockerfile parse error on line 2: unexpected key 'env'"),
         ("FROM a\nRUN --security=insecure x", "dockerfile parse error on line 2: --security=insecure"),
         ("# escape=x\nFROM a", "invalid ESCAPE 'x'"),

@@ -38,6 +38,8 @@ def test_a_target_needs_what_it_is_made_from() -> None:
         ("FROM a\nCOPY . /", None),
         ("FROM a\nARG D\nCOPY $D /", None),
         ("FROM a\nCOPY ../../x /y", {"x"}),
+        ('FROM a\nCOPY "" /y', None),
+        ("FROM a\nCOPY a\\?b c /y/", None),
         ("FROM a\nCOPY <<E /y\nE\n", set()),
         ("FROM a\nRUN --mount=target=/c x", None),
         ("FROM a\nRUN --mount=source=d/e,target=/c x", {"d/e"}),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import tarfile
 from collections.abc import AsyncIterator
@@ -32,6 +33,31 @@ async def names_in(pieces: AsyncIterator[bytes]) -> list[str]:
     raw = b"".join([piece async for piece in pieces])
     with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
         return [name.lstrip("./") for name in tar.getnames()]
+
+
+async def test_what_is_copied_in_is_taken_in_turn(engine: Engine) -> None:
+    """Two archives with one file, and the slow one of a client that goes away."""
+    made = await engine.create(spec("sleep", "infinity"), None)
+    begun, order = asyncio.Event(), []
+
+    async def slow() -> AsyncIterator[bytes]:
+        begun.set()
+        await asyncio.sleep(3600)
+        yield b""
+
+    async def quick() -> AsyncIterator[bytes]:
+        order.append("read")
+        async for piece in tar_of("one", b"1"):
+            yield piece
+
+    first = asyncio.create_task(engine.put_archive(made.id, "/tmp", slow()))
+    await begun.wait()
+    second = asyncio.create_task(engine.put_archive(made.id, "/tmp", quick()))
+    await asyncio.sleep(0)
+    assert [] == order
+    first.cancel()
+    await second
+    assert 1 == (await engine.stat_path(made.id, "/tmp/one")).size
 
 
 @pytest.mark.parametrize("isolation", list(Isolation))

@@ -134,7 +134,7 @@ async def test_an_instance_s_output_is_in_the_journal_and_in_its_log(
     second = await asyncio.to_thread(listener.take)
     assert (b"two", b"3") == (second["MESSAGE"], second["PRIORITY"])
     await engine.kill(made.id)
-    found = [record.data async for record in engine.logs(made.id, LogQuery())]
+    found = [line.data async for batch in engine.logs(made.id, LogQuery()) for line in batch.records]
     assert sorted(found) == [b"one\n", b"two\n"]
     await engine.remove(made.id, force=True)
     await engine.stop()

@@ -32,7 +32,7 @@ async def run(engine: Engine, *command: str, **fields: object) -> str:
 
 
 async def lines(engine: Engine, ref: str, **query: object) -> list[bytes]:
-    return [record.data async for record in engine.logs(ref, LogQuery(**query))]  # type: ignore[arg-type]
+    return [line.data async for batch in engine.logs(ref, LogQuery(**query)) for line in batch.records]  # type: ignore[arg-type]
 
 
 async def test_create_start_wait_remove(world: World, engine: Engine) -> None:
@@ -116,6 +116,7 @@ async def test_a_start_that_fails_is_undone_and_can_be_repeated(
 ) -> None:
     made = await engine.create(spec("sleep", "infinity"), None)
     world.backend.break_at = where
+    exited = asyncio.ensure_future(engine.wait(made.id, WaitCondition.NEXT_EXIT))
     with pytest.raises(Conflict, match=f"broken at {where}"):
         await engine.start_instance(made.id)
     assert world.networks.connected == {}
@@ -124,6 +125,31 @@ async def test_a_start_that_fails_is_undone_and_can_be_repeated(
     await engine.start_instance(made.id)
     assert engine.find(made.id).state is State.RUNNING
     assert engine.find(made.id).error == ""
+    assert not exited.done()  # nothing had run yet
+    await engine.kill(made.id, "KILL")
+    assert (await exited).code == 137
+
+
+async def test_too_little_memory_is_told_at_once_and_once(world: World, engine: Engine) -> None:
+    made = await engine.create(spec("sleep", "infinity"), None)
+    world.backend.oom(made.id)  # it does not run: nobody can mean it
+    events = world.events.follow(since_ns=0)
+    await engine.start_instance(made.id)
+    assert not engine.find(made.id).oom_killed
+    for _ in range(2):
+        world.backend.oom(made.id)
+    assert engine.find(made.id).oom_killed
+    await engine.kill(made.id, "KILL")
+    assert engine.find(made.id).oom_killed
+    seen = []
+    async for event in events:
+        seen.append(event.action)
+        if event.action == "die":
+            break
+    await events.aclose()  # type: ignore[attr-defined]
+    assert 2 == seen.count("oom")  # and not a third time at the end
+    await engine.start_instance(made.id)
+    assert not engine.find(made.id).oom_killed
 
 
 async def test_a_taken_port_undoes_the_start(world: World, engine: Engine) -> None:

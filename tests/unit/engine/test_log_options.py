@@ -176,7 +176,7 @@ async def test_an_instance_s_log_is_cut_while_it_runs_and_when_it_has_ended(worl
     await stream.close_stdin()
     await ended
     assert os.stat(path).st_blocks * 512 <= 41_000
-    found = [int(record.data) async for record in engine.logs(made.id, LogQuery())]
+    found = [int(line.data) async for batch in engine.logs(made.id, LogQuery()) for line in batch.records]
     assert found == list(range(found[0], 40_001))
     await engine.remove(made.id)
     await engine.stop()

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from insula.engine.growth import Growth
-from insula.engine.logs import await_output, read_log
-from insula.engine.records import BLOCK, find_tail, parse_record, parse_time
-from insula.engine.types import LogQuery
+from insula.engine.logs import await_output, read_batches, read_log
+from insula.engine.records import BLOCK, find_tail, parse_record
+from insula.engine.turns import Turns
+from insula.engine.types import LogBatch, LogQuery
 from insula.model.stream import Channel
 
 BOTH = (Channel.STDOUT, Channel.STDERR)
@@ -38,11 +39,15 @@ async def collect(path: Path, **options: object) -> list[bytes]:
         (b"1969-12-31T19:00:01-05:00", 1_000_000_000),
         (b"yesterday", None),
         (b"", None),
+        (b"1970-01-01T00:00:01.", 1_000_000_000),
+        (b"1970-13-01T00:00:01Z", None),
+        (b"1970-01-01T00:00:01+0", None),
         (b"2026-01-31T12:00:00.1234567891234Z", 1769860800_123456789),
     ],
 )
 def test_times(text: bytes, expected: int | None) -> None:
-    assert parse_time(text) == expected
+    record = parse_record(text + b" stdout F x")
+    assert expected == (record.time_ns if record is not None else None)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +71,81 @@ def test_a_record_may_be_empty() -> None:
     assert (record.data, record.channel, record.partial) == (b"", Channel.STDERR, False)
 
 
-@pytest.mark.parametrize("join", [True, False])
-async def test_the_last_of_a_block_says_so(tmp_path: Path, join: bool) -> None:
+async def test_what_is_there_comes_at_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.write_bytes(line("one") + line("two") + line("three"))
+    log.write_bytes(line("one") + line("two") + line("thr").rstrip(b"\n"))
     growth = Growth()
-    records = read_log(str(log), LogQuery(follow=True), growth=growth, ended=lambda: False, join=join)
-    assert [True, True, False] == [(await anext(records)).more for _ in range(3)]
-    await records.aclose()
+    batches = read_batches(str(log), LogQuery(follow=True), growth=growth, ended=lambda: False)
+    assert [b"one\n", b"two\n"] == [record.data for record in (await anext(batches)).records]
+    await batches.aclose()
+    growth.close()
+
+
+async def test_followers_share_what_they_read_alike(tmp_path: Path) -> None:
+    """However they come upon it: from the beginning or its end, in the middle of a line or of its pieces."""
+    log = tmp_path / "log"
+    log.write_bytes(line("0"))
+    growth, over = Growth(), False
+    seen: dict[int, list[LogBatch]] = {}
+
+    async def follow(number: int, **options: object) -> None:
+        query = LogQuery(follow=True, **options)  # type: ignore[arg-type]
+        async for batch in read_batches(str(log), query, growth=growth, ended=lambda: over):
+            seen.setdefault(number, []).append(batch)
+
+    wanted: tuple[dict[str, object], ...] = ({}, {}, {"tail": 0}, {"stderr": False})
+    followers = [asyncio.create_task(follow(number, **options)) for number, options in enumerate(wanted)]
+    while growth.unread(str(log)) != len(line("0")):  # noqa: ASYNC110  (nothing tells)
+        await asyncio.sleep(0)
+    parts = [
+        line("1"),
+        line("2", tag="P"),
+        line("2"),
+        line("3")[:20],
+        line("3")[20:],
+        line("4", channel="stderr"),
+    ]
+    with log.open("ab", buffering=0) as file:
+        for part in parts:
+            file.write(part)
+            while growth.unread(str(log)) != file.tell():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+    over = True
+    growth.poke(str(log))
+    await asyncio.gather(*followers)
+    growth.close()
+    lines = [[record.data for batch in seen[n] for record in batch.records] for n in range(4)]
+    every = [b"0\n", b"1\n", b"22\n", b"3\n", b"4\n"]
+    assert [every, every, every[1:], every[:4]] == lines
+    assert 2 <= len({id(batch) for batch in seen[0]} & {id(batch) for batch in seen[1]})
+    assert not {id(batch) for batch in seen[0]} & {id(batch) for batch in seen[3]}
+    assert not growth.batches._kept  # nobody follows it any more
+
+
+async def test_many_who_have_much_to_do_leave_time_for_others() -> None:
+    turns, rounds, working = Turns(), 0, True
+
+    async def work() -> None:
+        for _ in range(3):
+            await turns.take()
+            until = time.monotonic() + 0.004
+            while time.monotonic() < until:
+                pass
+
+    async def count() -> None:
+        nonlocal rounds
+        while working:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    crowd = [asyncio.create_task(work()) for _ in range(20)]
+    await asyncio.sleep(0)
+    crowd[7].cancel()  # it waits for its turn
+    await asyncio.gather(*crowd, return_exceptions=True)
+    working = False
+    await counting
+    assert rounds >= 3 * 19  # at most one of them in each
 
 
 async def test_pieces_are_joined_by_channel(tmp_path: Path) -> None:

@@ -234,9 +234,11 @@ async def test_logs_have_no_gap_over_a_restart_of_the_daemon(world: World, tmp_p
     await abandon(first)
     second = await world.engine()
     following = second.logs(one, LogQuery(follow=True))
-    seen = [int((await anext(following)).data) for _ in range(50)]
-    await stream.close_stdin()
-    seen += [int(record.data) async for record in following]
+    seen: list[int] = []
+    async for batch in following:
+        seen += [int(record.data) for record in batch.records]
+        if len(seen) == 50:
+            await stream.close_stdin()
     assert seen == list(range(1, 101))
     await second.stop()
 

@@ -21,10 +21,11 @@ from insula.isolation.process.prepare import (
     make_mount_points,
 )
 from insula.isolation.process.resources import control_writes, make_resources
-from insula.isolation.process.usage import parse_ps
+from insula.isolation.process.usage import parse_blkio, parse_io_stat, parse_ps
 from insula.isolation.users import Identity
 from insula.model.limits import Limits, Throttle
 from insula.model.mounts import Mount, MountKind
+from insula.model.stream import BlockSample
 from insula.system.cgroups import Layout, check_shares, parse_layout, remove
 from unit.isolation.test_process_golden import MINIMAL
 
@@ -178,6 +179,16 @@ def test_tmpfs_options_are_dockers_unless_said_otherwise() -> None:
         "size=64m",
         "mode=1777",
     ]
+
+
+def test_block_devices_are_counted_apart() -> None:
+    transferred = "8:0 Read 10\n8:0 Write 20\n8:0 Sync 5\n8:0 Total 30\n7:3 Read 1\n7:3 Total 1\nTotal 31\n"
+    operations = "8:0 Read 1\n8:0 Write 2\n8:0 Total 3\nTotal 3\n"
+    disk = BlockSample(major=8, minor=0, read_bytes=10, write_bytes=20, reads=1, writes=2)
+    loop = BlockSample(major=7, minor=3, read_bytes=1)
+    assert (disk, loop) == parse_blkio(transferred, operations)
+    newer = "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 cost.usage=7\n7:3 rbytes=1\n254:0\n"
+    assert (disk, loop, BlockSample(major=254, minor=0)) == parse_io_stat(newer)
 
 
 def test_ps_rows_are_those_of_the_container() -> None:

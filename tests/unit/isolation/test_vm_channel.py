@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insula.errors import CommandNotFound, Conflict, GuestFailed, InvalidRequest
+from insula.errors import CommandNotFound, Conflict, DiskFull, GuestFailed, InvalidRequest
 from insula.isolation.plan import Process
 from insula.isolation.vm import channel as channel_module
 from insula.isolation.vm.channel import AgentError, Channel, State
+from insula.isolation.vm.files import AgentFiles
 from insula.isolation.vm.prepare import command_error
 from insula.isolation.vm.streams import VmExec, VmStream
 from insula.isolation.vm.wire import (
@@ -213,6 +214,37 @@ async def test_an_exec_streams_both_ways_and_ends() -> None:
         assert Chunk(Std.STDERR, b"err") == await one.stream.read()
         assert await one.stream.read() is None
         assert 3 == await one.wait()
+
+
+async def test_who_waits_for_a_guest_that_stands_still_is_told() -> None:
+    """Requests, programs that have not started, and files; those that run wait with it."""
+    async with open_channel() as (agent, channel):
+        running = channel.open_stream(Type.EXEC)
+        agent.put(frame(OK, running.number, fields(("pid", "9"))))
+        await running.answer
+        files = AgentFiles(channel, "0" * 64)
+
+        async def archive() -> AsyncIterator[bytes]:
+            yield bytes(CREDIT + 1)
+
+        waiting = [
+            asyncio.ensure_future(one)
+            for one in (
+                channel.request(Type.PING),
+                channel.open_stream(Type.EXEC).answer,
+                anext(aiter(files.get("/etc"))),
+                files.put("/", archive(), no_overwrite_dir=False, copy_owner=False),
+            )
+        ]
+        while agent.got[-1:] == [] or agent.got[-1][:2] != (Type.STDIN, 4):
+            await agent.take()
+        channel.give_up_waiting(DiskFull("no space"))
+        for one in waiting:
+            with pytest.raises(DiskFull):
+                await one
+        agent.put(*(frame(CLOSED, number) for number in (2, 3, 4)))
+        agent.put(frame(OK, 0, fields(("seq", "1"))), frame(STDOUT, running.number, b"out"))
+        assert Chunk(Std.STDOUT, b"out") == await running.read()  # and late answers harm nobody
 
 
 async def test_input_stops_when_the_credit_is_used_up() -> None:

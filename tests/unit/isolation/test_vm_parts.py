@@ -33,6 +33,7 @@ from insula.model.files import Change, ChangeKind
 from insula.model.instance import ExitStatus
 from insula.model.limits import Limits
 from insula.model.mounts import Mount, MountKind
+from insula.system.interfaces import Traffic
 from unit.isolation.test_vm_golden import PLAN
 
 # -- how it ended -----------------------------------------------------------------------------
@@ -98,10 +99,11 @@ def test_nothing_stands_in_for_a_macvtap() -> None:
     assert [False, True] == [order_for(plan).fixed_taps for plan in plans]
 
 
-def test_a_macvtap_counts_as_its_guest_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "_link_counter", lambda _, name: {"rx_bytes": 1, "tx_bytes": 2}.get(name, 0))
-    samples = [stats.sample_network(endpoint) for endpoint in (TAP, MACVTAP)]
+def test_a_macvtap_counts_as_its_guest_does() -> None:
+    counters = {TAP.link: (Traffic(bytes=1), Traffic(bytes=2))}
+    samples = [stats.sample_network(endpoint, counters) for endpoint in (TAP, MACVTAP)]
     assert [(2, 1), (1, 2)] == [(sample.rx_bytes, sample.tx_bytes) for sample in samples]
+    assert 0 == stats.sample_network(TAP, {}).rx_bytes  # its link is gone
 
 
 # -- what is refused --------------------------------------------------------------------------

@@ -275,6 +275,27 @@ def test_a_full_disk_is_a_sentence_and_nothing_half_written(store: Store) -> Non
     assert store.get_plan("i0") == "fits"
 
 
+def test_the_reserve_for_a_full_disk_stays_over_a_stop(path: str) -> None:
+    """And nothing else of the log: who puts an older copy of the file in its place has that."""
+    Store(path).close()
+    reserve = os.stat(f"{path}-wal")
+    assert 1 << 19 <= reserve.st_blocks * 512
+    older = Path(path).read_bytes()
+    store = Store(path)
+    store.set_meta("colour", "red")
+    store.close()
+    again = os.stat(f"{path}-wal")
+    assert (reserve.st_ino, True) == (again.st_ino, 1 << 19 <= again.st_blocks * 512)
+    assert {"insula.db", "insula.db-wal", "insula.db-shm"} == set(os.listdir(os.path.dirname(path)))
+    store = Store(path)
+    assert "red" == store.get_meta("colour")
+    store.close()
+    Path(path).write_bytes(older)
+    store = Store(path)
+    assert store.get_meta("colour") is None
+    store.close()
+
+
 def test_what_was_committed_survives_kill_9(path: str) -> None:
     writer = (
         "import os, signal, sys\n"

@@ -107,6 +107,14 @@ async def test_prune(tmp_path: Path, store: Store, events: EventBus) -> None:
     assert [volume.name for volume in volumes.list()] == [used.name]
 
 
+async def test_prunes_at_once_share_what_there_is(tmp_path: Path, store: Store, events: EventBus) -> None:
+    volumes = await open_volumes(tmp_path, store, events)
+    names = {(await volumes.create(anonymous=True)).name for _ in range(5)}
+    reports = await asyncio.gather(*(volumes.prune(PruneFilters(), users=nobody) for _ in range(4)))
+    assert names == {name for report in reports for name in report.deleted}
+    assert 5 == sum(len(report.deleted) for report in reports)
+
+
 def test_the_size_of_a_tree_counts_hard_links_once(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     before = tree_size(str(tmp_path))

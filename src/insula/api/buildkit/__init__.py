@@ -5,6 +5,7 @@
     transfer     directories over a session, either way
     attributes   a frontend's attributes to BuildOptions
     progress     what a build tells, as vertices
+    loading      a build's Dockerfile and contexts
     solve        builds by their reference: from the request to what is exported
     services     Control, LLBBridge and Health, as gRPC calls them
 

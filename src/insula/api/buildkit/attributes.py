@@ -35,7 +35,8 @@ class Frontend:
     """What a frontend is asked for, besides BuildOptions.  `remote` is the context's address, "" for the
     client's directory.  `dockerfile_directory` is the client's directory that has the Dockerfile.  `contexts`
     are further directories of the client's, by name.  `sessions` are those that have a directory, where that
-    is not the build's own."""
+    is not the build's own.  `inputs` are names of images, and under which other name each was
+    given."""
 
     dockerfile: str
     remote: str
@@ -43,6 +44,7 @@ class Frontend:
     dockerfile_directory: str
     contexts: Mapping[str, str]
     sessions: Mapping[str, str]
+    inputs: Mapping[str, str]
     options: BuildOptions
     unknown: tuple[str, ...]
 
@@ -56,7 +58,7 @@ def parse_frontend(
             request, "is a question to BuildKit's own frontend", hint="build without --call and --check"
         )
     args = _prefixed(attributes, "build-arg:")
-    contexts, renamed = _contexts(attributes)
+    contexts, renamed, inputs = _contexts(attributes)
     platform = attributes.get("platform", "")
     if "," in platform:
         raise UnsupportedField("platform", "one platform for a build", hint="build for each by itself")
@@ -73,6 +75,7 @@ def parse_frontend(
         dockerfile_directory=attributes.get("dockerfilekey", "") or ("dockerfile" if not remote else ""),
         contexts=contexts,
         sessions=_prefixed(attributes, "local-sessionid:"),
+        inputs=inputs,
         options=BuildOptions(
             isolation=parse_isolation(args.get(ISOLATION_ARG, ""), default),
             target=attributes.get("target", ""),
@@ -90,7 +93,7 @@ def parse_frontend(
             client=client,
             renamed=renamed,
             force_remove=True,
-            needed_only=True,
+            buildkit=True,
         ),
         unknown=tuple(sorted(name for name in attributes if not _is_known(name))),
     )
@@ -113,22 +116,25 @@ def _prefixed(attributes: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {name.removeprefix(prefix): value for name, value in attributes.items() if name.startswith(prefix)}
 
 
-def _contexts(attributes: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """`--build-context`: directories of the client's, and images to take for others, by name."""
-    directories, images = {}, {}
+def _contexts(attributes: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """`--build-context`: directories of the client's, images to take for others, and results of other builds,
+    by name."""
+    directories, images, inputs = {}, {}, {}
     for name, value in _prefixed(attributes, "context:").items():
         kind, colon, rest = value.partition(":")
         if colon and kind == "local":
             directories[name.lower()] = rest
         elif colon and kind == "docker-image":
             images[name] = rest.removeprefix("//")
+        elif colon and kind == "input":
+            inputs[name] = rest
         else:
             raise UnsupportedField(
                 f"build context {name}",
                 f"{value.partition('@')[0][:64]!r} is neither a directory nor docker-image://",
                 hint="a directory, or docker-image://NAME",
             )
-    return directories, images
+    return directories, images, inputs
 
 
 def _network(mode: str) -> str:

@@ -152,9 +152,12 @@ class Steps:
         self._progress = progress
         self._now = ""
         self._cached = False
+        self.line = 0
+        """Where the latest step begins in the Dockerfile; 0 before the first."""
 
     def step(self, step: StepNote) -> None:
         self.end()
+        self.line = step.line
         if step.layer:
             where = (
                 f"{step.stage} {step.layer}/{step.layers}" if step.stage else f"{step.layer}/{step.layers}"

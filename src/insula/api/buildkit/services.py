@@ -20,7 +20,7 @@ from insula import __version__
 from insula.api.buildkit import wire_pb2 as wire
 from insula.api.buildkit.connection import Calling, Methods, Tunnel
 from insula.api.buildkit.session import SESSION_ID, SESSION_METHOD, Session
-from insula.api.buildkit.solve import Builds
+from insula.api.buildkit.solve import Builds, definition_of
 from insula.build.mounting import CACHE_LABEL
 from insula.build.prune import prune_caches
 from insula.errors import InsulaError
@@ -34,7 +34,17 @@ log = logging.getLogger(__name__)
 
 _VERSION = "v0.17.3"  # of BuildKit, as the Docker that we say we are has it
 # what a frontend's client may ask of the gateway, and what a build may ask for (BuildKit's apicaps)
-_FRONTEND_CAPS = ("solve.base", "return", "gateway.solve.metadata", "gateway.solve.evaluate", "frontend.caps")
+_FRONTEND_CAPS = (
+    "solve.base",
+    "return",
+    "proto.refarray",
+    "reference.output",
+    "frontend.inputs",
+    "frontend.caps",
+    "gateway.solve.metadata",
+    "gateway.solve.evaluate",
+    "gateway.evaluate",
+)
 _BUILD_CAPS = (
     "source.image",
     "source.local",
@@ -68,6 +78,7 @@ class Services:
             control + "Prune": _streamed(self._prune, wire.PruneRequest, wire.UsageRecord),
             bridge + "Ping": _unary(self._ping, wire.PingRequest, wire.PongResponse),
             bridge + "Solve": _unary(self._frontend, wire.FrontendSolveRequest, wire.FrontendSolveResponse),
+            bridge + "Evaluate": _unary(self._evaluate, wire.EvaluateRequest, wire.EvaluateResponse),
             bridge + "Return": _unary(self._return, wire.ReturnRequest, wire.ReturnResponse),
             "/grpc.health.v1.Health/Check": _unary(
                 self._health, wire.HealthCheckRequest, wire.HealthCheckResponse
@@ -165,13 +176,17 @@ class Services:
 
     async def _frontend(self, request: Any, ref: str) -> Any:
         job = await self.builds.find(ref)
-        frontend = await self.builds.frontend(
+        result = await self.builds.result(
             job, request.frontend, request.frontend_opt, request.frontend_inputs, request.cache_imports
         )
-        result = self.builds.result(job, frontend)
         if request.evaluate:
-            await self.builds.image(job, result)
-        return wire.FrontendSolveResponse(ref=result, result=wire.Result(ref=result))
+            await self.builds.image(result)
+        handle = wire.Ref(id=result, **{"def": definition_of(result)})
+        return wire.FrontendSolveResponse(ref=result, result=wire.Result(ref=handle))
+
+    async def _evaluate(self, request: Any, ref: str) -> Any:
+        await self.builds.image(request.ref)
+        return wire.EvaluateResponse()
 
     async def _return(self, request: Any, ref: str) -> Any:
         job = await self.builds.find(ref)
@@ -180,7 +195,7 @@ class Services:
                 status = _status_of(request.error.code)
                 job.returned.set_exception(GRPCError(status, request.error.message))
             else:
-                job.returned.set_result(request.result.ref)
+                job.returned.set_result(request.result.ref.id or request.result.ref_deprecated)
         return wire.ReturnResponse()
 
     async def _health(self, request: Any, ref: str) -> Any:
@@ -233,4 +248,5 @@ def _as_status(error: Exception) -> GRPCError:
     if not isinstance(error, InsulaError):
         log.error("BuildKit's API", exc_info=error)
         return GRPCError(Status.INTERNAL, f"internal error: {type(error).__name__}: {error}")
-    return GRPCError(Status.UNKNOWN, str(error))  # of any other, clients put the name before our words
+    # of any other status, clients put the name before our words
+    return GRPCError(Status.UNKNOWN, str(error), getattr(error, "details", None) or None)

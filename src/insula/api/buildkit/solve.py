@@ -7,26 +7,30 @@ then it calls the gateway, solves, and returns the result that `Control.Solve` i
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import functools
+import hashlib
+import json
 import os
+import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
 
 from insula.api.buildkit import wire_pb2 as wire
 from insula.api.buildkit.attributes import Frontend, image_names, parse_frontend
+from insula.api.buildkit.loading import Loading
 from insula.api.buildkit.progress import Progress, Steps
 from insula.api.buildkit.session import Session, Sessions
-from insula.api.buildkit.transfer import receive, send
-from insula.build.arguments import platform_arguments, with_origins
+from insula.api.buildkit.transfer import send
 from insula.build.builder import Builder
-from insula.build.context import Context, read_file, receive_context, unpack_context
 from insula.build.copying import Copying
-from insula.dockerfile.patterns import parse_ignore
-from insula.dockerfile.stages import Dockerfile, parse_dockerfile
+from insula.dockerfile.reader import read_dockerfile
 from insula.errors import BuildStepFailed, InsulaError, InvalidRequest, UnsupportedField
 from insula.model.image import Image
 from insula.model.reference import parse_reference
@@ -38,23 +42,46 @@ if TYPE_CHECKING:
 FRONTEND = "dockerfile.v0"
 _GATEWAY_WAIT_S = 3.0
 _KEPT_S = 30.0  # a build that is done is known as long, for who asks for its status late
+_RESULT_S = 3600.0  # a result is known as long, for another build of the same client to begin with it
+_HANDLE = "docker-image://insula.result/"
 _NO_RUN = "only Dockerfiles are built here, not LLB"
 
 
 class CouldNotSolve(InsulaError):
-    """In BuildKit's words."""
+    """In BuildKit's words.  `details` are what clients show besides: BuildKit's types, by their URLs."""
+
+    def __init__(self, message: str, details: Sequence[tuple[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.details = details
 
 
 @dataclass(slots=True)
 class Job:
-    """`results` are the frontend's requests by the reference that the gateway gave out for each."""
+    """`returned` is the reference of the result that its client wants exported; "" for none."""
 
     ref: str
     session: str
     progress: Progress
     returned: asyncio.Future[str]
-    results: dict[str, Frontend] = field(default_factory=dict)
-    images: dict[str, Image] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What to make, and for whom.  `inputs` are results of other builds, by the names of the images that they
+    stand for."""
+
+    job: Job
+    frontend: Frontend
+    inputs: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Result:
+    """What a frontend makes, when it is first wanted.  Its order, and so the client, is forgotten then."""
+
+    order: _Order | None
+    image: Image | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Builds:
@@ -64,6 +91,7 @@ class Builds:
         self._engine = engine
         self.sessions = Sessions()
         self._jobs: dict[str, Job] = {}
+        self._results: dict[str, _Result] = {}
         self._known = asyncio.Event()
 
     # by their reference
@@ -84,6 +112,9 @@ class Builds:
         finally:
             job.progress.close()
             loop.call_later(_KEPT_S, self._jobs.pop, job.ref, None)
+            for result in self._results.values():
+                if result.order is not None and result.order.job is job:
+                    result.order = None  # its client has gone
 
     async def find(self, ref: str) -> Job:
         """Raises InvalidRequest when it does not come: requests overtake each other."""
@@ -98,24 +129,33 @@ class Builds:
 
     # what a client asks for
 
-    async def frontend(
+    async def result(
         self,
         job: Job,
         name: str,
         attributes: Mapping[str, str],
         inputs: Mapping[str, Any],
         imports: Sequence[Any],
-    ) -> Frontend:
-        """Raises InvalidRequest, UnsupportedField."""
+    ) -> str:
+        """The reference of what a frontend will make.  Raises InvalidRequest, UnsupportedField."""
         if name == "gateway.v0":
             raise UnsupportedField(
                 "Frontend", "frontends out of images are not run", hint="leave `# syntax=` to insula"
             )
-        if name != FRONTEND or inputs:
+        if name != FRONTEND:
             raise UnsupportedField("Frontend", _NO_RUN, hint=FRONTEND)
         session = await self.sessions.find(job.session)
         default = self._engine.settings.default_isolation
-        return parse_frontend(attributes, client=session, default=default, imports=imports)
+        frontend = parse_frontend(attributes, client=session, default=default, imports=imports)
+        known = {}
+        for image, given in frontend.inputs.items():
+            if given not in inputs:
+                raise InvalidRequest(f"build context {image}: there is no input {given}")
+            known[image] = result_of(inputs[given])
+        ref = secrets.token_hex(12)
+        self._results[ref] = _Result(_Order(job, frontend, known))
+        asyncio.get_running_loop().call_later(_RESULT_S, self._results.pop, ref, None)
+        return ref
 
     async def solve(self, request: Any) -> dict[str, str]:
         """A whole build; what its client is told of the result.  Raises InsulaError."""
@@ -124,51 +164,51 @@ class Builds:
                 raise UnsupportedField("Definition", _NO_RUN)
             if request.frontend:
                 imports = request.cache.imports
-                frontend = await self.frontend(
-                    job, request.frontend, request.frontend_attrs, request.frontend_inputs, imports
-                )
-                ref = self.result(job, frontend)
+                attributes, inputs = request.frontend_attrs, request.frontend_inputs
+                ref = await self.result(job, request.frontend, attributes, inputs, imports)
             else:
                 ref = await job.returned
             if not ref:
                 return {}
-            image = await self.image(job, ref)
+            image = await self.image(ref)
             answer: dict[str, str] = {}
             for number, exporter in enumerate(_exporters(request)):
                 answer |= await self._export(job, image, exporter, number)
             return answer
 
-    @staticmethod
-    def result(job: Job, frontend: Frontend) -> str:
-        """The reference of what a frontend will make."""
-        ref = secrets.token_hex(12)
-        job.results[ref] = frontend
-        return ref
-
-    async def image(self, job: Job, ref: str) -> Image:
-        """What is behind a reference, built when it is first asked for."""
-        if ref not in job.results:
+    async def image(self, ref: str) -> Image:
+        """What is behind a reference.  Raises InsulaError."""
+        result = self._results.get(ref)
+        if result is None:
             raise InvalidRequest(f"no such result {ref}")
-        if ref not in job.images:
-            job.images[ref] = await self._build(job, job.results[ref])
-        return job.images[ref]
+        async with result.lock:
+            if result.image is None:
+                if (order := result.order) is None:
+                    raise InvalidRequest(f"no such result {ref}")
+                others = {name: (await self.image(other)).id for name, other in order.inputs.items()}
+                result.image = await self._build(order.job, order.frontend, others)
+                result.order = None
+            return result.image
 
     # building
 
-    async def _build(self, job: Job, frontend: Frontend) -> Image:
+    async def _build(self, job: Job, frontend: Frontend, others: Mapping[str, str]) -> Image:
         session = await self.sessions.find(job.session)
         steps = Steps(job.progress)
-        loading = _Loading(job.progress, session, self.sessions, frontend, self._has_triggers)
-        builder = Builder(self._engine, frontend.options, steps, secrets.token_hex(8))
+        options = replace(frontend.options, renamed={**frontend.options.renamed, **others})
+        frontend = replace(frontend, options=options)
+        loading = Loading(job.progress, session, self.sessions, frontend, self._has_triggers)
+        builder = Builder(self._engine, options, steps, secrets.token_hex(8))
         try:
             image = await builder.build(loading.receive)
-        except BuildStepFailed as error:
-            message = f'process "{error.command}" did not complete successfully: exit code: {error.code}'
-            steps.end(message)
-            raise CouldNotSolve(message) from None
         except InsulaError as error:
-            steps.end(str(error))
-            raise
+            message = str(error)
+            if isinstance(error, BuildStepFailed):
+                command = json.dumps(error.command, ensure_ascii=False)  # as Go's %q
+                message = f"process {command} did not complete successfully: exit code: {error.code}"
+            steps.end(message)
+            line = steps.line or line_in(message)
+            raise CouldNotSolve(message, source_of(frontend.dockerfile, loading.dockerfile, line)) from error
         except BaseException:
             steps.end("context canceled")
             raise
@@ -249,8 +289,62 @@ class Builds:
             yield path
         finally:
             self._engine.hold_image(holder, None)
-            remove_tree(place)
-            remove_tree(mounts)
+            for directory in (place, mounts):
+                await asyncio.to_thread(remove_tree, directory)
+
+
+def line_in(message: str) -> int:
+    """Of the Dockerfile, where a complaint about it names one; 0 else."""
+    found = re.search(r"\bparse error on line (\d+)", message)
+    return int(found[1]) if found else 0
+
+
+def source_of(name: str, dockerfile: bytes, line: int) -> list[tuple[str, Any]]:
+    """The instruction that begins in that line, for clients to show with its neighbours (errdefs.Source)."""
+    rows = dockerfile.split(b"\n")
+    if not 0 < line <= len(rows):
+        return []
+    data = base64.b64encode(dockerfile).decode()
+    place = {"start": {"line": line}, "end": {"line": _last_line(dockerfile, line)}}
+    info = {"filename": name, "data": data, "language": "Dockerfile"}
+    return [("github.com/moby/buildkit/errdefs.Source+json", {"info": info, "ranges": [place]})]
+
+
+def _last_line(dockerfile: bytes, line: int) -> int:
+    """Where the instruction that begins in `line` ends, empty lines and comments behind it left out."""
+    with contextlib.suppress(InsulaError):
+        begins = [found.number for found in read_dockerfile(dockerfile).lines]
+        rows = dockerfile.split(b"\n")
+        last = min((number for number in begins if number > line), default=len(rows) + 1) - 1
+        while last > line and (not rows[last - 1].strip() or rows[last - 1].lstrip().startswith(b"#")):
+            last -= 1
+        return last
+    return line
+
+
+def definition_of(ref: str) -> Any:
+    """A result as LLB, which clients hand back unread when another build is to begin with it."""
+    source = wire.Op(source=wire.SourceOp(identifier=f"{_HANDLE}{ref}")).SerializeToString()
+    last = wire.Op(inputs=[wire.Input(digest=_digest(source))]).SerializeToString()
+    metadata = {_digest(each): wire.OpMetadata() for each in (source, last)}
+    fields: dict[str, Any] = {"def": [source, last], "metadata": metadata}  # `def` is a word of Python's
+    return wire.Definition(**fields)
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def result_of(definition: Any) -> str:
+    """The other way.  Raises UnsupportedField for any other LLB."""
+    for data in getattr(definition, "def"):
+        try:
+            identifier = str(wire.Op.FromString(data).source.identifier)
+        except DecodeError as error:
+            raise InvalidRequest(f"FrontendInputs: no LLB: {error}") from None
+        if identifier.startswith(_HANDLE):
+            return identifier.removeprefix(_HANDLE)
+    raise UnsupportedField("FrontendInputs", _NO_RUN)
 
 
 def _exporters(request: Any) -> Sequence[Any]:
@@ -271,131 +365,3 @@ async def _send_tar(session: Session, number: int, path: str, count: Any) -> Non
         while await stream.recv_message() is not None:
             pass
     count("sending tarball", sent, done=True)
-
-
-class _Loading:
-    """A build's Dockerfile and contexts, out of the session or from an address."""
-
-    def __init__(
-        self,
-        progress: Progress,
-        session: Session,
-        sessions: Sessions,
-        frontend: Frontend,
-        has_triggers: Callable[[str], bool],
-    ) -> None:
-        self._progress = progress
-        self._session = session
-        self._sessions = sessions
-        self._frontend = frontend
-        self._has_triggers = has_triggers
-
-    async def receive(self, place: str) -> Context:
-        """`place` is an empty directory.  Raises InvalidRequest, DiskFull, RegistryFailed."""
-        frontend = self._frontend
-        ignored = given = None
-        if frontend.dockerfile_directory:
-            given, ignored = await self._dockerfile(f"{place}/dockerfile")
-        if frontend.remote:
-            return await self._remote(place, given)
-        assert given is not None
-        parsed = await asyncio.to_thread(parse_dockerfile, given)
-        parsed = parsed.up_to(frontend.options.target)
-        platform = platform_arguments(frontend.options.platform)
-        parsed = await asyncio.to_thread(with_origins, parsed, frontend.options.build_args, platform)
-        names, paths = parsed.used()
-        directory = f"{place}/context"
-        os.mkdir(directory, 0o755)
-        if self._may_trigger(parsed):
-            paths = None
-        if paths is None or paths:
-            if ignored is None:
-                ignored = await self._ignored(frontend.context_directory, f"{place}/ignore")
-            with self._progress.vertex("[internal] load build context") as vertex:
-                await self._fetch(
-                    vertex, frontend.context_directory, directory, exclude=ignored, follow=sorted(paths or ())
-                )
-        named = {}
-        for number, (name, local) in enumerate(sorted(frontend.contexts.items())):
-            if name in names or any("$" in one for one in names):
-                named[name] = f"{place}/named{number}"
-                os.mkdir(named[name], 0o755)
-                exclude = await self._ignored(local, f"{place}/ignore{number}")
-                with self._progress.vertex(f"[context {name}] load from client") as vertex:
-                    await self._fetch(vertex, local, named[name], exclude=exclude)
-        return Context(directory, given, named)
-
-    def _may_trigger(self, parsed: Dockerfile) -> bool:
-        """Whether an image's ONBUILD may copy from the context."""
-        stages = {stage.origin.name for stage in parsed.stages if stage.origin.name}
-        images = {parsed.stages[number].origin.image for number in parsed.needed()}
-        return any(self._has_triggers(name) for name in images - stages - {"scratch"})
-
-    async def _dockerfile(self, place: str) -> tuple[bytes, tuple[str, ...] | None]:
-        """It, and what the ignore file beside it has, if there is one."""
-        name = self._frontend.dockerfile
-        names = [name, f"{name}.dockerignore"]
-        if os.path.basename(name) == "Dockerfile":
-            names.append(name[: -len("Dockerfile")] + "dockerfile")
-        os.mkdir(place, 0o755)
-        with self._progress.vertex(f"[internal] load build definition from {name}") as vertex:
-            await self._fetch(
-                vertex,
-                self._frontend.dockerfile_directory,
-                place,
-                include=names,
-                what="transferring dockerfile:",
-            )
-            for one in (names[0], *names[2:]):
-                if (text := read_file(place, one)) is not None:
-                    break
-            else:
-                raise InvalidRequest(f"failed to read dockerfile: open {name}: no such file or directory")
-            for unknown in self._frontend.unknown:
-                self._progress.warn(vertex, f"{unknown}: this builder does not know it; it has no effect")
-        ignore = read_file(place, names[1])
-        return text, None if ignore is None else parse_ignore(ignore.decode("utf-8", "replace"))
-
-    async def _ignored(self, directory: str, place: str) -> tuple[str, ...]:
-        os.mkdir(place, 0o755)
-        with self._progress.vertex("[internal] load .dockerignore") as vertex:
-            await self._fetch(vertex, directory, place, include=[".dockerignore"])
-        return parse_ignore((read_file(place, ".dockerignore") or b"").decode("utf-8", "replace"))
-
-    async def _fetch(
-        self,
-        vertex: str,
-        name: str,
-        place: str,
-        *,
-        what: str = "transferring context:",
-        **patterns: Sequence[str],
-    ) -> None:
-        size = 0
-
-        def tell(current: int) -> None:
-            nonlocal size
-            size = current
-            self._progress.count(vertex, what, current)
-
-        session = self._session
-        if other := self._frontend.sessions.get(name):
-            session = await self._sessions.find(other)
-        async with session.files(name, **patterns) as stream, aclosing(receive(stream, tell)) as pieces:
-            await unpack_context(pieces, place)
-        self._progress.count(vertex, what, size, done=True)
-
-    async def _remote(self, place: str, given: bytes | None) -> Context:
-        frontend, remote = self._frontend, self._frontend.remote
-        with self._progress.vertex(f"[internal] load remote build context {remote}"):
-            pieces: AsyncIterator[bytes] = _nothing()
-            if self._session.is_upload(remote):
-                pieces, remote = self._session.upload(remote), ""
-            return await receive_context(
-                pieces, place, dockerfile=frontend.dockerfile, remote=remote, given=given
-            )
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    for piece in tuple[bytes]():
-        yield piece

@@ -131,9 +131,44 @@ class PruneRequest(_message.Message):
     def __init__(self, filter: _Optional[_Iterable[str]] = ..., all: bool = ..., keep_duration: _Optional[int] = ..., reserved_space: _Optional[int] = ..., max_used_space: _Optional[int] = ..., min_free_space: _Optional[int] = ...) -> None: ...
 
 class Definition(_message.Message):
-    __slots__ = ()
+    __slots__ = ("metadata",)
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: OpMetadata
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[OpMetadata, _Mapping]] = ...) -> None: ...
     DEF_FIELD_NUMBER: _ClassVar[int]
-    def __init__(self, **kwargs) -> None: ...
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    metadata: _containers.MessageMap[str, OpMetadata]
+    def __init__(self, metadata: _Optional[_Mapping[str, OpMetadata]] = ..., **kwargs) -> None: ...
+
+class OpMetadata(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Op(_message.Message):
+    __slots__ = ("inputs", "source")
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    inputs: _containers.RepeatedCompositeFieldContainer[Input]
+    source: SourceOp
+    def __init__(self, inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., source: _Optional[_Union[SourceOp, _Mapping]] = ...) -> None: ...
+
+class Input(_message.Message):
+    __slots__ = ("digest", "index")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    index: int
+    def __init__(self, digest: _Optional[str] = ..., index: _Optional[int] = ...) -> None: ...
+
+class SourceOp(_message.Message):
+    __slots__ = ("identifier",)
+    IDENTIFIER_FIELD_NUMBER: _ClassVar[int]
+    identifier: str
+    def __init__(self, identifier: _Optional[str] = ...) -> None: ...
 
 class CacheOptionsEntry(_message.Message):
     __slots__ = ("type", "attrs")
@@ -338,7 +373,7 @@ class PongResponse(_message.Message):
     def __init__(self, frontend_api_caps: _Optional[_Iterable[_Union[APICap, _Mapping]]] = ..., llb_caps: _Optional[_Iterable[_Union[APICap, _Mapping]]] = ..., workers: _Optional[_Iterable[_Union[WorkerRecord, _Mapping]]] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("ref", "metadata")
+    __slots__ = ("ref_deprecated", "ref", "metadata")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -346,11 +381,20 @@ class Result(_message.Message):
         key: str
         value: bytes
         def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    REF_DEPRECATED_FIELD_NUMBER: _ClassVar[int]
     REF_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
-    ref: str
+    ref_deprecated: str
+    ref: Ref
     metadata: _containers.ScalarMap[str, bytes]
-    def __init__(self, ref: _Optional[str] = ..., metadata: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+    def __init__(self, ref_deprecated: _Optional[str] = ..., ref: _Optional[_Union[Ref, _Mapping]] = ..., metadata: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
+class Ref(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DEF_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ..., **kwargs) -> None: ...
 
 class FrontendSolveRequest(_message.Message):
     __slots__ = ("definition", "frontend", "frontend_opt", "cache_imports", "frontend_inputs", "evaluate")
@@ -389,6 +433,16 @@ class FrontendSolveResponse(_message.Message):
     ref: str
     result: Result
     def __init__(self, ref: _Optional[str] = ..., result: _Optional[_Union[Result, _Mapping]] = ...) -> None: ...
+
+class EvaluateRequest(_message.Message):
+    __slots__ = ("ref",)
+    REF_FIELD_NUMBER: _ClassVar[int]
+    ref: str
+    def __init__(self, ref: _Optional[str] = ...) -> None: ...
+
+class EvaluateResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RpcStatus(_message.Message):
     __slots__ = ("code", "message", "details")

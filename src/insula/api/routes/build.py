@@ -98,7 +98,7 @@ async def prune(call: Call) -> web.StreamResponse:
 
     filters = call.filters()
     report = await prune_caches(call.engine, filters.for_prune(time.time_ns(), "id", "all"))
-    return answer({"CachesDeleted": list(report.deleted), "SpaceReclaimed": report.reclaimed_bytes})
+    return answer({"CachesDeleted": list(report.deleted) or None, "SpaceReclaimed": report.reclaimed_bytes})
 
 
 ROUTES = (

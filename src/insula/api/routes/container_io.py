@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -17,13 +18,12 @@ from insula.api.times import format_time, parse_time
 from insula.api.translate_stats import Measured, host_cpu_ns, render_stats
 from insula.api.wire.codec import json_bytes
 from insula.engine.log_options import log_attributes, render_attributes
-from insula.engine.types import LogQuery
+from insula.engine.types import LogQuery, LogRecord
 from insula.errors import Conflict, InvalidRequest, NoSuchInstance, NotImplementedYet
 from insula.model.instance import State
 from insula.model.stream import Stream
 
 Convey = Callable[[Call, Stream, Terms], Awaitable[tuple[web.StreamResponse, bool]]]
-_BATCH = 64 * 1024
 
 
 async def attach(call: Call) -> web.StreamResponse:
@@ -110,26 +110,37 @@ async def logs(call: Call) -> web.StreamResponse:
         stdout=stdout,
         stderr=stderr,
     )
-    records = call.engine.logs(view.instance.id, query)
-    timestamps = call.flag("timestamps")
+    batches = call.engine.logs(view.instance.id, query)
     details = render_attributes(log_attributes(view.instance)).encode() if call.flag("details") else None
-    multiplexed = not spec.tty
-    response = streaming(mux.MULTIPLEXED if multiplexed and call.version >= (1, 42) else mux.RAW)
+    form = _Form(multiplexed=not spec.tty, timestamps=call.flag("timestamps"), details=details)
+    response = streaming(mux.MULTIPLEXED if form.multiplexed and call.version >= (1, 42) else mux.RAW)
     await response.prepare(call.http)
-    waiting = bytearray()
-    async for record in records:
-        data = record.data
-        if details is not None:
-            data = details + b" " + data
-        if timestamps:
-            data = format_time(record.time_ns, fixed=True).encode() + b" " + data
-        waiting += mux.frame(record.channel, data) if multiplexed else data
-        if (query.follow and not record.more) or len(waiting) >= _BATCH:
-            await response.write(bytes(waiting))
-            waiting.clear()
-    if waiting:
-        await response.write(bytes(waiting))
+    async for batch in batches:
+        data = batch.rendered.get(form)
+        if data is None:
+            data = batch.rendered[form] = form.render(batch.records)
+        await response.write(data)
     return response
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a log's lines are shown."""
+
+    multiplexed: bool
+    timestamps: bool
+    details: bytes | None
+
+    def render(self, records: Iterable[LogRecord]) -> bytes:
+        return b"".join([self._line(record) for record in records])
+
+    def _line(self, record: LogRecord) -> bytes:
+        data = record.data
+        if self.details is not None:
+            data = self.details + b" " + data
+        if self.timestamps:
+            data = format_time(record.time_ns, fixed=True).encode() + b" " + data
+        return mux.frame(record.channel, data) if self.multiplexed else data
 
 
 def _moment(call: Call, name: str, now_ns: int) -> int:

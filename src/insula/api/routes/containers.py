@@ -12,7 +12,7 @@ from insula.api.routes.copies import refuse_directory
 from insula.api.routing import Route
 from insula.api.translate_create import parse_create, parse_restart, unknown_fields
 from insula.api.translate_inspect import render_inspect
-from insula.api.translate_limits import merge_limits
+from insula.api.translate_limits import merge_limits, warn_update
 from insula.api.translate_list import render_summary
 from insula.api.wire.codec import convert, json_bytes, read_json, spell, to_builtins
 from insula.api.wire.container import ContainerTopResponse, ContainerWaitResponse, WaitExitError
@@ -149,7 +149,7 @@ async def update(call: Call) -> web.StreamResponse:
         limits=merge_limits(instance.spec.limits, given),
         restart=parse_restart(policy) if policy is not None and policy.Name else None,
     )
-    return answer(ContainerUpdateResponse(Warnings=list(warnings)))
+    return answer(ContainerUpdateResponse(Warnings=[*warnings, *warn_update(given, call.version)]))
 
 
 async def remove(call: Call) -> web.StreamResponse:
@@ -170,7 +170,7 @@ async def remove_link(call: Call) -> web.StreamResponse:
 
 async def wait(call: Call) -> web.StreamResponse:
     """Headers leave once the wait is registered: the docker client starts the container only then."""
-    word = call.text("condition") or WaitCondition.NOT_RUNNING
+    word = (call.text("condition") if call.version >= (1, 30) else "") or WaitCondition.NOT_RUNNING
     try:
         condition = WaitCondition(word)
     except ValueError:

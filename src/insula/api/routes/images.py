@@ -30,7 +30,6 @@ from insula.api.wire.registry import AuthConfig
 from insula.errors import InvalidRequest, NotFound, NotImplementedYet
 from insula.images.changes import apply_changes
 from insula.model.image import ImageConfig
-from insula.model.progress import no_progress
 
 
 async def list_(call: Call) -> web.StreamResponse:
@@ -183,18 +182,24 @@ async def save(call: Call) -> web.StreamResponse:
 
 
 async def load(call: Call) -> web.StreamResponse:
+    """To the end, as Docker does, if the archive has come whole: docker-py's `load_image` returns with the
+    first bytes of the answer, and programs leave then (docker-squash).  So nothing is said before that."""
     quiet = call.flag("quiet")
 
     async def work(tell: Teller) -> None:
+        def told(status: str, *, id: str = "", current: int = 0, total: int = 0) -> None:
+            if not quiet and call.http.content.at_eof():
+                tell(status, id=id, current=current, total=total)
+
         with archive_of_client():
-            loaded = await call.engine.images.load(call.pieces(), no_progress if quiet else tell)
+            loaded = await call.engine.images.load(call.pieces(), told)
         for image in loaded:
             named = f"Loaded image: {image.tags[0]}" if image.tags else f"Loaded image ID: {image.id}"
             for text in [f"Loaded image: {t}" for t in image.tags] or [named]:
                 tell.line({"stream": text + "\n"})
 
     # moby answers 200 whatever comes, and clients look for the error in the stream
-    return await stream_progress(call, work, at_once=True)
+    return await stream_progress(call, work, at_once=True, to_the_end=True)
 
 
 async def search(call: Call) -> web.StreamResponse:
@@ -234,7 +239,7 @@ ROUTES = (
     Route("GET", "/images/{name*}/get", save),
     Route("GET", "/images/{name*}/json", inspect),
     Route("GET", "/images/{name*}/history", history),
-    Route("POST", "/images/load", load, archive=True),
+    Route("POST", "/images/load", load, archive=True, completes=True),
     Route("POST", "/images/create", create, archive=True),
     Route("POST", "/images/prune", prune, completes=True),
     Route("POST", "/images/{name*}/push", push),

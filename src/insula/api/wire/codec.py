@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, Union
 
 import msgspec
@@ -21,6 +21,7 @@ _encoder = msgspec.json.Encoder()
 
 # objects whose keys mean something even when the value is null
 _KEYED = ("ExposedPorts", "Volumes", "EndpointsConfig")
+_POINTERS = ("Init", "StopTimeout")
 
 
 def read_json(raw: bytes) -> Any:
@@ -66,6 +67,23 @@ def spell(value: Any, kind: Any) -> Any:
     return found
 
 
+def find_strangers(value: Any, kind: Any, where: str = "") -> Iterator[str]:
+    """Fields that hold something and that `kind` does not have, as `HostConfig.Mounts.Tpye`."""
+    shape, child = _shape(kind)
+    if isinstance(value, list) and shape is list:
+        for each in value:
+            yield from find_strangers(each, child, where)
+    elif isinstance(value, dict) and shape is dict:
+        for key, each in value.items():
+            yield from find_strangers(each, child, f"{where}{key}.")
+    elif isinstance(value, dict) and shape is msgspec.Struct:
+        for name, each in value.items():
+            if name in child[0]:
+                yield from find_strangers(each, child[0][name], f"{where}{name}.")
+            elif each:
+                yield f"{where}{name}"
+
+
 @functools.cache
 def _shape(kind: Any) -> tuple[Any, Any]:
     """What a type holds: (Struct, its fields), (list, of what), (dict, of what) or (None, None)."""
@@ -93,10 +111,12 @@ def _without_nulls(value: Any, key: str = "") -> Any:
 def without_empty(document: T, names: Iterable[str]) -> T:
     """The same struct, of which an answer leaves out those fields that hold nothing (Go's `omitempty`).
 
-    Clients ask whether they are there: `"Healthcheck" in config`.
+    Clients ask whether they are there: `"Healthcheck" in config`.  A number or a truth value that may be null
+    holds something when it is 0 or false: a pointer in Go.
     """
     for name in names:
-        if not getattr(document, name):
+        value = getattr(document, name)
+        if value is None or (not value and name not in _POINTERS):
             setattr(document, name, ABSENT)
     return document
 

@@ -115,18 +115,18 @@ class Resources(Struct):
     NanoCpus: Int64 = 0
     CgroupParent: str = ""
     BlkioWeight: Int64 = 0
-    BlkioWeightDevice: list[WeightDevice] | None = field(default_factory=list)
-    BlkioDeviceReadBps: list[ThrottleDevice] | None = field(default_factory=list)
-    BlkioDeviceWriteBps: list[ThrottleDevice] | None = field(default_factory=list)
-    BlkioDeviceReadIOps: list[ThrottleDevice] | None = field(default_factory=list)
-    BlkioDeviceWriteIOps: list[ThrottleDevice] | None = field(default_factory=list)
+    BlkioWeightDevice: list[WeightDevice] | None = None
+    BlkioDeviceReadBps: list[ThrottleDevice] | None = None
+    BlkioDeviceWriteBps: list[ThrottleDevice] | None = None
+    BlkioDeviceReadIOps: list[ThrottleDevice] | None = None
+    BlkioDeviceWriteIOps: list[ThrottleDevice] | None = None
     CpuPeriod: Int64 = 0
     CpuQuota: Int64 = 0
     CpuRealtimePeriod: Int64 = 0
     CpuRealtimeRuntime: Int64 = 0
     CpusetCpus: str = ""
     CpusetMems: str = ""
-    Devices: list[DeviceMapping] | None = field(default_factory=list)
+    Devices: list[DeviceMapping] | None = None
     DeviceCgroupRules: list[str] | None = None
     DeviceRequests: list[DeviceRequest] | None = None
     KernelMemory: Int64 | UnsetType = 0
@@ -136,7 +136,7 @@ class Resources(Struct):
     MemorySwappiness: Int64 | None = None
     OomKillDisable: bool | None = None
     PidsLimit: Int64 | None = None
-    Ulimits: list[Ulimit] | None = field(default_factory=list)
+    Ulimits: list[Ulimit] | None = None
     CpuCount: Int64 = 0
     CpuPercent: Int64 = 0
     IOMaximumIOps: Int64 = 0
@@ -148,7 +148,7 @@ class HostConfig(Resources):
     ContainerIDFile: str = ""
     LogConfig: _LogConfig = field(default_factory=_LogConfig)
     NetworkMode: str = ""
-    PortBindings: dict[str, list[PortBinding]] = field(default_factory=dict)
+    PortBindings: dict[str, list[PortBinding]] | None = None
     RestartPolicy: _RestartPolicy = field(default_factory=_RestartPolicy)
     AutoRemove: bool = False
     VolumeDriver: str = ""
@@ -158,9 +158,9 @@ class HostConfig(Resources):
     CapAdd: str | list[str] | None = None
     CapDrop: str | list[str] | None = None
     CgroupnsMode: str = ""
-    Dns: list[str] | None = field(default_factory=list)
-    DnsOptions: list[str] | None = field(default_factory=list)
-    DnsSearch: list[str] | None = field(default_factory=list)
+    Dns: list[str] | None = None
+    DnsOptions: list[str] | None = None
+    DnsSearch: list[str] | None = None
     ExtraHosts: list[str] | None = None
     GroupAdd: list[str] | None = None
     IpcMode: str = ""
@@ -188,6 +188,15 @@ class HostConfig(Resources):
 
 HOST_CONFIG_OMITS = ("Annotations", "Init", "KernelMemoryTCP", "Mounts", "StorageOpt", "Sysctls", "Tmpfs")
 """Fields of HostConfig that an answer has only when they hold something."""
+
+
+HOST_CONFIG_EMPTIES = (
+    *("Binds", "BlkioDeviceReadBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteBps", "BlkioDeviceWriteIOps"),
+    *("BlkioWeightDevice", "CapAdd", "CapDrop", "DeviceCgroupRules", "DeviceRequests", "Devices", "Dns"),
+    *("DnsOptions", "DnsSearch", "ExtraHosts", "GroupAdd", "PortBindings", "SecurityOpt", "Ulimits"),
+    "VolumesFrom",
+)
+"""Fields of which an answer repeats how nothing was asked for: `[]`, or null when the request did not say."""
 
 
 class UpdateConfig(Resources):

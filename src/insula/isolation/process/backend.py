@@ -30,6 +30,7 @@ from insula.isolation.process.facts import conmon_version, find_facts
 from insula.isolation.process.files import open_files
 from insula.isolation.process.launcher import Launcher
 from insula.isolation.process.mounts import shares_shm
+from insula.isolation.process.oom import OomWatch
 from insula.isolation.process.resources import (
     BlockDevices,
     block_weights,
@@ -95,6 +96,10 @@ class ProcessBackend:
         self._runtime: Runtime
         self._conmon: str
         self._facts: HostFacts
+        self._oom = OomWatch()
+
+    def tell_oom(self, told: Callable[[str], None]) -> None:
+        self._oom.told = told
 
     async def start(self) -> None:
         try:
@@ -122,6 +127,7 @@ class ProcessBackend:
                 container.watch.close()
             container.ended.cancel()
         await asyncio.gather(*(c.ended for c in self._containers.values()), return_exceptions=True)
+        self._oom.close()
         if hasattr(self, "_launcher"):
             self._launcher.close()
             if not self._containers:
@@ -156,6 +162,7 @@ class ProcessBackend:
             raise Unavailable(f"containers cannot run on this host: {self._problem}")
         check_plan(plan, self._facts, self._layout)
         self._write_bundle(plan)
+        self._oom.watch(plan.id, plan.run_dir)
         argv = monitor.conmon_argv(self._conmon, self._runtime, plan)
         starting = asyncio.ensure_future(
             self._launcher.run(lambda: monitor.start_conmon(argv, plan.run_dir), plan)
@@ -302,6 +309,8 @@ class ProcessBackend:
                 return Liveness.GONE
             known = _Container(plan, record, watch, asyncio.create_task(self._follow(plan, watch)))
             self._containers[plan.id] = known
+            self._oom.watch(plan.id, plan.run_dir)
+            self._oom.look(plan.id)
         if known.watch is None or known.watch.ended:
             return Liveness.EXITED
         frozen = cgroups.is_frozen(self._layout, cgroup_name(plan))
@@ -309,6 +318,7 @@ class ProcessBackend:
 
     async def discard(self, plan: LaunchPlan) -> None:
         container = self._containers.pop(plan.id, None)
+        self._oom.forget(plan.id)
         group = cgroup_name(plan)
         if not self._boot_id or not hasattr(self, "_layout"):
             raise Unavailable(f"containers cannot be cleaned up on this host: {self._problem}")

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from insula.errors import InvalidRequest, ProgramFailed
 from insula.isolation.backend import ProcessTable
-from insula.model.stream import NetworkSample, Sample
+from insula.model.stream import BlockSample, NetworkSample, Sample
 from insula.system import cgroups
 from insula.system.cgroups import Layout
+from insula.system.interfaces import read_counters
 from insula.system.run import arun
 
 _UNLIMITED = 1 << 60  # version 1 writes "no limit" as a page-aligned huge number
@@ -26,11 +27,6 @@ def take_sample(layout: Layout, group: str, init_pid: int) -> Sample:
 def _sample_v2(layout: Layout, group: str, init_pid: int) -> Sample:
     base = layout.path("", group)
     cpu = cgroups.read_table(f"{base}/cpu.stat")
-    read_bytes = write_bytes = 0
-    for line in (cgroups.read(f"{base}/io.stat") or "").splitlines():
-        pairs = dict(word.split("=", 1) for word in line.split()[1:] if "=" in word)
-        read_bytes += int(pairs.get("rbytes", 0))
-        write_bytes += int(pairs.get("wbytes", 0))
     return Sample(
         taken_ns=time.time_ns(),
         cpu_total_ns=cpu.get("usage_usec", 0) * 1000,
@@ -45,8 +41,7 @@ def _sample_v2(layout: Layout, group: str, init_pid: int) -> Sample:
         memory_stats=cgroups.read_table(f"{base}/memory.stat"),
         pids=cgroups.read_number(f"{base}/pids.current") or 0,
         pids_limit=cgroups.read_number(f"{base}/pids.max") or 0,
-        block_read_bytes=read_bytes,
-        block_write_bytes=write_bytes,
+        blocks=parse_io_stat(cgroups.read(f"{base}/io.stat") or ""),
         networks=read_networks(init_pid),
     )
 
@@ -65,14 +60,10 @@ def _sample_v1(layout: Layout, group: str, init_pid: int) -> Sample:
         return cgroups.read_table(f"{path}/{name}") if path else {}
 
     throttled = table("cpu", "cpu.stat")
-    read_bytes = write_bytes = 0
     blkio = layout.path("blkio", group)
-    for line in (cgroups.read(f"{blkio}/blkio.throttle.io_service_bytes") or "").splitlines():
-        words = line.split()
-        if len(words) == 3 and words[1] == "Read":
-            read_bytes += int(words[2])
-        elif len(words) == 3 and words[1] == "Write":
-            write_bytes += int(words[2])
+    transferred, operations = (
+        cgroups.read(f"{blkio}/blkio.throttle.{name}") or "" for name in ("io_service_bytes", "io_serviced")
+    )
     return Sample(
         taken_ns=time.time_ns(),
         cpu_total_ns=number("cpuacct", "cpuacct.usage"),
@@ -90,9 +81,45 @@ def _sample_v1(layout: Layout, group: str, init_pid: int) -> Sample:
         memory_stats=table("memory", "memory.stat"),
         pids=number("pids", "pids.current"),
         pids_limit=number("pids", "pids.max"),
-        block_read_bytes=read_bytes,
-        block_write_bytes=write_bytes,
+        blocks=parse_blkio(transferred, operations),
         networks=read_networks(init_pid),
+    )
+
+
+def parse_io_stat(text: str) -> tuple[BlockSample, ...]:
+    """Version 2: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 …`.  Pure."""
+    found = []
+    for line in text.splitlines():
+        device, *words = line.split()
+        pairs = dict(word.split("=", 1) for word in words if "=" in word)
+        major, _, minor = device.partition(":")
+        found.append(
+            BlockSample(
+                major=int(major),
+                minor=int(minor),
+                read_bytes=int(pairs.get("rbytes", 0)),
+                write_bytes=int(pairs.get("wbytes", 0)),
+                reads=int(pairs.get("rios", 0)),
+                writes=int(pairs.get("wios", 0)),
+            )
+        )
+    return tuple(found)
+
+
+def parse_blkio(transferred: str, operations: str) -> tuple[BlockSample, ...]:
+    """Version 1: `8:0 Read 1` of two files, bytes and how often.  Pure."""
+    found: dict[str, dict[str, int]] = {}
+    for text, read, write in (
+        (transferred, "read_bytes", "write_bytes"),
+        (operations, "reads", "writes"),
+    ):
+        for words in map(str.split, text.splitlines()):
+            if len(words) == 3 and words[1] in ("Read", "Write"):
+                field = read if words[1] == "Read" else write
+                found.setdefault(words[0], {})[field] = int(words[2])
+    return tuple(
+        BlockSample(major=int(device.partition(":")[0]), minor=int(device.partition(":")[2]), **numbers)
+        for device, numbers in found.items()
     )
 
 
@@ -103,31 +130,21 @@ def _limit(value: int | None) -> int:
 
 def read_networks(pid: int) -> tuple[NetworkSample, ...]:
     """Interfaces in the network namespace of `pid`, without lo; none when it is gone."""
-    try:
-        with open(f"/proc/{pid}/net/dev", encoding="ascii") as file:
-            lines = file.read().splitlines()[2:]
-    except OSError:
-        return ()
-    found = []
-    for line in lines:
-        name, _, rest = line.partition(":")
-        fields = [int(word) for word in rest.split()]
-        if name.strip() == "lo" or len(fields) < 12:
-            continue
-        found.append(
-            NetworkSample(
-                interface=name.strip(),
-                rx_bytes=fields[0],
-                rx_packets=fields[1],
-                rx_errors=fields[2],
-                rx_dropped=fields[3],
-                tx_bytes=fields[8],
-                tx_packets=fields[9],
-                tx_errors=fields[10],
-                tx_dropped=fields[11],
-            )
+    return tuple(
+        NetworkSample(
+            interface=name,
+            rx_bytes=received.bytes,
+            rx_packets=received.packets,
+            rx_errors=received.errors,
+            rx_dropped=received.dropped,
+            tx_bytes=sent.bytes,
+            tx_packets=sent.packets,
+            tx_errors=sent.errors,
+            tx_dropped=sent.dropped,
         )
-    return tuple(found)
+        for name, (received, sent) in read_counters(f"/proc/{pid}/net/dev").items()
+        if name != "lo"
+    )
 
 
 def was_oom_killed(layout: Layout, group: str) -> bool:

@@ -398,6 +398,7 @@ class VmBackend:
             guest_pids=guest_pids,
             pids_limit=max(vm.limits.pids, 0),
             endpoints=vm.endpoints(),
+            disk=vm.plan.disk.upper_disk if vm.plan.disk is not None else "",
         )
 
     async def processes(self, instance_id: str, ps_args: Sequence[str]) -> ProcessTable:

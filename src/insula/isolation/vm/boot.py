@@ -77,6 +77,26 @@ class Host:
     layout: Layout
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What is to run, on what, as whom, and where it begins.
+
+    `source`: go on from it; with a workload in it, nothing that this machine sends reaches a network before
+    `Monitor.plug_in`.  `ram`: an empty memory file for the guest's memory, to be made a template's.  `reason`
+    is kept: why there is no template.
+    """
+
+    order: Order
+    guest: Guest
+    accelerator: Accelerator
+    host: Host
+    uid: int
+    generation: str
+    source: Source | None = None
+    ram: int = -1
+    reason: str = ""
+
+
 @dataclass(slots=True, kw_only=True)
 class Booted:
     record: VmRecord
@@ -162,29 +182,23 @@ class _Memory:
     copy_from: int = -1
 
 
-def _open_memory(order: Order, source: Source | None, ram: int, files: _Descriptors) -> _Memory:
+def _open_memory(launch: Launch, files: _Descriptors) -> _Memory:
     """virtiofsd maps the guest's memory: a clone with shares has a copy of its own."""
+    source = launch.source
     if source is None:
-        return _Memory(ram_fd=ram, shared=ram >= 0)
+        return _Memory(ram_fd=launch.ram, shared=launch.ram >= 0)
     state_fd = files.fd(open_again(source.state))
-    if not order.shares:
+    if not launch.order.shares:
         return _Memory(ram_fd=source.ram, state_fd=state_fd)
-    own = files.fd(make_memory_file("insula-ram", order.memory_mib * _MIB))
+    own = files.fd(make_memory_file("insula-ram", launch.order.memory_mib * _MIB))
     return _Memory(ram_fd=own, shared=True, state_fd=state_fd, copy_from=source.ram)
 
 
 def _open_machine(
-    order: Order,
-    guest: Guest,
-    accelerator: Accelerator,
-    *,
-    generation: str,
-    files: _Descriptors,
-    shares: tuple[Share, ...],
-    memory: _Memory,
-    source: Source | None,
+    launch: Launch, files: _Descriptors, *, shares: tuple[Share, ...], memory: _Memory
 ) -> Machine:
     """Everything that QEMU is to reach, opened for it."""
+    order, guest, accelerator, source = launch.order, launch.guest, launch.accelerator, launch.source
     disks = []
     if order.image_disk:
         image = files.file(order.image_disk, os.O_RDONLY)
@@ -202,7 +216,7 @@ def _open_machine(
         cpu=cpu_for(accelerator, cpu_word("vendor_id")),
         vcpus=order.vcpus,
         memory_mib=order.memory_mib,
-        generation=generation,
+        generation=launch.generation,
         control_fd=files.socket(sockets.listen(control_path(order.run_dir))),
         qmp_fd=files.socket(sockets.listen(qmp_path(order.run_dir))),
         console_fd=files.file(os.path.join(order.run_dir, "console.log"), _FRESH),
@@ -237,19 +251,9 @@ class _Started:
     tap: int
 
 
-def _start(
-    order: Order,
-    guest: Guest,
-    accelerator: Accelerator,
-    host: Host,
-    *,
-    uid: int,
-    generation: str,
-    source: Source | None,
-    ram: int,
-    undo: contextlib.AsyncExitStack,
-) -> _Started:
+def _start(launch: Launch, undo: contextlib.AsyncExitStack) -> _Started:
     """cgroup, virtiofsd for each share, then QEMU.  `undo` gets the undoing of all but QEMU."""
+    order, host, accelerator = launch.order, launch.host, launch.accelerator
     with contextlib.ExitStack() as ours:
         files = _Descriptors(ours)
         os.makedirs(order.run_dir, mode=0o700, exist_ok=True)
@@ -269,23 +273,14 @@ def _start(
             helper, fd = _start_share(order, host, spec=spec, procs=procs, files=files, output=output)
             helpers.append(helper)
             shares.append(Share(tag=tag, fd=fd))
-        memory = _open_memory(order, source, ram, files)
-        machine = _open_machine(
-            order,
-            guest,
-            accelerator,
-            generation=generation,
-            files=files,
-            shares=tuple(shares),
-            memory=memory,
-            source=source,
-        )
+        memory = _open_memory(launch, files)
+        machine = _open_machine(launch, files, shares=tuple(shares), memory=memory)
         confinement = confine_qemu(
-            uid=uid,
+            uid=launch.uid,
             cgroups=procs,
             cpus=parse_cpus(order.limits.cpuset_cpus),
             root_at=jail_root,
-            guest_directory=guest.directory,
+            guest_directory=launch.guest.directory,
             kvm=accelerator is Accelerator.KVM,
             own_descriptors=machine.ram_fd >= 0,
             copies=((memory.copy_from, memory.ram_fd),) if memory.copy_from >= 0 else (),
@@ -300,55 +295,38 @@ def _start(
 
 
 async def boot(
-    order: Order,
-    guest: Guest,
-    accelerator: Accelerator,
-    host: Host,
+    launch: Launch,
     *,
-    uid: int,
-    generation: str,
     make_channel: Callable[[], Channel],
     timeout_s: float,
     monitor: Monitor | None = None,
-    source: Source | None = None,
-    ram: int = -1,
     steps: Steps | None = None,
-    reason: str = "",
 ) -> Booted:
-    """Up to the agent's HELLO.  Raises RuntimeFailed or GuestFailed with what QEMU or the console said.
+    """Up to the agent's HELLO.  `monitor`: of a launch that has a source, for what that needs.
 
-    `source`: go on from it, by way of `monitor`; with a workload in it, nothing that this machine sends
-    reaches a network before `Monitor.plug_in`.  `ram`: an empty memory file for the guest's memory, to be
-    made a template's.  `reason` is kept: why there is no template.
+    Raises RuntimeFailed or GuestFailed with what QEMU or the console said.
     """
     steps = steps or Steps()
+    order, source = launch.order, launch.source
     async with contextlib.AsyncExitStack() as undo:
         with disk_errors("starting a virtual machine"):
-            started = _start(
-                order,
-                guest,
-                accelerator,
-                host,
-                uid=uid,
-                generation=generation,
-                source=source,
-                ram=ram,
-                undo=undo,
-            )
+            started = _start(launch, undo)
         watch, machine = started.watch, started.machine
         steps.mark("spawn")
+        if monitor is not None:
+            undo.push_async_callback(monitor.close)  # to a QEMU that is gone by then
         undo.push_async_callback(_end, watch)
         record = VmRecord(
             pid=watch.pid,
             started=pidfd.start_time(watch.pid) or 0,
             boot_id=host_boot_id(),
-            uid=uid,
-            accelerator=accelerator.value,
+            uid=launch.uid,
+            accelerator=launch.accelerator.value,
             launched_ns=time.time_ns(),
             helpers=tuple((h.pid, pidfd.start_time(h.pid) or 0) for h in started.helpers),
             template=source.name if source is not None and source.template else "",
             owner=order.id,
-            reason=reason,
+            reason=launch.reason,
             nic_count=len(machine.nics),
             copy_of="" if source is None or source.template else source.name,
             unconfirmed=source is not None and not source.template,

@@ -39,6 +39,7 @@ from insula.isolation.vm.wire import (
     number,
     stdin_pieces,
 )
+from insula.model.instance import ExitStatus
 from insula.model.stream import Channel as Std
 from insula.model.stream import Chunk
 
@@ -49,6 +50,9 @@ _GRANT = CREDIT // 4
 _VERSION = 2
 _MOST_IDLE = 10_000  # messages that mean nothing, beyond as many as we have sent
 _LONG_S = 0.005  # for what one read has brought: as much again is for others
+
+
+_LASTING = (Type.ATTACH, Type.EXEC)
 
 
 class State(enum.Enum):
@@ -76,6 +80,15 @@ def to_error(untrusted: Fields) -> AgentError:
     return AgentError(first("kind"), int(errno) if errno.isdecimal() and len(errno) < 6 else 0, first("text"))
 
 
+def to_exit(untrusted: Fields) -> ExitStatus:
+    """What EXITED says of the workload; it is of now.  Raises ProtocolViolation."""
+    return ExitStatus(
+        code=number(untrusted, "code", 0, 255),
+        oom_killed=untrusted.get("oom") == ["1"],
+        finished_at_ns=time.time_ns(),
+    )
+
+
 def translate(error: AgentError, what: str = "") -> InsulaError:
     """What the engine knows: by kind.  Commands have their own errors and are translated by the caller."""
     if error.kind == "no-such-path":
@@ -90,8 +103,10 @@ def translate(error: AgentError, what: str = "") -> InsulaError:
 class AgentStream:
     """One numbered stream.  Output queues up to the credit we gave, so a hostile guest cannot fill memory."""
 
-    def __init__(self, channel: Channel, number_: int) -> None:
+    def __init__(self, channel: Channel, number_: int, kind: Type) -> None:
         self.number = number_
+        self.kind = kind
+        """Of the message that opened it."""
         self._channel = channel
         self._queue: deque[Chunk] = deque()
         self._ready = asyncio.Event()
@@ -185,6 +200,11 @@ class AgentStream:
             self._ready.set()
             self._may_send.set()
 
+    def abandon(self, error: InsulaError) -> None:
+        """Let go, and tell whoever waits for it why."""
+        self.let_go()
+        self.on_end(error)
+
     def let_go(self) -> None:
         """The agent forgets the stream; the process goes on.  The number is free again after CLOSED."""
         if not self.ended:
@@ -200,7 +220,7 @@ class Channel:
     def __init__(
         self,
         *,
-        on_exited: Callable[[Fields], None] | None = None,
+        on_exited: Callable[[ExitStatus], None] | None = None,
         on_violation: Callable[[ProtocolViolation], None] | None = None,
     ) -> None:
         self.state = State.IDLE
@@ -224,7 +244,7 @@ class Channel:
     # life
 
     def hand_over(
-        self, *, on_exited: Callable[[Fields], None], on_violation: Callable[[ProtocolViolation], None]
+        self, *, on_exited: Callable[[ExitStatus], None], on_violation: Callable[[ProtocolViolation], None]
     ) -> None:
         """From now on it is told to these.  Raises GuestFailed when the connection has ended."""
         self._need(State.OPEN)
@@ -335,10 +355,18 @@ class Channel:
                 break
         else:
             raise Conflict("65,535 streams to one virtual machine are open")
-        stream = AgentStream(self, candidate)
+        stream = AgentStream(self, candidate, kind)
         self._streams[candidate] = stream
         self.send(kind, candidate, encode_fields(pairs))
         return stream
+
+    def give_up_waiting(self, error: InsulaError) -> None:
+        """Of a guest that stands still: requests and transfers of files end with `error`.  What programs say
+        and are told waits with it."""
+        self._fail_requests(error)
+        for stream in list(self._streams.values()):
+            if stream.kind not in _LASTING or not stream.answer.done():
+                stream.abandon(error)
 
     # receiving
 
@@ -391,10 +419,9 @@ class Channel:
                 future.set_exception(to_error(fields))
         elif message.type is Type.EXITED:
             self._take_idle()  # but for the first
-            fields = decode_fields(message.payload)
-            number(fields, "code", 0, 255)
+            status = to_exit(decode_fields(message.payload))
             if self._on_exited:
-                self._on_exited(fields)
+                self._on_exited(status)
         else:
             raise ProtocolViolation(f"the guest sent {message.type.name} on stream 0")
 

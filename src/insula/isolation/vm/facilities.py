@@ -142,13 +142,16 @@ class Facilities:
     async def _probe(self) -> Choice:
         async def boot_with_kvm(limit_s: float) -> None:
             order = probe_order(self.settings.exec_root)
-            guest = await self.need_guest()
-            uid = self.take_uid(order.id)
+            launch = boot.Launch(
+                order=order,
+                guest=await self.need_guest(),
+                accelerator=Accelerator.KVM,
+                host=self.need_host(),
+                uid=self.take_uid(order.id),
+                generation=str(uuid.uuid4()),
+            )
             try:
-                booted = await boot.boot(
-                    order, guest, Accelerator.KVM, self.need_host(),
-                    uid=uid, generation=str(uuid.uuid4()), make_channel=Channel, timeout_s=limit_s,
-                )  # fmt: skip
+                booted = await boot.boot(launch, make_channel=Channel, timeout_s=limit_s)
                 await boot.end(booted)
             finally:
                 self.give_uid(order.id)

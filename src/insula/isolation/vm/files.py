@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import AsyncIterator
 
-from insula.errors import GuestFailed, InvalidRequest, NoSuchPath
+from insula.errors import DiskFull, GuestFailed, InvalidRequest, NoSuchPath
 from insula.isolation.vm.channel import AgentError, AgentStream, Channel, translate
 from insula.isolation.vm.wire import ProtocolViolation, Type, number
 from insula.model.files import Change, ChangeKind, PathStat
@@ -92,6 +92,8 @@ class AgentFiles:
             failure = stream.answer.exception() if stream.answer.done() else None
             if isinstance(failure, AgentError):
                 raise self._error(failure, path)
+            if isinstance(failure, DiskFull):  # it stands still meanwhile
+                raise failure
             if self._channel.error is not None or self._channel.closed.is_set():
                 raise GuestFailed(
                     f"the virtual machine {self._id[:12]} ended while {path or '/'} was being read"

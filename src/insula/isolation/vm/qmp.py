@@ -78,15 +78,16 @@ class Monitor:
                 ) from error
 
     async def _drop(self) -> None:
-        from qemu.qmp import QMPClient
-
         client, self._client = self._client, None
-        if isinstance(client, QMPClient):
-            try:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    await client.disconnect()
-            except Exception as error:  # its session errors come out here; the session is over either way
-                logging.getLogger(__name__).debug("closing the monitor of %s: %s", self._name, error)
+        if client is None:
+            return
+        # a task of its own: one that is cut short leaves the session's error to be complained of by the loop
+        closing = asyncio.create_task(_disconnect(client, self._name))
+        try:
+            await asyncio.wait([closing], timeout=_TIMEOUT_S)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing], timeout=_TIMEOUT_S)
+            raise
 
     async def close(self) -> None:
         if self._client is not None:
@@ -289,6 +290,16 @@ class Monitor:
         steps.append(("chardev-change", {"id": "log", "backend": backend}))
         # not one after the other's answer: QEMU takes them in order, and one that fails makes the rest fail
         await self._execute_all(steps)
+
+
+async def _disconnect(client: object, name: str) -> None:
+    from qemu.qmp import QMPClient
+
+    assert isinstance(client, QMPClient)
+    try:
+        await client.disconnect()
+    except Exception as error:  # its session's errors come out here; that is over either way
+        logging.getLogger(__name__).debug("closing the monitor of %s: %s", name, error)
 
 
 def _listed(answer: object) -> Sequence[object]:

@@ -30,7 +30,7 @@ async def look_after(vm: Vm) -> None:
         return
     if not vm.stalled:
         log.warning("%s stands still: there is no space left for its disk", vm.plan.id[:12])
-        vm.stalled = True
+        vm.stall()
     if vm.launching:  # who waits for it is told, and may try again
         vm.kill()
         return

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from insula.errors import InsulaError, NotFound, RuntimeFailed, Unavailable
 from insula.isolation.vm import boot, clones
-from insula.isolation.vm.boot import Booted
+from insula.isolation.vm.boot import Booted, Launch
 from insula.isolation.vm.channel import Channel
 from insula.isolation.vm.clones import Clone, Clones
 from insula.isolation.vm.facilities import Facilities
@@ -169,23 +169,21 @@ class Starter:
         host = self._facilities.need_host()
         accelerator = await self._facilities.accelerator()
         guest = await self._facilities.need_guest()
-        uid = self._facilities.take_uid(owner)
+        launch = Launch(
+            order=order,
+            guest=guest,
+            accelerator=accelerator,
+            host=host,
+            uid=self._facilities.take_uid(owner),
+            generation=generation,
+            source=source,
+            ram=ram,
+            reason=reason[:_MOST_REASON],
+        )
         try:
             async with self._slots:
                 return await boot.boot(
-                    order,
-                    guest,
-                    accelerator,
-                    host,
-                    uid=uid,
-                    generation=generation,
-                    make_channel=make_channel,
-                    timeout_s=_BOOT_S,
-                    monitor=monitor,
-                    source=source,
-                    ram=ram,
-                    steps=steps,
-                    reason=reason[:_MOST_REASON],
+                    launch, make_channel=make_channel, timeout_s=_BOOT_S, monitor=monitor, steps=steps
                 )
         except BaseException:
             self._facilities.give_uid(owner)

@@ -1,44 +1,38 @@
-"""What a VM is using, as the host sees it.  Synchronous: reads cgroup and /sys files."""
+"""What a VM is using, as the host sees it.  Synchronous: reads cgroup and /proc files."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from insula.model.network import Endpoint
-from insula.model.stream import NetworkSample, Sample
+from insula.model.stream import BlockSample, NetworkSample, Sample
 from insula.system import cgroups
 from insula.system.cgroups import Layout
+from insula.system.interfaces import OWN, Traffic, read_counters
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def _link_counter(link: str, name: str) -> int:
-    return cgroups.read_number(f"/sys/class/net/{link}/statistics/{name}") or 0
-
-
-def sample_network(endpoint: Endpoint) -> NetworkSample:
-    """From the link's counters.  What the host receives on a tap the guest has sent; a macvtap is the guest's
-    own interface."""
-
-    def count(name: str) -> int:
-        if endpoint.on_parent:
-            way, _, what = name.partition("_")
-            name = f"{'rx' if way == 'tx' else 'tx'}_{what}"
-        return _link_counter(endpoint.link, name)
-
+def sample_network(endpoint: Endpoint, counters: Mapping[str, tuple[Traffic, Traffic]]) -> NetworkSample:
+    """From the counters of its link on the host.  What the host receives on a tap the guest has sent; a
+    macvtap is the guest's own interface."""
+    received, sent = counters.get(endpoint.link, (Traffic(), Traffic()))
+    if not endpoint.on_parent:
+        received, sent = sent, received
     return NetworkSample(
         interface=endpoint.interface,
-        rx_bytes=count("tx_bytes"),
-        rx_packets=count("tx_packets"),
-        rx_errors=count("tx_errors"),
-        rx_dropped=count("tx_dropped"),
-        tx_bytes=count("rx_bytes"),
-        tx_packets=count("rx_packets"),
-        tx_errors=count("rx_errors"),
-        tx_dropped=count("rx_dropped"),
+        rx_bytes=received.bytes,
+        rx_packets=received.packets,
+        rx_errors=received.errors,
+        rx_dropped=received.dropped,
+        tx_bytes=sent.bytes,
+        tx_packets=sent.packets,
+        tx_errors=sent.errors,
+        tx_dropped=sent.dropped,
     )
 
 
@@ -64,6 +58,13 @@ def _process_io(pids: Sequence[int]) -> tuple[int, int]:
     return read, written
 
 
+def _block(disk: str, read: int, written: int) -> BlockSample:
+    device = 0
+    with contextlib.suppress(OSError):  # it has just been removed
+        device = os.stat(disk).st_dev
+    return BlockSample(major=os.major(device), minor=os.minor(device), read_bytes=read, write_bytes=written)
+
+
 def _resident(pids: Sequence[int]) -> int:
     total = 0
     for pid in pids:
@@ -82,8 +83,12 @@ def take_sample(
     guest_pids: int,
     pids_limit: int,
     endpoints: Sequence[Endpoint],
+    disk: str,
 ) -> Sample:
-    """QEMU's and its helpers' use of the host; memory is what nobody else shares.  Bytes and nanoseconds."""
+    """QEMU's and its helpers' use of the host; memory is what nobody else shares.  Bytes and nanoseconds.
+
+    `disk`: its file, which says what device its reads and writes are counted for.
+    """
     cpu = layout.path("cpu", group) or layout.path("", group) or ""
     memory = layout.path("memory", group) or ""
     throttled = cgroups.read_table(f"{cpu}/cpu.stat")
@@ -93,6 +98,7 @@ def take_sample(
         total = cgroups.read_number(f"{accounting}/cpuacct.usage") or 0
     name = "memory.current" if layout.version == 2 else "memory.usage_in_bytes"
     read, written = _process_io(pids)
+    counters = read_counters(OWN) if endpoints else {}
     return Sample(
         taken_ns=time.time_ns(),
         cpu_total_ns=total or user + system,
@@ -107,9 +113,8 @@ def take_sample(
         memory_stats=cgroups.read_table(f"{memory}/memory.stat") or None,
         pids=guest_pids,
         pids_limit=max(0, pids_limit),
-        block_read_bytes=read,
-        block_write_bytes=written,
-        networks=tuple(sample_network(endpoint) for endpoint in endpoints),
+        blocks=(_block(disk, read, written),) if read or written else (),
+        networks=tuple(sample_network(endpoint, counters) for endpoint in endpoints),
     )
 
 

@@ -12,7 +12,6 @@ import dataclasses
 import logging
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Callable
 
 from insula.errors import Conflict, DiskFull, GuestFailed, InsulaError
@@ -27,7 +26,7 @@ from insula.isolation.vm.record import VmRecord, finalize_status, write_record
 from insula.isolation.vm.stats import host_oom_kills
 from insula.isolation.vm.steps import Steps
 from insula.isolation.vm.virtiofs import binds
-from insula.isolation.vm.wire import Fields, ProtocolViolation, Type, number
+from insula.isolation.vm.wire import ProtocolViolation, Type
 from insula.model.instance import ExitStatus
 from insula.model.network import Endpoint
 from insula.system.pidfd import Watch
@@ -137,16 +136,14 @@ class Vm:
         if not self.status.done():
             self.status.set_result(status)
 
-    def _on_exited(self, untrusted: Fields) -> None:
+    def _on_exited(self, status: ExitStatus) -> None:
         """The workload has ended; the guest now syncs and powers off.  A guest that does not is ended.
 
         It does not have to where nothing of it is wanted any more: what it said is on the host already, and
         to power off takes an emulated guest, which has never done that before, as long as to start.  Who has
         sent a signal may want to start it again (`restart`).
         """
-        oom = untrusted.get("oom") == ["1"]
-        code = number(untrusted, "code", 0, 255)
-        self._exited = ExitStatus(code=code, oom_killed=oom, finished_at_ns=time.time_ns())
+        self._exited = status
         disk = self.plan.disk
         if disk is not None and disk.volatile and not binds(self.plan.mounts) and not self._signalled:
             self._end()
@@ -263,6 +260,12 @@ class Vm:
     def _need_room(self) -> None:
         if self.stalled:
             raise self.no_room()
+
+    def stall(self) -> None:
+        """Noticed: whoever waits for its agent is told."""
+        self.stalled = True
+        if self._channel is not None:
+            self._channel.give_up_waiting(self.no_room())
 
     async def go_on(self) -> None:
         """There is space again.  Raises RuntimeFailed."""
