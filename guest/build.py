@@ -1,4 +1,4 @@
-"""Build the guest agent, the probe of `insula compare` and QEMU's helper: made by `ziglang`'s C compiler.
+"""Build the guest agent, and the probe, QEMU's helper and what confines it: made by `ziglang`'s C compiler.
 
 For the Makefile (`python guest/build.py`) and, through build_hook.py, for the wheel.  Writes
 src/insula/_guest/<program>-<arch> and does nothing when that is newer than every source.  Sync.
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 GUEST = Path(__file__).resolve().parent
-PROGRAMS = ("agent", "probe")  # each a folder of C files; static, for guests
+PROGRAMS = ("agent", "probe", "jail")  # each a folder of C files; static, the last for the host
 LIBRARIES = ("discard",)  # the same, for a process of the host's
 DEFAULT_OUTPUT = GUEST.parent / "src" / "insula" / "_guest"
 
@@ -87,7 +87,7 @@ def build_all(architecture: str, directory: Path = DEFAULT_OUTPUT, *, force: boo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build the guest agent, the probe and QEMU's helper.")
+    parser = argparse.ArgumentParser(description="Build the guest agent and the small programs beside it.")
     parser.add_argument("--arch", help="x86_64 or aarch64 (this machine's by default)")
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory for <name>-<arch>")
     parser.add_argument("--force", action="store_true", help="build even when up to date")

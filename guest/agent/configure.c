@@ -13,7 +13,7 @@ static const struct field_rule configure_rules[] = {
   { "seq", false },   { "image_serial", false }, { "upper_serial", false }, { "read_only", false },
   { "nic", true },    { "upper_format", false }, { "mount", true },         { "file", true },
   { "sysctl", true }, { "shm_kib", false },      { "cgroup", true },        { "rescan", false },
-  { "rehearsal", false }, { "device", true },   { "node", true },          { NULL, false },
+  { "rehearsal", false }, { "upper_fresh", false }, { "device", true },   { "node", true },          { NULL, false },
 };
 
 static int
@@ -39,13 +39,14 @@ static int
 put_in_place (struct configuration *configuration, const struct fields *fields, struct fault *fault)
 {
   const char *key, *value, *format = field_text (fields, "upper_format");
-  long long read_only, shm_kib, rescan, rehearsal;
+  long long read_only, shm_kib, rescan, rehearsal, fresh;
   size_t at = 0, nics = 0;
 
   if (field_number (fields, "read_only", 0, 1, 0, &read_only, fault) < 0
       || field_number (fields, "shm_kib", 1, 1LL << 40, DEV_SHM_KIB, &shm_kib, fault) < 0
       || field_number (fields, "rescan", 0, 1, 0, &rescan, fault) < 0
-      || field_number (fields, "rehearsal", 0, 1, 0, &rehearsal, fault) < 0)
+      || field_number (fields, "rehearsal", 0, 1, 0, &rehearsal, fault) < 0
+      || field_number (fields, "upper_fresh", 0, 1, 0, &fresh, fault) < 0)
     return -1;
   configuration->rehearsal = rehearsal;
   configuration->read_only = read_only;
@@ -57,7 +58,7 @@ put_in_place (struct configuration *configuration, const struct fields *fields, 
     return -1;
   if (!field_text (fields, "nic"))
     devices_drop_interfaces ();
-  if (root_mount (field_text (fields, "image_serial"), field_text (fields, "upper_serial"), fault) < 0)
+  if (root_mount (field_text (fields, "image_serial"), field_text (fields, "upper_serial"), fresh, fault) < 0)
     return -1;
   if (devices_make_dev (shm_kib, fault) < 0 || mounts_make_points (fault) < 0)
     return -1;

@@ -140,12 +140,12 @@ void
 on_synchronised (void)
 {
   cleanup_answer struct answer answer = { 0 };
-  struct utsname uts;
-  struct sysinfo memory = { 0 };
+  static struct utsname uts; /* once: each clone of this guest has it */
+  static struct sysinfo memory;
   char boot_id[64] = "";
 
-  uname (&uts);
-  sysinfo (&memory);
+  if (!*uts.release && uname (&uts) == 0)
+    sysinfo (&memory);
   if (*machine.identity.boot_id)
     memcpy (boot_id, machine.identity.boot_id, sizeof machine.identity.boot_id);
   answer_add (&answer, "version", "2");

@@ -49,6 +49,7 @@ enum message_type
   MSG_RENEW,
   MSG_LIMIT,
   MSG_NETWORK,
+  MSG_PREMOUNT,
 };
 
 extern const uint8_t sync_bytes[SYNC_LEN];

@@ -20,7 +20,7 @@ enum
 };
 
 static long long most_memory, most_tasks;
-static bool looked;
+static bool looked, kept; /* of the workload's cgroup as it is now */
 
 int
 limits_set (const char *text, struct fault *fault)
@@ -31,6 +31,7 @@ limits_set (const char *text, struct fault *fault)
   if (!value || value == text || memchr (text, '/', (size_t) (value - text)) || value - text > 60)
     return fail (fault, FAULT_INVALID, 0, "cgroup \"%.100s\" is not name=value", text);
   snprintf (path, sizeof path, CGROUP_WORKLOAD "/%.*s", (int) (value - text), text);
+  kept = false;
   if (write_text (path, value + 1, 0) < 0)
     return fail (fault, FAULT_INVALID, errno, "cgroup \"%.100s\"", text);
   return 0;
@@ -77,7 +78,7 @@ limits_look (struct fault *fault)
   struct sysinfo now;
   long long tasks;
 
-  looked = false;
+  looked = kept = false;
   if (read_text ("/proc/meminfo", text, sizeof text) < 0)
     return fail (fault, FAULT_FAILED, errno, "read /proc/meminfo");
   most_memory = limits_memory (text);
@@ -92,11 +93,14 @@ limits_look (struct fault *fault)
 int
 limits_keep_reserve (struct fault *fault)
 {
+  if (kept)
+    return 0;
   if (!looked && limits_look (fault) < 0)
     return -1;
-  if (lower ("memory.max", most_memory, fault) < 0)
+  if (lower ("memory.max", most_memory, fault) < 0 || lower ("pids.max", most_tasks, fault) < 0)
     return -1;
-  return lower ("pids.max", most_tasks, fault);
+  kept = true;
+  return 0;
 }
 
 int
@@ -126,6 +130,7 @@ limits_most_tasks (void)
 int
 limits_renew (struct fault *fault)
 {
+  kept = false;
   for (int tries = 0; rmdir (CGROUP_WORKLOAD) < 0; tries++)
     {
       if (errno != EBUSY || tries == RENEW_TRIES)

@@ -9,6 +9,7 @@
 #include "ports.h"
 #include "power.h"
 #include "root.h"
+#include "vmgenid.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -179,6 +180,7 @@ main (int argc, char **argv)
       jobs_settle ();
       logfile_run ();
       power_settle ();
+      vmgenid_settle ();
       channel_run ();
       ports_watch ();
       jobs_watch ();

@@ -17,13 +17,14 @@ enum
 {
   NICS_MAX = 32,
   INDEX_MAX = 64,   /* of interfaces that are there before the workload is */
-  RUNNING_MS = 2000,
-  RUNNING_PAUSE_US = 5000,
+  OPERATING_MS = 2000,
+  OPERATING_PAUSE_US = 5000,
   PLUG_IN_MS = 5000 /* of a guest that is emulated, and whose CPUs the workload uses */
 };
 
 static unsigned taken[NICS_MAX];
 static size_t taken_count;
+static bool untouched[INDEX_MAX + 1]; /* by index: up, and as the kernel has made it after network_default */
 
 struct request
 {
@@ -213,6 +214,68 @@ have_interface (const uint8_t mac[6])
   return found;
 }
 
+struct nic
+{
+  char name[IFNAMSIZ], addresses[512], gateways[256];
+  uint8_t mac[6];
+  bool any_mac;
+  int mtu;
+};
+
+/* `02:42:ac:11:00:02`, and nothing behind it. */
+static bool
+parse_mac (const char *text, uint8_t mac[6])
+{
+  if (strlen (text) != 17)
+    return false;
+  for (int i = 0; i < 6; i++)
+    {
+      const char digits[] = { text[3 * i], text[3 * i + 1], 0 };
+      if (!parse_hex (digits, mac + i, 1) || (i < 5 && text[3 * i + 2] != ':'))
+        return false;
+    }
+  return true;
+}
+
+/* The next word of *rest, into `to`; false if there is none, or it is longer. */
+static bool
+take_word (char **rest, char *to, size_t size)
+{
+  char *word;
+
+  do
+    word = strsep (rest, " ");
+  while (word && !*word);
+  if (!word || strlen (word) >= size)
+    return false;
+  strcpy (to, word);
+  return true;
+}
+
+/* By hand: an emulated CPU would translate all of sscanf for it. */
+static int
+parse_nic (const char *text, struct nic *nic, struct fault *fault)
+{
+  cleanup_free char *copy = strdup (text);
+  char *rest = copy, mac[24], mtu[12], more[2];
+  long long number = 0;
+
+  if (!copy)
+    return fail (fault, FAULT_FAILED, errno, "memory for a nic");
+  if (!take_word (&rest, mac, sizeof mac) || !take_word (&rest, nic->name, sizeof nic->name)
+      || !take_word (&rest, nic->addresses, sizeof nic->addresses)
+      || !take_word (&rest, nic->gateways, sizeof nic->gateways) || !take_word (&rest, mtu, sizeof mtu)
+      || take_word (&rest, more, sizeof more) || rest)
+    return fail (fault, FAULT_INVALID, 0, "nic \"%.100s\" is not mac, name, address, gateway and mtu", text);
+  nic->any_mac = strcmp (mac, "-") == 0;
+  if (!nic->any_mac && !parse_mac (mac, nic->mac))
+    return fail (fault, FAULT_INVALID, 0, "nic %s: \"%s\" is not a MAC", nic->name, mac);
+  if (strcmp (mtu, "-") != 0 && !parse_number (mtu, 0, 65535, &number))
+    return fail (fault, FAULT_INVALID, 0, "nic %s: \"%s\" is not an MTU", nic->name, mtu);
+  nic->mtu = (int) number;
+  return 0;
+}
+
 /* IPv6 only where there is an address of it: as in a container, and nothing is solicited for nothing.  Nobody on
    the network is believed to be a router, and an address is used at once. */
 static int
@@ -234,9 +297,12 @@ switch_ipv6 (const char *name, bool on, struct fault *fault)
 }
 
 static int
-change_link (int control, const char *now, const char *name, const uint8_t *mac, int mtu, bool ipv6, struct fault *fault)
+change_link (int control, const char *now, const struct nic *nic, unsigned index, struct fault *fault)
 {
   struct ifreq ifr = { 0 };
+  const char *name = nic->name;
+  const uint8_t *mac = nic->any_mac ? NULL : nic->mac;
+  bool ipv6 = strchr (nic->addresses, ':') != NULL, fresh = index <= INDEX_MAX && untouched[index];
 
   snprintf (ifr.ifr_name, IFNAMSIZ, "%s", now);
   if (mac && ioctl (control, SIOCGIFHWADDR, &ifr) == 0 && memcmp (ifr.ifr_hwaddr.sa_data, mac, 6) != 0)
@@ -255,28 +321,17 @@ change_link (int control, const char *now, const char *name, const uint8_t *mac,
         return fail (fault, FAULT_FAILED, errno, "rename %s to %s", now, name);
       snprintf (ifr.ifr_name, IFNAMSIZ, "%s", name);
     }
-  ifr.ifr_mtu = mtu;
-  if (mtu && ioctl (control, SIOCSIFMTU, &ifr) < 0)
-    return fail (fault, FAULT_FAILED, errno, "set the MTU of %s to %d", name, mtu);
-  if (switch_ipv6 (name, ipv6, fault) < 0)
+  ifr.ifr_mtu = nic->mtu;
+  if (nic->mtu && ioctl (control, SIOCSIFMTU, &ifr) < 0)
+    return fail (fault, FAULT_FAILED, errno, "set the MTU of %s to %d", name, nic->mtu);
+  if ((ipv6 || !fresh) && switch_ipv6 (name, ipv6, fault) < 0)
     return -1;
+  if (fresh)
+    untouched[index] = false;
   ifr.ifr_flags = IFF_UP;
   if (ioctl (control, SIOCSIFFLAGS, &ifr) < 0)
     return fail (fault, FAULT_FAILED, errno, "set %s up", name);
   return 0;
-}
-
-static bool
-parse_mac (const char *text, uint8_t mac[6])
-{
-  unsigned part[6];
-  char rest;
-
-  if (sscanf (text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &part[0], &part[1], &part[2], &part[3], &part[4], &part[5], &rest) != 6)
-    return false;
-  for (int i = 0; i < 6; i++)
-    mac[i] = (uint8_t) part[i];
-  return true;
 }
 
 static int
@@ -330,13 +385,16 @@ network_default (void)
       say ("%s: %s", defaults[i][0], strerror (errno));
 }
 
+/* IFF_RUNNING says nothing: it is set of one that the kernel has not looked at yet, too. */
 static void
-await_running (int control, struct ifreq *ifr)
+await_operating (const char *name)
 {
-  int64_t until = now_ms () + RUNNING_MS;
+  int64_t until = now_ms () + OPERATING_MS;
+  char path[64], state[16];
 
-  while (ioctl (control, SIOCGIFFLAGS, ifr) == 0 && !(ifr->ifr_flags & IFF_RUNNING) && now_ms () < until)
-    usleep (RUNNING_PAUSE_US);
+  snprintf (path, sizeof path, "/sys/class/net/%s/operstate", name);
+  while (read_text (path, state, sizeof state) > 0 && strcmp (state, "up\n") != 0 && now_ms () < until)
+    usleep (OPERATING_PAUSE_US);
 }
 
 void
@@ -353,7 +411,8 @@ network_up_early (bool settle)
       if (ioctl (control, SIOCSIFFLAGS, &ifr) < 0)
         say ("%s: %s", ifr.ifr_name, strerror (errno)); /* the set-up will try again, and tell */
       else if (settle)
-        await_running (control, &ifr);
+        await_operating (ifr.ifr_name);
+      untouched[index] = true;
     }
 }
 
@@ -363,39 +422,10 @@ network_begin (void)
   taken_count = 0;
 }
 
-struct nic
-{
-  char mac_text[24], name[IFNAMSIZ], addresses[512], gateways[256];
-  uint8_t mac[6];
-  bool any_mac;
-  int mtu;
-};
-
-static int
-parse_nic (const char *text, struct nic *nic, struct fault *fault)
-{
-  char mtu_text[12], rest;
-  long long mtu = 0;
-
-  if (sscanf (text, "%23s %15s %511s %255s %11s %c", nic->mac_text, nic->name, nic->addresses, nic->gateways, mtu_text,
-              &rest)
-      != 5)
-    return fail (fault, FAULT_INVALID, 0, "nic \"%.100s\" is not mac, name, address, gateway and mtu", text);
-  nic->any_mac = strcmp (nic->mac_text, "-") == 0;
-  if (!nic->any_mac && !parse_mac (nic->mac_text, nic->mac))
-    return fail (fault, FAULT_INVALID, 0, "nic %s: \"%s\" is not a MAC", nic->name, nic->mac_text);
-  if (strcmp (mtu_text, "-") != 0 && !parse_number (mtu_text, 0, 65535, &mtu))
-    return fail (fault, FAULT_INVALID, 0, "nic %s: \"%s\" is not an MTU", nic->name, mtu_text);
-  nic->mtu = (int) mtu;
-  return 0;
-}
-
 static int
 set_up (struct nic *nic, const char *now, unsigned index, int control, struct fault *fault)
 {
-  bool ipv6 = strchr (nic->addresses, ':') != NULL;
-
-  if (change_link (control, now, nic->name, nic->any_mac ? NULL : nic->mac, nic->mtu, ipv6, fault) < 0)
+  if (change_link (control, now, nic, index, fault) < 0)
     return -1;
   if (each_part (nic->addresses, index, add_address, fault) < 0)
     return -1;
@@ -415,7 +445,7 @@ network_set_up (const char *text, struct fault *fault)
     return fail (fault, FAULT_FAILED, errno, "socket");
   unsigned index = choose_interface (control, nic.mac, nic.any_mac, now);
   if (!index || taken_count == NICS_MAX)
-    return fail (fault, FAULT_FAILED, ENODEV, "nic %s (%s)", nic.name, nic.mac_text);
+    return fail (fault, FAULT_FAILED, ENODEV, "nic %s", nic.name);
   taken[taken_count++] = index;
   return set_up (&nic, now, index, control, fault);
 }

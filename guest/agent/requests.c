@@ -26,6 +26,7 @@ static const struct field_rule on_rules[] = { { "seq", false }, { "on", false },
 static const struct field_rule pause_rules[] = { { "seq", false }, { "on", false }, { "time_ns", false }, { NULL, false } };
 static const struct field_rule limit_rules[] = { { "seq", false }, { "cgroup", true }, { NULL, false } };
 static const struct field_rule reset_rules[] = { { "seq", false }, { "settle", false }, { NULL, false } };
+static const struct field_rule premount_rules[] = { { "seq", false }, { "upper_serial", false }, { NULL, false } };
 static const struct field_rule path_rules[] = { { "seq", false }, { "path", false }, { NULL, false } };
 static const struct field_rule network_rules[]
     = { { "seq", false }, { "rescan", false }, { "gone", true }, { "nic", true }, { "gateway", false }, { "line", true }, { NULL, false } };
@@ -293,6 +294,20 @@ handle_reset (const struct message *message, const struct fields *fields, long l
 }
 
 static int
+handle_premount (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
+                 struct fault *fault)
+{
+  const char *serial = field_text (fields, "upper_serial");
+
+  (void) message, (void) seq, (void) answer;
+  if (machine.state != STATE_IDLE)
+    return fail (fault, FAULT_CONFLICT, 0, "the machine is configured already");
+  if (!serial)
+    return fail (fault, FAULT_INVALID, 0, "field \"upper_serial\" is missing");
+  return root_premount (serial, fault);
+}
+
+static int
 handle_poweroff (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
                  struct fault *fault)
 {
@@ -394,6 +409,7 @@ static const struct request requests[] = {
   [MSG_FREEZE] = { handle_freeze, on_rules, ON_CONNECTION },
   [MSG_POWEROFF] = { handle_poweroff, seq_only, ON_CONNECTION },
   [MSG_RESET] = { handle_reset, reset_rules, ON_CONNECTION },
+  [MSG_PREMOUNT] = { handle_premount, premount_rules, ON_CONNECTION },
   [MSG_LIMIT] = { handle_limit, limit_rules, ON_CONNECTION },
   [MSG_NETWORK] = { handle_network, network_rules, ON_CONNECTION },
   [MSG_PAUSE] = { handle_pause, pause_rules, ON_CONNECTION },

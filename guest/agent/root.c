@@ -64,17 +64,52 @@ make_upper (struct fault *fault)
   return 0;
 }
 
+static int
+mount_upper (const char *serial, unsigned long flags, struct fault *fault)
+{
+  /* its file is full of holes: to write zeros over them in the background costs the host disk space; and a thread
+   * that does so, or reads bitmaps ahead, costs each clone time */
+  return mount_disk (serial, DIR_UPPER, "ext4", MS_NOATIME | flags, "noinit_itable,no_prefetch_block_bitmaps", fault);
+}
+
+static bool premounted;
+
+/* What a kernel does to mount an ext4 is a tenth of all that an emulated CPU translates until a clone's program runs.
+ * Only what is read-only may be mounted while the disk below it changes: whoever has another disk than the template's
+ * takes it away, and a file system that was never writable writes nothing when it goes (ext4_put_super; its journal
+ * is empty, so jbd2_journal_destroy leaves it alone). */
 int
-root_mount (const char *image_serial, const char *upper_serial, struct fault *fault)
+root_premount (const char *upper_serial, struct fault *fault)
+{
+  if (mount_upper (upper_serial, MS_RDONLY, fault) < 0)
+    return -1;
+  premounted = true;
+  return 0;
+}
+
+/* 1: the upper disk is mounted now; 0: nothing is. */
+static int
+take_premounted (bool fresh, struct fault *fault)
+{
+  if (!premounted)
+    return 0;
+  premounted = false;
+  if (fresh && mount (NULL, DIR_UPPER, NULL, MS_REMOUNT | MS_NOATIME, NULL) == 0)
+    return 1;
+  if (umount2 (DIR_UPPER, UMOUNT_NOFOLLOW) < 0)
+    return fail (fault, FAULT_FAILED, errno, "take away the template's upper disk");
+  return 0;
+}
+
+int
+root_mount (const char *image_serial, const char *upper_serial, bool fresh, struct fault *fault)
 {
   if (!image_serial)
     return fail (fault, FAULT_INVALID, 0, "image_serial is missing");
   if (mount_disk (image_serial, DIR_IMAGE, "erofs", MS_RDONLY, NULL, fault) < 0)
     return -1;
-  /* its file is full of holes: to write zeros over them in the background costs the host disk space; and a thread
-   * that does so, or reads bitmaps ahead, costs each clone time */
-  if (upper_serial
-      && mount_disk (upper_serial, DIR_UPPER, "ext4", MS_NOATIME, "noinit_itable,no_prefetch_block_bitmaps", fault) < 0)
+  int mounted = take_premounted (fresh && upper_serial, fault);
+  if (mounted < 0 || (!mounted && upper_serial && mount_upper (upper_serial, 0, fault) < 0))
     return -1;
   if (!upper_serial && mount ("tmpfs", DIR_UPPER, "tmpfs", 0, NULL) < 0)
     return fail (fault, FAULT_FAILED, errno, "mount a tmpfs as the upper layer");
@@ -94,6 +129,7 @@ root_unmount (void)
   /* most often the first is enough; a busy one is cut off and goes when its last user does */
   static const char *const points[] = { DIR_ROOT, DIR_DEV, DIR_SHARES, DIR_UPPER, DIR_IMAGE };
 
+  premounted = false;
   for (size_t i = 0; i < COUNT (points); i++)
     for (int tries = 0; tries < 64; tries++)
       {

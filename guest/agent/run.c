@@ -35,8 +35,10 @@ set_oom_score (int score, struct fault *fault)
 {
   char text[16];
 
+  if (score == 0) /* as the agent's own, which it has from its birth */
+    return 0;
   snprintf (text, sizeof text, "%d", score);
-  if (write_text ("/proc/self/oom_score_adj", text, 0) < 0 && score != 0)
+  if (write_text ("/proc/self/oom_score_adj", text, 0) < 0)
     return fail (fault, FAULT_FAILED, errno, "set oom_score_adj to %d", score);
   return 0;
 }

@@ -13,6 +13,7 @@
 #include "power.h"
 #include "quiet.h"
 #include "streams.h"
+#include "vmgenid.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -184,13 +185,17 @@ workload_begin (struct job *job)
     return;
   job->given_ms -= unseen < LOOK_MS ? unseen : LOOK_MS;
   job->looked_ms = now;
-  job->quiet = has_output (job) || !logfile_flushed () || !is_quiet () ? 0 : job->quiet + 1;
-  if (!job->exited && job->given_ms > 0 && now < job->begun_ms && job->quiet < LOOKS)
+  if (!job->exited && job->given_ms > 0 && now < job->begun_ms)
     {
-      loop_wake_at (now + LOOK_MS);
-      return;
+      job->quiet = has_output (job) || !logfile_flushed () || !is_quiet () ? 0 : job->quiet + 1;
+      if (job->quiet < LOOKS)
+        {
+          loop_wake_at (now + LOOK_MS);
+          return;
+        }
     }
   job->begun_ms = 0;
+  vmgenid_listen_later ();
   if (!job->mute)
     channel_ok (0, job->seq, NULL);
 }
@@ -265,9 +270,12 @@ prepare_early (bool settle)
 {
   struct fault fault;
 
-  if (device_rules_apply (NULL, &fault) < 0 || devices_make_dev (DEV_SHM_KIB, &fault) < 0 || limits_look (&fault) < 0)
+  if (device_rules_apply (NULL, &fault) < 0 || devices_make_dev (DEV_SHM_KIB, &fault) < 0 || limits_look (&fault) < 0
+      || limits_keep_reserve (&fault) < 0)
     say ("%s", fault.text);
   network_up_early (settle);
+  if (settle)
+    vmgenid_defer ();
 }
 
 int
@@ -355,6 +363,7 @@ workload_signal (int signum, pid_t pid, struct fault *fault)
 int
 workload_pause (bool on, struct fault *fault)
 {
+  vmgenid_listen (); /* a copy may be about to be taken */
   if (write_text (CGROUP_WORKLOAD "/cgroup.freeze", on ? "1" : "0", 0) < 0)
     return fail (fault, FAULT_FAILED, errno, on ? "pause the workload" : "unpause the workload");
   return 0;

@@ -19,7 +19,7 @@ from insula.model.limits import Limits
 from insula.model.root import DirectoryRoot, DiskRoot
 from insula.security.capabilities import finalize_capabilities
 from insula.security.seccomp import read_default_profile
-from insula.system.disk_file import finalize_mke2fs
+from insula.system.disk_file import MKE2FS_ENVIRONMENT, finalize_mke2fs
 
 APPLETS = "sh cat echo ls id uname sleep env hostname touch mkdir rm stty head wc ps true false pwd seq yes"
 FILES = {
@@ -149,7 +149,7 @@ class VmBench:
         upper = os.path.join(state_dir, "upper.ext4")
         with open(upper, "wb") as file:
             file.truncate(1 << 30)
-        subprocess.run(finalize_mke2fs(upper), check=True, capture_output=True)
+        subprocess.run(finalize_mke2fs(upper), check=True, capture_output=True, env=MKE2FS_ENVIRONMENT)
         return {
             "disk": DiskRoot(image_disk=self._image_disk, upper_disk=upper),
             "machine": GuestMachine(vcpus=1, memory_mib=128),

@@ -97,7 +97,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         stop_signal=given.StopSignal,
         stop_timeout_s=given.StopTimeout,
         health=parse_health(given.Healthcheck, version),
-        init=host.Init,
+        init=bool(host.Init),
         tty=given.Tty,
         console_rows=rows,
         console_cols=cols,
@@ -155,8 +155,8 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         runtime=host.Runtime,
         empties=tuple(name for name in wire.HOST_CONFIG_EMPTIES if getattr(host, name) in _EMPTY),
         shell=tuple(given.Shell or ()),
-        volumes=tuple(given.Volumes or ()),
         container_id_file=host.ContainerIDFile,
+        volumes=tuple(given.Volumes or ()),
     )
     return CreateRequest(spec, tuple(warnings))
 

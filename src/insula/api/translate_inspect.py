@@ -83,7 +83,8 @@ def render_config(view: InstanceView) -> ContainerConfig:
     spec, config = view.instance.spec, view.config
     volumes = [*config.volumes]
     if spec.volumes is None:  # made by an insula that did not keep how they were written
-        volumes += [m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source]
+        asked = (m for m in spec.mounts if m.kind is MountKind.VOLUME and m.legacy)
+        volumes += [m.target for m in asked if not (m.source or m.text)]
     no_entrypoint = spec.entrypoint is not None and not config.entrypoint
     rendered = ContainerConfig(
         Hostname=config.hostname,

@@ -14,6 +14,7 @@ from typing import Any
 from insula.build.difference import write_difference
 from insula.build.placing import HashSink, Placer, Rules, Sink, TarSink, is_archive
 from insula.build.sources import Found, find_sources, parts_of, resolve
+from insula.dockerfile.modes import parse_mode
 from insula.dockerfile.patterns import Ignored
 from insula.errors import InvalidRequest, NotFound
 from insula.isolation.users import find_group, find_user_id
@@ -87,7 +88,7 @@ def _copy(request: dict[str, Any], sink: Sink) -> str:
     rules = Rules(
         owner=owner or (0, 0),
         keep_owners=owner is None,
-        mode=request["mode"],
+        mode=parse_mode(request["mode"]) if request["mode"] else None,
         created_ns=int(request["created_ns"]),
         newest_ns=request["newest_ns"],
         follow=not request["link"],

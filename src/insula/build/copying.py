@@ -42,7 +42,7 @@ class CopyOrder:
     roots: tuple[Layers, ...]
     items: tuple[Item, ...]
     chown: str = ""
-    mode: int | None = None
+    mode: str = ""
     link: bool = False
     parents: bool = False
     exclude: tuple[str, ...] = ()

@@ -10,7 +10,8 @@ from insula.build.copying import Copying, CopyOrder, Item, Layers
 from insula.build.git import fetch_repository, parse_git
 from insula.build.remote import check_checksum, fetch, is_address, is_git, name_of
 from insula.dockerfile.configuration import join_path
-from insula.dockerfile.instructions import Copy, check_mode
+from insula.dockerfile.instructions import Copy
+from insula.dockerfile.modes import parse_mode
 from insula.dockerfile.reader import Heredoc
 from insula.errors import InvalidRequest, NotFound
 from insula.images.images import Images
@@ -49,6 +50,8 @@ class FileSteps:
         roots = [await self._find_root(copy.source_stage) if copy.source_stage else self._context]
         items: list[Item] = []
         _check_checksum(copy)
+        if copy.chmod:
+            parse_mode(copy.chmod)
         for source in copy.sources:
             if copy.add and is_git(source):
                 items.append(Item(root=len(roots), pattern="/"))
@@ -75,7 +78,7 @@ class FileSteps:
             roots=tuple(roots),
             items=tuple(items),
             chown=copy.chown,
-            mode=check_mode(copy.chmod) if copy.chmod else None,
+            mode=copy.chmod,
             link=copy.link,
             parents=copy.parents,
             exclude=copy.exclude,

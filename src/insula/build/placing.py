@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from insula.build.sources import Found, parts_of, resolve
+from insula.dockerfile.modes import Mode
 from insula.dockerfile.patterns import Ignored
 from insula.errors import CorruptData, InvalidRequest
 from insula.system import tar
@@ -112,7 +113,7 @@ class Rules:
 
     owner: tuple[int, int] = (0, 0)
     keep_owners: bool = False
-    mode: int | None = None
+    mode: Mode | None = None
     created_ns: int = 0
     newest_ns: int | None = None
     follow: bool = True
@@ -250,7 +251,7 @@ class Placer:
         """`label` is its name in the step, which the hash has in place of where it goes."""
         rules = self._rules
         if rules.mode is not None and member.kind != tar.SYMLINK:
-            member.mode = rules.mode
+            member.mode = rules.mode.of(member.mode, directory=member.kind == tar.DIRECTORY)
         if rules.newest_ns is not None:
             member.mtime_ns = min(member.mtime_ns, rules.newest_ns)
         if member.kind == tar.DIRECTORY:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from insula.dockerfile.health import parse_healthcheck
+from insula.dockerfile.modes import parse_mode
 from insula.dockerfile.mounts import RunMount, parse_mount
 from insula.dockerfile.reader import Heredoc, Line, Source, parse_error
 from insula.dockerfile.values import json_words, parse_pairs, quoted_words, split_flags, take_flags
@@ -243,7 +244,7 @@ def _copy(line: Line, _: str) -> Copy:
     sources = tuple(w for w in words[:-1] if not _is_heredoc(w, names))
     chmod = _single(found, "chmod")
     if chmod and "$" not in chmod:
-        check_mode(chmod)
+        parse_mode(chmod)
     return Copy(
         sources=sources,
         target=words[-1],
@@ -259,15 +260,6 @@ def _copy(line: Line, _: str) -> Copy:
         keep_git=_single(found, "keep-git-dir") == "true",
         unpack=_single(found, "unpack") == "true" if "unpack" in found else None,
     )
-
-
-def check_mode(text: str) -> int:
-    """`--chmod`'s value.  Raises InvalidRequest."""
-    if not text or not set(text) <= set("01234567") or int(text, 8) > 0o7777:
-        raise InvalidRequest(
-            f"invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
-        )
-    return int(text, 8)
 
 
 def _is_heredoc(word: str, names: set[str]) -> bool:

@@ -21,12 +21,13 @@ from insula.images.transfers import SharedWork
 from insula.model.progress import Progress, no_progress
 from insula.model.root import IMAGE_DISK_BYTES
 from insula.system.child import run_child
-from insula.system.disk_file import copy_sparse, finalize_mke2fs
+from insula.system.disk_file import MKE2FS_ENVIRONMENT, copy_sparse, finalize_mke2fs
 from insula.system.files import disk_errors
 from insula.system.run import arun, need_program
 
 # Part of the names: a change here makes new disks beside the old ones.
 _FORMAT = "1"
+_UPPER_FORMAT = "2"
 _POLL_S = 0.2
 
 
@@ -105,7 +106,7 @@ class Disks:
 
     async def make_upper_disk(self, path: str, *, size_gib: int) -> None:
         """A fresh empty ext4 of `size_gib` at `path`, which must not exist.  Some milliseconds."""
-        template = f"{self._root}/upper-{size_gib}g-{_FORMAT}.ext4"
+        template = f"{self._root}/upper-{size_gib}g-{_UPPER_FORMAT}.ext4"
         if not os.path.exists(template):
 
             async def build(_: Progress) -> str:
@@ -121,7 +122,7 @@ class Disks:
             with disk_errors("building an upper disk"):
                 with open(fresh, "xb") as file:
                     file.truncate(size_gib << 30)
-            await arun(finalize_mke2fs(fresh))
+            await arun(finalize_mke2fs(fresh), env=MKE2FS_ENVIRONMENT)
             os.rename(fresh, template)
 
     @contextlib.contextmanager

@@ -1,5 +1,5 @@
-"""Programs that start confined: what a program may see and be is decided here (pure), and done by
-`jail_child.py`, which then becomes that program.
+"""Programs that start confined: what a program may see and be is decided here (pure), and done by guest/jail,
+which then becomes that program.
 
 Not for children of ours that only handle data: those confine themselves (`confine`).  Such a program gets a
 user that owns nothing, no capabilities, namespaces of its own, and a root that holds what is listed, or some
@@ -8,9 +8,7 @@ of these.  All else reaches it as an open descriptor.
 
 from __future__ import annotations
 
-import marshal
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +16,8 @@ FIRST_UID = 1_500_000
 """Uids from here on are users of ours, which own nothing.  It is above what distributions give to users, to
 systemd's DynamicUser (61184–65519) and to containers by default (/etc/subuid from 100000)."""
 
-# imported, not run as a script: so its compiled form is used
-_CHILD = f"import sys; sys.path.append({os.path.dirname(__file__)!r}); import jail_child; jail_child.main()"
+PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_guest", f"jail-{os.uname().machine}")
+"""Made of guest/jail: it starts with every VM, and Python's own start would be most of what it takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +36,7 @@ class ShareSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confinement:
-    """What `jail_child.py` does before it becomes the program.
+    """What is done before the program begins.
 
     `uid` 0: it keeps root and its capabilities.  `cgroups`: files that take its pid.  `cpus`: those it may
     run on, if any are named.  `private`: with a network, IPC and a host name of its own; mounts are its own
@@ -60,38 +58,48 @@ class Confinement:
     copies: tuple[tuple[int, int], ...] = ()
     preload: str = ""
 
-    def encode(self, keep: Sequence[int]) -> str:
-        spec: dict[str, object] = {
-            "keep": list(keep),
-            "cgroups": self.cgroups,
-            "cpus": self.cpus,
-            "private": self.private,
-        }
-        if self.copies:
-            spec["copies"] = self.copies
-        if self.preload:
-            spec["preload"] = self.preload
+    def steps(self, keep: Sequence[int]) -> list[str]:
+        """For guest/jail, which does them in this order."""
+        steps = ["keep", ",".join(map(str, keep))]
+        for path in self.cgroups:
+            steps += ["cgroup", path]
+        for source, target in self.copies:
+            steps += ["copy", str(source), str(target)]
+        if self.cpus:
+            steps += ["cpus", ",".join(map(str, self.cpus))]
+        steps += ["namespaces", "mount,net,ipc,uts" if self.private else "mount", "private"]
+        for share in self.shares:
+            steps += _share(share)
         if self.uid:
-            spec["uid"] = self.uid
+            steps += ["bound"]
         if self.root_at:
-            spec["root"] = {
-                "at": self.root_at,
-                "binds": self.root_binds,
-                "links": self.root_links,
-                "nodes": self.root_nodes,
-            }
-        if self.shares:
-            spec["shares"] = [
-                {
-                    "source": s.source,
-                    "at": s.at,
-                    "read_only": s.read_only,
-                    "file": s.file,
-                    "recursive": s.recursive,
-                }
-                for s in self.shares
-            ]
-        return marshal.dumps(spec).hex()
+            steps += self._root(self.root_at)
+        if self.uid:
+            steps += ["user", str(self.uid)]
+        if self.preload:
+            steps += ["set", "LD_PRELOAD", self.preload]
+        return steps
+
+    def _root(self, at: str) -> list[str]:
+        steps = ["tmpfs", at, "", "size=1m,mode=0755"]
+        for path, text in self.root_links:
+            steps += ["link", at + path, text]
+        for source, path, read_only in self.root_binds:
+            steps += ["bind", source, at + path, "ro" if read_only else ""]
+        for path, device, owner in self.root_nodes:
+            steps += ["node", at + path, f"{os.major(device)}:{os.minor(device)}", str(owner)]
+        return [*steps, "root", at]
+
+
+def _share(share: ShareSpec) -> list[str]:
+    read_only = "ro" if share.read_only else ""
+    if share.file:
+        place = f"{share.at}/{share.file}"
+        return [
+            *("tmpfs", share.at, "nodev,noexec", "size=64k,mode=0755"),
+            *("bind", share.source, place, read_only),
+        ]
+    return ["bind", share.source, share.at, f"{read_only},rec" if share.recursive else read_only]
 
 
 def find_programs() -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str, bool], ...]]:
@@ -117,5 +125,4 @@ def wrap(confinement: Confinement, argv: Sequence[str], keep: Sequence[int]) -> 
 
     Of its descriptors above 2 only those in `keep` stay open.
     """
-    python = sys.executable or "/usr/bin/python3"
-    return [python, "-I", "-S", "-c", _CHILD, confinement.encode(keep), *argv]
+    return [PROGRAM, *confinement.steps(keep), "--", *argv]

@@ -161,8 +161,11 @@ async def test_chown_by_the_image_s_own_names(bench: Bench, chown: str, expected
 async def test_mode_exclude_and_parents(bench: Bench) -> None:
     for name in ("d/a.txt", "d/b.o", "d/e/c.o", "d/e/c.txt"):
         bench.put(bench.context, name, name)
-    found = await bench.layer(bench.order("d", target="/x", mode=0o640))
+    found = await bench.layer(bench.order("d", target="/x", mode="640"))
     assert {0o640} == {one.mode for name, one in found.items() if name != "x"}
+    found = await bench.layer(bench.order("d", target="/x", mode="go-rwx,u+X"))
+    assert {0o600} == {one.mode for name, one in found.items() if "." in name}
+    assert {0o700} == {one.mode for name, one in found.items() if name == "x/e"}
     found = await bench.layer(bench.order("d", target="/x", exclude=("**/*.o",)))
     assert {"x", "x/a.txt", "x/e", "x/e/c.txt"} == set(found)
     found = await bench.layer(bench.order("d", target="/x", exclude=("d/e", "!d/e/c.txt")))

@@ -14,7 +14,7 @@ from insula.model.limits import Limits
 from insula.model.root import IMAGE_DISK_BYTES, DiskRoot
 from insula.security import capabilities
 from insula.security.seccomp import read_default_profile
-from insula.system.disk_file import finalize_mke2fs
+from insula.system.disk_file import MKE2FS_ENVIRONMENT, finalize_mke2fs
 
 _APPLETS = (
     *(
@@ -89,7 +89,7 @@ class Workshop:
         upper = os.path.join(state, "upper.ext4")
         with open(upper, "wb") as file:
             file.truncate(1 << 30)
-        subprocess.run(finalize_mke2fs(upper), check=True, capture_output=True)
+        subprocess.run(finalize_mke2fs(upper), check=True, capture_output=True, env=MKE2FS_ENVIRONMENT)
         fields: dict[str, object] = {
             "id": instance,
             "isolation": Isolation.VM,

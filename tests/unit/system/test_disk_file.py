@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from insula.system.disk_file import copy_into, copy_sparse, finalize_mke2fs, make_like
+from insula.system.disk_file import (
+    MKE2FS_ENVIRONMENT,
+    copy_into,
+    copy_sparse,
+    finalize_mke2fs,
+    is_copy,
+    make_again,
+    make_like,
+)
+from insula.system.run import run
 
 MIB = 1 << 20
 
@@ -55,6 +64,49 @@ def test_a_copy_into_what_is_there(disk: Path, elsewhere: Path) -> None:
     make_like(str(disk), str(copy))
     copy_into(str(disk), str(copy))
     check(disk, copy)
+
+
+def test_a_file_that_is_open_becomes_a_copy_again(disk: Path, elsewhere: Path) -> None:
+    copy = elsewhere / "copy"
+    copy.write_bytes(b"what a guest has written" * MIB)
+    with open(copy, "rb") as held:
+        make_again(str(disk), str(copy))
+        check(disk, copy)
+        assert b"begin" == held.read(5)
+
+
+@pytest.mark.parametrize(
+    ("at", "data"), [(3, b"X"), (50 * MIB + 60_000, b"X"), (70 * MIB, b"X"), (0, b"X" * 4 * MIB)]
+)
+def test_a_copy_is_known_by_its_bytes(disk: Path, elsewhere: Path, at: int, data: bytes) -> None:
+    copy = elsewhere / "copy"
+    copy_sparse(str(disk), str(copy))
+    with open(copy, "r+b") as file:
+        file.seek(30 * MIB)
+        file.write(bytes(4096))  # no hole any more, but the same
+    assert is_copy(str(disk), str(copy))
+    with open(copy, "r+b") as file:
+        file.seek(at)
+        file.write(data)
+    assert not is_copy(str(disk), str(copy))
+    assert not is_copy(str(copy), str(disk))
+
+
+def test_one_of_another_length_is_no_copy(disk: Path, tmp_path: Path) -> None:
+    copy_sparse(str(disk), str(tmp_path / "copy"))
+    os.truncate(tmp_path / "copy", 101 * MIB)
+    assert not is_copy(str(disk), str(tmp_path / "copy"))
+
+
+@pytest.mark.skipif(shutil.which("mke2fs", path="/usr/sbin:/sbin") is None, reason="needs mke2fs")
+def test_two_empty_disks_are_copies_of_each_other(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("one", "other")]
+    for path in paths:
+        with open(path, "wb") as file:
+            file.truncate(1 << 30)
+        run(finalize_mke2fs(path), env=MKE2FS_ENVIRONMENT)
+        os.utime(path, (1, 1))
+    assert is_copy(*paths)
 
 
 def test_nothing_is_overwritten_or_left_half_done(disk: Path, elsewhere: Path) -> None:

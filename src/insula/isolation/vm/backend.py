@@ -198,6 +198,7 @@ class VmBackend:
                 order.share_files(),
                 self._facilities.guest.release,
                 rescan=bool(booted.record.template and order.has_more),
+                fresh=await self._starter.is_fresh(order, booted),
             )
             await renew_host_keys(booted.channel, plan)
             vm.steps.mark("machine and workload")

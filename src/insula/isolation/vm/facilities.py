@@ -22,6 +22,7 @@ from insula.isolation.vm.guest import Guest, find_guest, make_guest
 from insula.isolation.vm.machine import Accelerator
 from insula.isolation.vm.order import probe_order
 from insula.isolation.vm.record import find_records
+from insula.isolation.vm.upper import EmptyDisk
 from insula.isolation.vm.virtiofs import find_virtiofsd
 from insula.model.progress import Progress, no_progress
 from insula.system import cgroups
@@ -42,6 +43,7 @@ class Facilities:
         self.choice: Choice | None = None
         self.guest: Guest | None = None
         self.uids: dict[str, int] = {}
+        self.empty_disk = EmptyDisk(settings.vm_disk_gib)
         self._progress = progress
         self._host: Host | None = None
         self._guest_lock = asyncio.Lock()

@@ -76,10 +76,16 @@ def etc_file(file: EtcFile) -> str:
 
 
 def configure(
-    plan: LaunchPlan, share_files: dict[str, str], *, rescan: bool, rehearsal: bool = False
+    plan: LaunchPlan,
+    share_files: dict[str, str],
+    *,
+    rescan: bool,
+    rehearsal: bool = False,
+    fresh: bool = False,
 ) -> Pairs:
     """`share_files`: tag of a share to the name of the one file that it holds.  `rescan`: the machine has
-    devices that its guest has not seen.  `rehearsal`: the workload's end is not the machine's."""
+    devices that its guest has not seen.  `rehearsal`: the workload's end is not the machine's.  `fresh`: the
+    upper disk is as empty as its template's was."""
     pairs: Pairs = [
         ("image_serial", "image"),
         ("upper_serial", "upper"),
@@ -88,6 +94,7 @@ def configure(
         ("shm_kib", str(max(1, plan.limits.shm_size_bytes // 1024))),
         ("rescan", str(int(rescan))),
         ("rehearsal", str(int(rehearsal))),
+        ("upper_fresh", str(int(fresh))),
     ]
     pairs += [("nic", nic(endpoint)) for endpoint in plan.endpoints]
     pairs += [("mount", mount(m, share_files.get(m.tag, ""))) for m in plan.mounts]

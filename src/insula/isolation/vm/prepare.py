@@ -104,6 +104,7 @@ async def prepare_workload(
     *,
     rescan: bool,
     rehearsal: bool = False,
+    fresh: bool = False,
 ) -> None:
     """Identity, network, root and workload, up to the first instruction.  Raises as `command_error` when the
     agent refuses, GuestFailed when the identity is not confirmed."""
@@ -111,7 +112,8 @@ async def prepare_workload(
     answers = [
         submit_identity(channel, plan, generation),
         channel.submit(
-            Type.CONFIGURE, messages.configure(plan, share_files, rescan=rescan, rehearsal=rehearsal)
+            Type.CONFIGURE,
+            messages.configure(plan, share_files, rescan=rescan, rehearsal=rehearsal, fresh=fresh),
         ),
     ]
     channel.send(Type.SECCOMP, 0, filter_)

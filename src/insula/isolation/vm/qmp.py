@@ -11,17 +11,27 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from insula.errors import RuntimeFailed
 from insula.isolation.vm import sockets
 from insula.isolation.vm.machine import FIRST_DISK_SET, Disk, disk_node, file_node, hot_nic
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
 
 _TIMEOUT_S = 20.0
 _STATE_SET = 9  # no other file has it
 _EJECT_S = 5.0  # for a guest, which may be anybody's, to let go of a device
 _EJECT_LOOK_S = 0.01
 _LOOK_S = 0.002  # saving a state takes 10 ms, with an event or without
+# Memory in a shared file stays out of the stream: it is in the file already.  (As a property on the command
+# line QEMU has this since 8.1 only.)
+_IGNORE_SHARED: tuple[str, dict[str, object]] = (
+    "migrate-set-capabilities",
+    {"capabilities": [{"capability": "x-ignore-shared", "state": True}]},
+)
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs every ended VM as an error
 
 
@@ -38,6 +48,18 @@ class Monitor:
         self, command: str, arguments: dict[str, object] | None = None, *, fd: int = -1
     ) -> object:
         """`fd` is passed along, for `getfd` and `add-fd`."""
+        async with self._connected(command) as client:
+            if fd >= 0:
+                client.send_fd_scm(fd)
+            return await client.execute(command, arguments)
+
+    async def _execute_all(self, steps: Sequence[tuple[str, dict[str, object]]]) -> None:
+        """Sent together: QEMU takes them in order, also when one has failed."""
+        async with self._connected(", ".join(name for name, _ in steps)) as client:
+            await asyncio.gather(*(client.execute(*step) for step in steps))
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, what: str) -> AsyncIterator[QMPClient]:
         from qemu.qmp import QMPClient, QMPError  # 40 ms to import: not at the daemon's start
 
         async with self._lock:
@@ -48,30 +70,11 @@ class Monitor:
                         client = QMPClient(self._name)
                         await client.connect(sockets.connect(self._path))
                         self._client = client
-                    if fd >= 0:
-                        client.send_fd_scm(fd)
-                    return await client.execute(command, arguments)
+                    yield client
             except (QMPError, OSError, TimeoutError) as error:
                 await self._drop()
                 raise RuntimeFailed(
-                    f"QEMU did not carry out {command} for {self._name}: {error or 'no answer in time'}"
-                ) from error
-
-    async def _execute_all(self, steps: Sequence[tuple[str, dict[str, object]]]) -> None:
-        """Sent together.  The connection is there."""
-        from qemu.qmp import QMPClient, QMPError
-
-        async with self._lock:
-            client = self._client
-            assert isinstance(client, QMPClient)
-            try:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    await asyncio.gather(*(client.execute(*step) for step in steps))
-            except (QMPError, OSError, TimeoutError) as error:
-                await self._drop()
-                raise RuntimeFailed(
-                    f"QEMU did not carry out {', '.join(name for name, _ in steps)} for {self._name}: "
-                    f"{error or 'no answer in time'}"
+                    f"QEMU did not carry out {what} for {self._name}: {error or 'no answer in time'}"
                 ) from error
 
     async def _drop(self) -> None:
@@ -106,23 +109,21 @@ class Monitor:
         answer = await self._execute("query-status")
         return str(answer.get("status", "")) if isinstance(answer, dict) else ""
 
-    async def _ignore_shared(self) -> None:
-        """Memory in a shared file stays out of the stream: it is in the file already.  (As a property on the
-        command line QEMU has this since 8.1 only.)"""
-        wanted = [{"capability": "x-ignore-shared", "state": True}]
-        await self._execute("migrate-set-capabilities", {"capabilities": wanted})
-
     async def load_state(self, fd: int, *, devices_only: bool) -> None:
         """Go on from a saved state; `fd` is QEMU's own number of its file.  Returns before it is loaded; a
         QEMU that cannot load it ends.  `devices_only`: it is of `save_devices`, not of `save_state`."""
-        if not devices_only:
-            await self._ignore_shared()
-        await self._execute("migrate-incoming", {"uri": f"fd:{fd}"})
+        # it would tell everybody on the network five times where its MAC is: that of somebody else, which it
+        # is about to give up
+        steps: list[tuple[str, dict[str, object]]] = [
+            ("migrate-set-parameters", {"announce-rounds": 0}),
+            ("migrate-incoming", {"uri": f"fd:{fd}"}),
+        ]
+        await self._execute_all(steps if devices_only else [_IGNORE_SHARED, *steps])
 
     async def save_state(self, fd: int, timeout_s: float) -> None:
         """The state of all devices into `fd`; the machine stands still afterwards, and whoever loads the
         state runs.  Raises RuntimeFailed with QEMU's reason."""
-        await self._ignore_shared()
+        await self._execute(*_IGNORE_SHARED)
         await self._execute("getfd", {"fdname": "state"}, fd=fd)
         await self._execute("migrate", {"uri": "fd:state"})
         await self.loaded(timeout_s)

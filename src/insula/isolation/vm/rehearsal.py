@@ -102,6 +102,17 @@ async def rehearse(channel: Channel, release: str, *, settle: bool = False) -> N
         raise GuestFailed(f"the guest's rehearsal failed: {error}") from error
 
 
+async def premount(channel: Channel) -> None:
+    """The empty upper disk, of a guest that is about to be frozen.  Raises GuestFailed."""
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            await channel.request(Type.PREMOUNT, ("upper_serial", "upper"))
+    except TimeoutError:
+        raise GuestFailed(f"the guest did not mount its disk within {_LIMIT_S:.0f} s") from None
+    except AgentError as error:
+        raise GuestFailed(f"the guest could not mount its disk ahead: {error}") from error
+
+
 def make_root(directory: str, agent: bytes) -> None:
     """The root that the rehearsal's image disk is made of."""
     for name in ("dev", "etc", "proc", "root", "sys", "tmp"):

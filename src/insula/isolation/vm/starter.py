@@ -28,16 +28,15 @@ from insula.isolation.vm.order import (
     with_interfaces,
 )
 from insula.isolation.vm.qmp import Monitor
-from insula.isolation.vm.rehearsal import rehearse
+from insula.isolation.vm.rehearsal import premount, rehearse
 from insula.isolation.vm.steps import Steps
 from insula.isolation.vm.template import Source, Template, TemplateRecord
 from insula.isolation.vm.templates import Size, Templates, freeze, make_key
 from insula.model.limits import Limits
 from insula.model.root import IMAGE_DISK_BYTES
 from insula.model.template import TemplateView
-from insula.system.disk_file import copy_sparse, finalize_mke2fs
+from insula.system.disk_file import copy_sparse, make_again
 from insula.system.files import remove_tree
-from insula.system.run import arun
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Starter:
         self.templates = Templates(self._settings.data_root, self._template_key, self._make_template)
         self.clones = Clones(self._make_clone, self._drop_clone, least=self._settings.vm_pool)
         self._dropping: set[asyncio.Task[None]] = set()
-        self._upper_lock = asyncio.Lock()
+        self._empty = facilities.empty_disk
 
     async def close(self) -> None:
         await self.clones.close()
@@ -125,6 +124,12 @@ class Starter:
                 await self.templates.distrust(template)
         log.info("%s boots: %s", order.id[:12], why)
         return await self._boot(order, owner, generation, make_channel, steps=steps, reason=why)
+
+    async def is_fresh(self, order: Order, booted: Booted) -> bool:
+        """Nothing has ever been written to the upper disk, which its template's kernel has mounted."""
+        if not booted.record.template:
+            return False
+        return await self._empty.is_like(await self._facilities.need_guest(), order.upper_disk)
 
     async def resume(
         self,
@@ -265,6 +270,8 @@ class Starter:
             booted = await self._boot(order, name, str(uuid.uuid4()), Channel, ram=ram)
             try:
                 await rehearse(booted.channel, guest.release, settle=True)
+                await asyncio.to_thread(make_again, await self._empty.need(guest), order.upper_disk)
+                await premount(booted.channel)
             except BaseException:
                 await boot.end(booted)
                 raise
@@ -287,15 +294,7 @@ class Starter:
     async def _rehearsal(self, name: str, run_dir: str, size: Size) -> Order:
         """With its disks in place."""
         guest = await self._facilities.need_guest()
-        gib = self._settings.vm_disk_gib
-        empty = os.path.join(guest.directory, f"rehearsal-upper-{gib}g.ext4")
-        async with self._upper_lock:
-            if not os.path.exists(empty):
-                fresh = f"{empty}.new"
-                with open(fresh, "wb") as file:
-                    file.truncate(gib << 30)
-                await arun(finalize_mke2fs(fresh))
-                os.rename(fresh, empty)
+        empty = await self._empty.need(guest)
         remove_tree(run_dir)
         os.makedirs(run_dir, mode=0o700)
         order = rehearsal_order(

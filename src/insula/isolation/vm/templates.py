@@ -73,7 +73,8 @@ async def make_key(facilities: Facilities, size: Size) -> str:
         nics=(Nic(fd=0, mac=MAC),),
     )
     digest = await asyncio.to_thread(digest_of, guest, accelerator)
-    facts = [facilities.build, digest, platform.machine(), str(IMAGE_DISK_BYTES), str(disk_gib)]
+    empty = await facilities.empty_disk.digest(guest)
+    facts = [facilities.build, digest, platform.machine(), str(IMAGE_DISK_BYTES), str(disk_gib), empty]
     if accelerator is Accelerator.KVM:  # the guest has seen this very CPU, through this very kernel
         facts += [platform.release(), cpu_word("model name"), cpu_word("flags"), cpu_word("microcode")]
     return key_of(finalize_argv(machine, host.qemu), facts)

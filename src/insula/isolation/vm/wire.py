@@ -59,6 +59,7 @@ class Type(enum.IntEnum):
     RENEW = 33
     LIMIT = 34
     NETWORK = 35
+    PREMOUNT = 36
 
 
 FROM_GUEST = frozenset(
