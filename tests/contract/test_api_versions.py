@@ -73,7 +73,6 @@ UNREAD = {
     ("GET /images/json", "digests"),  # they are always shown, as by moby
     ("GET /networks/{id}", "verbose"),  # of swarm networks
     ("POST /build", "Content-type"),  # the archive itself tells what it is
-    ("POST /build/prune", "keep-storage"),  # of a cache that is images here
     ("POST /containers/{id}/start", "detachKeys"),  # nothing is attached; moby does not read it either
     ("GET /plugins", "filters"),  # of none
     ("DELETE /plugins/{name}", "force"),

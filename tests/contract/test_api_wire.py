@@ -219,6 +219,16 @@ async def test_default_fields_of_the_docker_client_pass(house: House) -> None:
     await create(house, "true", HostConfig=host, NetworkingConfig=networking, Volumes={})
 
 
+async def test_whose_exec_it_is(house: House) -> None:
+    """Its own user, else the container's; the field is absent when it is nobody's, as in Go."""
+    for own, asked, expected in (("", "", None), ("1000", "", "1000"), ("1000", "0", "0")):
+        ident = await create(house, "sleep", "100", User=own)
+        await act(house, f"/containers/{ident}/start")
+        made = await ask(house, "POST", f"/containers/{ident}/exec", {"Cmd": ["true"], "User": asked})
+        found = await ask(house, "GET", f"/exec/{json.loads(made[2])['Id']}/json")
+        assert expected == json.loads(found[2])["ProcessConfig"].get("user")
+
+
 async def test_when_an_image_was_tagged_last(house: House) -> None:
     async def told() -> str:
         image = json.loads((await ask(house, "GET", "/images/busybox/json"))[2])

@@ -1,7 +1,7 @@
 """A create request to an InstanceSpec.  Pure.
 
 Every field of the swagger is honoured, refused by name when it asks for something, or (two of them) has
-no meaning here: `ContainerIDFile`, which inspect repeats, is the client's own, `ArgsEscaped` is of Windows.
+no meaning here and is repeated by inspect: `ContainerIDFile` and `ArgsEscaped` are the client's own.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         )
     inert = find_inert(host, version)
     warnings += warn_inert(inert)
+    if given.ArgsEscaped:
+        inert["ArgsEscaped"] = 1
     if host.CpuPercent:
         warnings.append("linux does not support CPU percent. Percent discarded.")  # moby's
     links = parse_links(host.Links or ())
@@ -95,7 +97,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         stop_signal=given.StopSignal,
         stop_timeout_s=given.StopTimeout,
         health=parse_health(given.Healthcheck, version),
-        init=host.Init,
+        init=bool(host.Init),
         tty=given.Tty,
         console_rows=rows,
         console_cols=cols,
@@ -150,10 +152,11 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         volume_driver=host.VolumeDriver,
         on_build=tuple(given.OnBuild or ()),
         inert=inert,
+        runtime=host.Runtime,
         empties=tuple(name for name in wire.HOST_CONFIG_EMPTIES if getattr(host, name) in _EMPTY),
         shell=tuple(given.Shell or ()),
-        volumes=tuple(given.Volumes or ()),
         container_id_file=host.ContainerIDFile,
+        volumes=tuple(given.Volumes or ()),
     )
     return CreateRequest(spec, tuple(warnings))
 

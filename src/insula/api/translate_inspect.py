@@ -83,7 +83,8 @@ def render_config(view: InstanceView) -> ContainerConfig:
     spec, config = view.instance.spec, view.config
     volumes = [*config.volumes]
     if spec.volumes is None:  # made by an insula that did not keep how they were written
-        volumes += [m.target for m in spec.mounts if m.kind is MountKind.VOLUME and not m.source]
+        asked = (m for m in spec.mounts if m.kind is MountKind.VOLUME and m.legacy)
+        volumes += [m.target for m in asked if not (m.source or m.text)]
     no_entrypoint = spec.entrypoint is not None and not config.entrypoint
     rendered = ContainerConfig(
         Hostname=config.hostname,
@@ -111,6 +112,7 @@ def render_config(view: InstanceView) -> ContainerConfig:
         StopSignal=config.stop_signal,
         StopTimeout=spec.stop_timeout_s,
         Shell=list(config.shell) or None,
+        ArgsEscaped=bool(spec.inert.get("ArgsEscaped")),
     )
     return without_empty(rendered, CONFIG_OMITS)
 
@@ -196,7 +198,7 @@ def render_host_config(view: InstanceView, version: Version = NEWEST) -> host.Ho
         VolumesFrom=list(spec.volumes_from) or None,
         ShmSize=limits.shm_size_bytes,
         Sysctls=spec.sysctls or None,
-        Runtime="runc",
+        Runtime=spec.runtime or "runc",
         Isolation=spec.asked_isolation or spec.isolation.value,
         Links=[f"/{name}:/{view.instance.name}/{alias}" for name, alias in view.links] or None,
         Mounts=[_mount(m) for m in spec.mounts if not m.legacy] or None,

@@ -144,8 +144,6 @@ def parse_network(given: NetworkCreateRequest) -> NetworkRequest:
         raise UnsupportedField("ConfigOnly", "networks that only hold configuration are not supported")
     if given.IPAM.Driver not in ("", "default"):
         raise NotFound(f"could not find plugin {given.IPAM.Driver} in v1 plugin registry: plugin not found")
-    if given.IPAM.Options:
-        raise UnsupportedField("IPAM.Options", "the default driver has no options")
     configs = [config for config in given.IPAM.Config if config != IPAMConfig()]
     configs4 = [config for config in configs if not _is_ipv6(config)]
     configs6 = [config for config in configs if _is_ipv6(config)]
@@ -174,6 +172,7 @@ def parse_network(given: NetworkCreateRequest) -> NetworkRequest:
         ipv6=given.EnableIPv6,
         range6=range6,
         unique=given.CheckDuplicate,
+        ipam_options=given.IPAM.Options,
     )
 
 
@@ -183,6 +182,8 @@ def warn_network(request: NetworkRequest, made: Network, others: Iterable[Networ
     found = [f"Network with name {other.name} (id : {other.id}) already exists" for other in same]  # moby's
     if made.range6 is not None and not made.ipv6:
         found.append("The IPv6 configuration has no effect: EnableIPv6 is not set")
+    if made.ipam_options:
+        found.append("IPAM.Options have no effect: the default driver has none")
     range6, got6 = request.range6 or AddressRange(), made.range6 or AddressRange()
     for asked, got in (
         (request.subnet, made.subnet),

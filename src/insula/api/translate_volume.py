@@ -68,7 +68,7 @@ def render_network(
         "Driver": network.driver,
         **({"EnableIPv4": True} if version >= (1, 47) else {}),
         "EnableIPv6": network.ipv6,
-        "IPAM": {"Driver": "default", "Options": None, "Config": ipam},
+        "IPAM": {"Driver": "default", "Options": network.ipam_options or None, "Config": ipam},
         "Internal": network.internal,
         "Attachable": network.attachable,
         "Ingress": False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +23,7 @@ from insula.errors import InvalidRequest
 from insula.model.mounts import MountKind, MountSpec
 from insula.system.files import remove_tree
 from insula.system.mounts import mount_overlay, umount
+from insula.volumes.copy_up import copy_up
 from insula.volumes.volumes import Volumes
 
 CACHE_LABEL = "com.insula.build-cache"
@@ -92,15 +94,31 @@ class RunMounts:
 
     async def _cache(self, mount: RunMount, target: str, stack: AsyncExitStack) -> MountSpec:
         name = cache_volume(mount.id)
-        if mount.locked:
+        if mount.private:  # the first of its kind that nobody uses now
+            numbered = (name if number == 0 else f"{name}-{number}" for number in itertools.count())
+            name = next(n for n in numbered if n not in _locks or not _locks[n].locked())
+        if mount.locked or mount.private:
             await stack.enter_async_context(_locks.setdefault(name, asyncio.Lock()))
         if not self._volumes.have(name):
-            volume = await self._volumes.create(name, labels={CACHE_LABEL: mount.id})
-            os.chown(volume.mountpoint, mount.uid, mount.gid)
-            os.chmod(volume.mountpoint, 0o755 if mount.mode is None else mount.mode)
+            await self._make_cache(name, mount)
         return MountSpec(
             kind=MountKind.VOLUME, source=name, target=target, read_only=not mount.writable, no_copy=True
         )
+
+    async def _make_cache(self, name: str, mount: RunMount) -> None:
+        """Empty, or with what `from` has."""
+        volume = await self._volumes.create(name, labels={CACHE_LABEL: mount.id})
+        try:
+            if mount.source_stage:
+                layers = await self._find_root(mount.source_stage)
+                path = "/" + mount.source.strip("/")
+                if await copy_up(layers, path, volume.mountpoint, scratch=self._places.run):
+                    return
+            os.chown(volume.mountpoint, mount.uid, mount.gid)
+            os.chmod(volume.mountpoint, 0o755 if mount.mode is None else mount.mode)
+        except BaseException:
+            await self._volumes.remove(name, force=True, users=lambda _: ())
+            raise
 
     async def _bind(self, number: int, mount: RunMount, target: str, stack: AsyncExitStack) -> MountSpec:
         layers = await self._find_root(mount.source_stage)

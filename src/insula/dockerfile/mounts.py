@@ -22,7 +22,8 @@ _YES, _NO = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMount:
-    """`kind` is bind, cache, tmpfs, secret or ssh.  `source_stage` is bind's `from`.  `mode`, `uid` and `gid`
+    """`kind` is bind, cache, tmpfs, secret or ssh.  `source_stage` is `from`: what a bind shows, and
+    a cache begins with.  `locked` and `private` are a cache's sharing.  `mode`, `uid` and `gid`
     are a secret's, an agent's or a cache's.  `size` is a tmpfs's, as it was written."""
 
     kind: str
@@ -33,6 +34,7 @@ class RunMount:
     writable: bool = False
     required: bool = False
     locked: bool = False
+    private: bool = False
     mode: int | None = None
     uid: int = 0
     gid: int = 0
@@ -76,6 +78,7 @@ def parse_mount(text: str) -> RunMount:
         writable=_writable(given, kind),
         required=given.get("required") in _YES,
         locked=given.get("sharing") == "locked",
+        private=given.get("sharing") == "private",
         mode=_number(given, "mode", 8) if "mode" in given else None,
         uid=_number(given, "uid", 10),
         gid=_number(given, "gid", 10),
@@ -91,13 +94,12 @@ def _writable(given: dict[str, str], kind: str) -> bool:
 
 
 def _check_cache(given: dict[str, str]) -> None:
-    if given.get("sharing", "shared") not in ("shared", "locked"):
+    if given.get("sharing", "shared") not in ("shared", "locked", "private"):
         raise InvalidRequest(
-            f"cache mount: sharing={given['sharing']} is not supported", hint="shared or locked"
+            f"unsupported sharing value '{given['sharing']}'", hint="shared, locked or private"
         )
-    for name in ("from", "source"):
-        if name in given:
-            raise InvalidRequest(f"cache mount: {name} is not supported: a cache begins empty")
+    if "source" in given and "from" not in given:
+        raise InvalidRequest("cache mount: source is a directory of from, which is missing")
 
 
 def _number(given: dict[str, str], name: str, base: int) -> int:

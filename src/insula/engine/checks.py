@@ -6,7 +6,7 @@ The wording is moby's where moby has one.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from insula.engine.health import check_health
 from insula.engine.links import check_link_mode
@@ -21,6 +21,7 @@ from insula.model.network import NetworkSpec
 from insula.model.root import RootKind
 from insula.model.sizes import parse_size
 from insula.system import cpusets
+from insula.system.security_modules import has_apparmor, has_selinux
 
 RESTART_POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9_.-]{1,63}")
@@ -55,6 +56,7 @@ def check_spec(spec: InstanceSpec) -> None:
         raise InvalidRequest("invalid Annotations: the empty string is not permitted as an annotation key")
     _check_storage(spec)
     _check_network(spec)
+    check_labels(spec.security_opt)
 
 
 def _check_storage(spec: InstanceSpec) -> None:
@@ -68,6 +70,25 @@ def _check_storage(spec: InstanceSpec) -> None:
             hint="--isolation vm gives it a disk of the size",
         )
     disk_gib(spec.storage_opt)
+
+
+def check_labels(options: Iterable[str]) -> tuple[str, ...]:
+    """SecurityOpt's AppArmor profile and SELinux labels, which are not applied here.  On a host without that
+    module they mean nothing to Docker, either: warnings then.  Raises UnsupportedField on one with it."""
+    warnings = []
+    for option in options:
+        key, _, value = (option if "=" in option else option.replace(":", "=", 1)).partition("=")
+        if (key, value) in (("apparmor", "unconfined"), ("label", "disable")):
+            continue
+        for name, module, works in (
+            ("apparmor", "AppArmor", has_apparmor),
+            ("label", "SELinux", has_selinux),
+        ):
+            if key == name and works():
+                raise UnsupportedField("HostConfig.SecurityOpt", f"{option!r}: {module} is not supported")
+            if key == name:
+                warnings.append(f"SecurityOpt: {option} has no effect: this host has no {module}")
+    return tuple(warnings)
 
 
 def disk_gib(options: Mapping[str, str]) -> int:

@@ -13,7 +13,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from insula.engine.checks import check_spec, disk_gib
+from insula.engine.checks import check_labels, check_spec, disk_gib
 from insula.engine.instances import Entry, Instances
 from insula.engine.links import settle_links
 from insula.engine.merge import merge_config
@@ -287,9 +287,16 @@ def finalize_mount(mount: MountSpec, index: int, source: str) -> Mount:
 
 
 def make_warnings(spec: InstanceSpec) -> tuple[str, ...]:
+    """In Docker's words where it has some.  `check_spec` has let it pass."""
+    found = list(check_labels(spec.security_opt))
+    if spec.limits.oom_kill_disable and not spec.limits.memory_bytes:
+        found.append(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the "
+            "system running out of resources."
+        )
     if attachment(spec)[0] is not Attachment.BRIDGE and (spec.ports or spec.publish_all):
-        return (f"Published ports are discarded when using {spec.network_mode} network mode",)
-    return ()
+        found.append(f"Published ports are discarded when using {spec.network_mode} network mode")
+    return tuple(found)
 
 
 def _nobody(_name: str) -> tuple[str, ...]:

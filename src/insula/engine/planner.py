@@ -92,8 +92,8 @@ def decide_security(spec: InstanceSpec, default_profile: str) -> Security:
             seccomp = default_profile
         elif key == "seccomp":
             seccomp = _checked_profile(value)
-        elif option in ("apparmor=unconfined", "apparmor:unconfined", "label=disable", "label:disable"):
-            continue  # neither is applied here
+        elif key in ("apparmor", "label") and value:
+            continue  # neither is applied here (`checks.check_labels`)
         elif option in ("systempaths=unconfined", "systempaths:unconfined"):
             continue  # finalize_paths
         else:
@@ -213,7 +213,7 @@ def make_plan(
         host_network=attachment(spec)[0] is Attachment.HOST,
         netns=netns,
         joins_network=attachment(spec)[0] is Attachment.JOIN,
-        init=bool(spec.init),
+        init=spec.init,
         cgroup_parent=spec.cgroup_parent,
         cgroupns_mode=spec.cgroupns_mode,
         pid_mode=spec.pid_mode,

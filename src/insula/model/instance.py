@@ -71,7 +71,7 @@ class InstanceSpec:
     stop_signal: str = ""
     stop_timeout_s: int | None = None
     health: HealthCheck | None = None
-    init: bool | None = None
+    init: bool = False
 
     tty: bool = False
     console_rows: int = 0
@@ -132,6 +132,8 @@ class InstanceSpec:
     empties: tuple[str, ...] = ()
     """Lists of the request that were there and empty; others were not there, for which inspect has null."""
     shell: tuple[str, ...] = ()
+    runtime: str = ""
+    """As asked for; inspect repeats it."""
     volumes: tuple[str, ...] | None = None
     """The paths of Config.Volumes as they were written, mounted over or not; None in records of before."""
     container_id_file: str = ""

@@ -85,6 +85,7 @@ class NetworkRequest:
     ipv6: bool = False
     range6: AddressRange | None = None
     unique: bool = True
+    ipam_options: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,8 @@ class Network:
     chosen_subnet: bool = False
     ipv6: bool = False
     range6: AddressRange | None = None
+    ipam_options: dict[str, str] = field(default_factory=dict)
+    """Only kept and shown."""
 
     @property
     def carried6(self) -> AddressRange | None:

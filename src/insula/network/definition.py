@@ -97,6 +97,7 @@ def define_network(
         chosen_subnet=range4.chosen_subnet,
         ipv6=request.ipv6,
         range6=range6,
+        ipam_options=request.ipam_options,
     )
     check_sharing(made, existing)
     return made

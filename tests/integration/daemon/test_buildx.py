@@ -79,7 +79,7 @@ def instances(daemon: Daemon) -> list[str]:
 _WHOLE = f"""\
 ARG BASE=none
 FROM {IMAGE} AS tools
-RUN echo tool > /tool
+RUN echo tool > /tool; mkdir /seed; echo seeded > /seed/s
 FROM {IMAGE} AS broken
 RUN exit 9
 FROM $BASE AS base
@@ -89,6 +89,7 @@ ARG WHO=nobody
 COPY . /context/
 COPY --from=tools /tool /tool
 COPY --from=others note /note
+RUN --mount=type=cache,target=/c,from=tools,source=/seed,sharing=private cat /c/s; echo x >>/c/s
 RUN --mount=type=secret,id=token --mount=type=cache,target=/cache \\
     cat /run/secrets/token && touch /cache/x && echo && echo "hello $WHO $A"
 RUN uname -r
@@ -125,6 +126,7 @@ def test_a_build_as_where_docker_is_installed(buildx: Buildx, isolation: str) ->
     ]
     said = buildx.build(*words, TOKEN="s3cret")
     assert re.search(r"#\d+ \[tools 2/2\] RUN echo tool", said)
+    assert re.search(r"^#\d+ [\d.]+ seeded$", said, re.MULTILINE), said
     assert "RUN exit 9" not in said  # the target does not need it
     assert re.search(rf"^#\d+ [\d.]+ s3cret\n#\d+ [\d.]+ hello {isolation} 1$", said, re.MULTILINE), said
     kernel = re.findall(r"^#\d+ [\d.]+ (\d+\.\d+\S*)$", said, re.MULTILINE)[-1]
@@ -147,7 +149,7 @@ def test_a_build_as_where_docker_is_installed(buildx: Buildx, isolation: str) ->
     ] == listing.split("\n")
 
     again = buildx.build(*words, TOKEN="other")
-    assert len(re.findall(r"^#\d+ CACHED$", again, re.MULTILINE)) == 6, again
+    assert len(re.findall(r"^#\d+ CACHED$", again, re.MULTILINE)) == 7, again
     cold = buildx.build(*words, "--no-cache-filter", "tools", TOKEN="other")
     assert not re.search(r"RUN echo tool\n#\d+ CACHED", cold)
     assert before == instances(daemon)

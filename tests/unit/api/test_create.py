@@ -306,6 +306,12 @@ def test_what_the_oldest_clients_take_for_granted() -> None:
     assert "none" == parse(host={"IpcMode": "none"}, version=(1, 39)).spec.ipc_mode
 
 
+def test_what_the_client_keeps_for_itself_is_shown_again() -> None:
+    spec = parse(ArgsEscaped=True, host={"ContainerIDFile": "/x", "Runtime": "crun"}).spec
+    assert ({"ArgsEscaped": 1}, "/x", "crun") == (spec.inert, spec.container_id_file, spec.runtime)
+    assert () == parse(ArgsEscaped=True).warnings
+
+
 def test_what_an_update_does_not_change_is_said() -> None:
     given = UpdateConfig(CpuShares=5, Ulimits=[Ulimit(Name="nofile", Soft=1, Hard=1)], CpuCount=1)
     said = warn_update(given, (1, 47))

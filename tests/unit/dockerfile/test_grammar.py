@@ -228,6 +228,12 @@ def test_what_is_wrong_is_said_with_its_line(text: str, expected: str) -> None:
         ('type=bind,"source=a,b",target=/c,rw', RunMount(kind="bind", source="a,b", target="/c", writable=True)),
         ("type=Bind,ro,from=b,target=/c", RunMount(kind="bind", source_stage="b", target="/c")),
         ("type=cache,target=/c,ro=1,readwrite=T", RunMount(kind="cache", id="/c", target="/c", writable=True)),
+        (
+            "type=cache,target=/c,sharing=private,from=base,source=/x",
+            RunMount(
+                kind="cache", id="/c", target="/c", writable=True, private=True, source="/x", source_stage="base"
+            ),
+        ),
         ("type=cache,target=/c,rw=0", RunMount(kind="cache", id="/c", target="/c")),
     ],
 )  # fmt: skip
@@ -240,7 +246,8 @@ def test_mounts_of_a_run(text: str, expected: RunMount) -> None:
     [
         "type=foo",
         "type=bind",
-        "type=cache,target=/a,sharing=private",
+        "type=cache,target=/a,sharing=mine",
+        "type=cache,target=/a,source=/x",
         "type=tmpfs,target=/a,uid=1",
         "target=/a,rw=x",
     ],

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from insula.build.mounting import CACHE_LABEL
+from insula.build.prune import prune_caches
 from insula.engine.contents import check_writable
 from insula.engine.engine import Engine
 from insula.errors import Conflict, Forbidden, InvalidRequest, NoSuchPath
@@ -176,6 +178,32 @@ async def test_an_image_in_use(engine: Engine) -> None:
         await engine.remove_image(IMAGE)
     await engine.remove(made.id)
     await engine.remove_image(IMAGE)
+
+
+async def test_which_caches_of_builds_are_pruned(
+    world: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {name: 100 * number for number, name in enumerate(("one", "two", "three", "four"), start=1)}
+
+    async def size(name: str) -> int:
+        return sizes[name]
+
+    monkeypatch.setattr(engine.volumes, "size", size)
+    for name in sizes:
+        await engine.volumes.create(name, labels={CACHE_LABEL: "", name: ""})
+    await engine.volumes.create("data")
+
+    async def pruned(*labels: str, ids: tuple[str, ...] = (), keep_bytes: int = 0) -> tuple[str, ...]:
+        filters = PruneFilters(labels=labels)
+        return (await prune_caches(engine, filters, ids=ids, keep_bytes=keep_bytes)).deleted
+
+    assert () == await pruned(ids=("none", "data"))
+    assert ("two",) == await pruned(ids=("two", "data"))
+    assert () == await pruned(keep_bytes=800)
+    assert ("one",) == await pruned(keep_bytes=700)
+    assert () == await pruned("two")
+    assert ("three", "four") == await pruned()
+    assert ["data"] == [volume.name for volume in engine.volumes.list()]
 
 
 async def test_prune_takes_what_does_not_run(engine: Engine) -> None:

@@ -169,7 +169,7 @@ def test_security_options() -> None:
     assert decide_security(spec("x", security_opt=("systempaths=unconfined",)), profile).masked_paths == ()
 
 
-@pytest.mark.parametrize("option", ["apparmor=docker-default", "label=type:x", "seccomp={", "nonsense"])
+@pytest.mark.parametrize("option", ["apparmor=", "label", "seccomp={", "nonsense"])
 def test_security_options_that_are_refused(option: str) -> None:
     with pytest.raises(InvalidRequest):
         decide_security(spec("x", security_opt=(option,)), "{}")

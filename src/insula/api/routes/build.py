@@ -13,12 +13,13 @@ from aiohttp import web
 from insula.api.call import Call, answer
 from insula.api.progress import Teller, stream_progress
 from insula.api.routing import Route
-from insula.errors import InsulaError
+from insula.errors import InsulaError, InvalidRequest
 
 if TYPE_CHECKING:
     from insula.build.options import StepNote
 
 _KEPT_OUTPUT = 64 << 10
+_MOST_DIGITS = 18
 _RED, _PLAIN = "\x1b[91m", "\x1b[0m"
 
 
@@ -97,7 +98,11 @@ async def prune(call: Call) -> web.StreamResponse:
     from insula.build.prune import prune_caches
 
     filters = call.filters()
-    report = await prune_caches(call.engine, filters.for_prune(time.time_ns(), "id", "all"))
+    wanted = filters.for_prune(time.time_ns(), "id", "all")
+    keep = call.text("keep-storage") or "0"
+    if not keep.isdecimal() or len(keep) > _MOST_DIGITS:
+        raise InvalidRequest(f"keep-storage is in bytes and expects an integer, got {keep[:64]}")
+    report = await prune_caches(call.engine, wanted, ids=filters.get("id"), keep_bytes=int(keep))
     return answer({"CachesDeleted": list(report.deleted) or None, "SpaceReclaimed": report.reclaimed_bytes})
 
 

@@ -112,7 +112,7 @@ async def inspect(call: Call) -> web.StreamResponse:
                 "entrypoint": spec.args[0],
                 "arguments": list(spec.args[1:]),
                 "privileged": spec.privileged,
-                "user": spec.user,
+                **({"user": view.user} if view.user else {}),
             },
             "OpenStdin": spec.open_stdin,
             "OpenStderr": spec.attach_stderr,

@@ -129,12 +129,15 @@ def check_plan(plan: LaunchPlan) -> tuple[str, ...]:
         raise UnsupportedField("HostConfig.Memory", f"a guest kernel needs at least {LEAST_MEMORY_MIB} MiB")
     if version_in_use() == 1:
         check_shares(plan.limits.cpu_shares)
+    warnings = []
+    if plan.limits.memory_swap_bytes not in (0, plan.limits.memory_bytes):
+        warnings.append("MemorySwap has no effect: a virtual machine has its memory and no swap.")
     if plan.limits.memory_swappiness is not None and version_in_use() == 2:
-        return (
+        warnings.append(
             "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
-            "Memory swappiness discarded.",
+            "Memory swappiness discarded."
         )
-    return ()
+    return tuple(warnings)
 
 
 def check_update(old: Limits, new: Limits) -> None:
