@@ -97,7 +97,7 @@ def parse_create(given: ContainerCreateRequest, default: Isolation, version: Ver
         stop_signal=given.StopSignal,
         stop_timeout_s=given.StopTimeout,
         health=parse_health(given.Healthcheck, version),
-        init=bool(host.Init),
+        init=host.Init,
         tty=given.Tty,
         console_rows=rows,
         console_cols=cols,

@@ -213,7 +213,7 @@ def make_plan(
         host_network=attachment(spec)[0] is Attachment.HOST,
         netns=netns,
         joins_network=attachment(spec)[0] is Attachment.JOIN,
-        init=spec.init,
+        init=bool(spec.init),
         cgroup_parent=spec.cgroup_parent,
         cgroupns_mode=spec.cgroupns_mode,
         pid_mode=spec.pid_mode,

@@ -71,7 +71,7 @@ class InstanceSpec:
     stop_signal: str = ""
     stop_timeout_s: int | None = None
     health: HealthCheck | None = None
-    init: bool = False
+    init: bool | None = None
 
     tty: bool = False
     console_rows: int = 0
