@@ -3,8 +3,8 @@
 
 #include <stdbool.h>
 
-/* Nothing but the caller wants a CPU, and nothing waits for a disk. */
-bool is_quiet (void);
+/* Nothing but the caller wants a CPU, and nothing waits for a disk; `at_a_glance`: whatever waits for a disk. */
+bool is_quiet (bool at_a_glance);
 
 /* How many tasks run or want to, of the text of /proc/loadavg; 0 for another text.  Pure. */
 int quiet_running (const char *loadavg);

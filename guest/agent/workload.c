@@ -187,7 +187,8 @@ workload_begin (struct job *job)
   job->looked_ms = now;
   if (!job->exited && job->given_ms > 0 && now < job->begun_ms)
     {
-      job->quiet = has_output (job) || !logfile_flushed () || !is_quiet () ? 0 : job->quiet + 1;
+      bool is_last = job->quiet + 1 == LOOKS; /* many a program has ended by then */
+      job->quiet = has_output (job) || !logfile_flushed () || !is_quiet (!is_last) ? 0 : job->quiet + 1;
       if (job->quiet < LOOKS)
         {
           loop_wake_at (now + LOOK_MS);

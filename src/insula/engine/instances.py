@@ -54,6 +54,8 @@ class Entry:
     removed: bool = False
     keep_on_exit: bool = False
     no_restart: bool = False
+    oom_early: bool = False
+    """It had too little memory before its start was recorded."""
     backoff_ms: int = 0
     restart_timer: asyncio.Task[None] | None = None
     root_lock: asyncio.Lock = field(default_factory=asyncio.Lock)

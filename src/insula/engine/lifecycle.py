@@ -116,6 +116,7 @@ class Lifecycle:
         kit = self._kit
         backend = kit.backend(entry.record.spec.isolation)
         self._journal.check(entry)
+        entry.oom_early = False
         if continuation is not None and continuation.before is not None:
             await continuation.before(undo)
         plan = await self._preparation.prepare(entry, undo)
@@ -153,6 +154,8 @@ class Lifecycle:
             journal.end()
         self._instances.event(entry, "start")
         self.watch(entry)
+        if entry.oom_early:
+            self.note_oom(entry.id)
 
     def _note_failure(
         self, entry: Entry, state: State, error: BaseException | None, *, by_policy: bool
@@ -174,6 +177,8 @@ class Lifecycle:
         """Something in it was killed for want of memory, or would have been."""
         entry = self._instances.get(instance_id)
         if entry is None or not entry.alive:  # one that has just ended says so itself
+            if entry is not None:
+                entry.oom_early = True
             return
         if not entry.record.oom_killed:
             self._put_end(entry, oom_killed=True)

@@ -206,6 +206,19 @@ async def test_out_of_memory_is_told_while_it_runs(bench: ProcessBench, make: Ma
     assert told.empty()
 
 
+async def test_one_that_may_not_be_killed_tells_that_it_stands_still(bench: ProcessBench, make: Make) -> None:
+    if cgroups.find_layout().version == 2:
+        pytest.skip("cgroup version 2 has no such containers")
+    told: asyncio.Queue[str] = asyncio.Queue()
+    bench.backend.tell_oom(told.put_nowait)
+    limits = Limits(memory_bytes=20 * MIB, oom_kill_disable=True)
+    plan = make("sh", "-c", "x=a; while :; do x=$x$x$x; done", limits=limits)
+    await bench.backend.launch(plan)
+    await bench.backend.release(plan.id)
+    assert plan.id == await told.get()
+    await bench.backend.discard(plan)
+
+
 async def test_an_ulimit_that_the_daemon_cannot_give_is_named(
     bench: ProcessBench, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

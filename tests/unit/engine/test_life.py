@@ -130,7 +130,9 @@ async def test_a_start_that_fails_is_undone_and_can_be_repeated(
     assert (await exited).code == 137
 
 
-async def test_too_little_memory_is_told_at_once_and_once(world: World, engine: Engine) -> None:
+async def test_too_little_memory_is_told_at_once_and_once(
+    world: World, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = await engine.create(spec("sleep", "infinity"), None)
     world.backend.oom(made.id)  # it does not run: nobody can mean it
     events = world.events.follow(since_ns=0)
@@ -150,6 +152,16 @@ async def test_too_little_memory_is_told_at_once_and_once(world: World, engine: 
     assert 2 == seen.count("oom")  # and not a third time at the end
     await engine.start_instance(made.id)
     assert not engine.find(made.id).oom_killed
+    await engine.kill(made.id, "KILL")
+    release = world.backend.release
+
+    async def at_once(instance_id: str) -> None:
+        await release(instance_id)
+        world.backend.oom(instance_id)  # before its start is recorded
+
+    monkeypatch.setattr(world.backend, "release", at_once)
+    await engine.start_instance(made.id)
+    assert engine.find(made.id).oom_killed
 
 
 async def test_a_taken_port_undoes_the_start(world: World, engine: Engine) -> None:

@@ -195,6 +195,7 @@ class ProcessBackend:
             )
             monitor.write_record(plan.run_dir, container.record)
             self._weigh(cgroup_name(plan), plan.limits, prepare.find_block_devices(plan))
+            self._watch_unkillable(plan)
             if shares_shm(plan):
                 await asyncio.to_thread(share_mount, self._donors(plan)["ipc"], init_pid, "/dev/shm")
             process = plan.process
@@ -204,6 +205,10 @@ class ProcessBackend:
             await asyncio.shield(self.discard(plan))
             raise
         return init_pid
+
+    def _watch_unkillable(self, plan: LaunchPlan) -> None:
+        if plan.limits.oom_kill_disable and (group := self._layout.path("memory", cgroup_name(plan))):
+            self._oom.watch_unkillable(plan.id, group)
 
     async def _abandon(self, starting: asyncio.Future[monitor.Started], plan: LaunchPlan) -> None:
         """End a conmon that nobody knows yet."""
@@ -311,6 +316,7 @@ class ProcessBackend:
             self._containers[plan.id] = known
             self._oom.watch(plan.id, plan.run_dir)
             self._oom.look(plan.id)
+            self._watch_unkillable(plan)
         if known.watch is None or known.watch.ended:
             return Liveness.EXITED
         frozen = cgroups.is_frozen(self._layout, cgroup_name(plan))
