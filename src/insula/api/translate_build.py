@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from insula.api.auth import credentials_of
@@ -49,7 +49,7 @@ def parse_build(call: Call) -> BuildOptions:
         raise InvalidRequest("error reading build args: buildargs holds something that is not a string")
     return BuildOptions(
         isolation=parse_isolation(call.text("isolation"), call.engine.settings.default_isolation),
-        tags=_tags(call),
+        tags=check_tags(call.texts("t")),
         target=call.text("target"),
         platform=call.text("platform"),
         build_args=build_args,
@@ -74,9 +74,10 @@ def parse_build(call: Call) -> BuildOptions:
     )
 
 
-def _tags(call: Call) -> tuple[str, ...]:
+def check_tags(texts: Iterable[str]) -> tuple[str, ...]:
+    """Names for an image, each once.  Raises InvalidReference."""
     tags: dict[str, None] = {}
-    for text in call.texts("t"):
+    for text in texts:
         if not text:
             continue
         reference = parse_reference(text)

@@ -17,9 +17,7 @@ from insula.cli.archives import pieces_of, start_output
 from insula.cli.connect import pass_client
 from insula.client import Client
 from insula.errors import DaemonRefused, InvalidRequest
-
-_GO_MODE_DIR = 1 << 31
-_GO_MODE_SYMLINK = 1 << 27
+from insula.model.go_mode import GO_DIRECTORY, GO_SYMLINK
 
 
 def _split(word: str) -> tuple[str | None, str]:
@@ -93,7 +91,7 @@ def _copy_out(client: Client, ref: str, path: str, target: str, follow_link: boo
     if found is None:
         client.get(f"/containers/{ref}/json")  # says so if it is the instance that does not exist
         raise InvalidRequest(f"Could not find the file {path} in container {ref}")
-    if follow_link and found["mode"] & _GO_MODE_SYMLINK:
+    if follow_link and found["mode"] & GO_SYMLINK:
         link = found["linkTarget"]
         path = link if link.startswith("/") else os.path.join(os.path.dirname(path), link)
         found = _stat(client, ref, path) or found
@@ -103,7 +101,7 @@ def _copy_out(client: Client, ref: str, path: str, target: str, follow_link: boo
             for piece in answer.pieces():
                 out.write(piece)
         return
-    is_directory = bool(found["mode"] & _GO_MODE_DIR)
+    is_directory = bool(found["mode"] & GO_DIRECTORY)
     contents_only = path.endswith("/.")
     if os.path.isdir(target):
         into, rename = target, None
@@ -165,19 +163,19 @@ def _copy_in(client: Client, source: str, ref: str, target: str, archive: bool, 
     query: dict[str, Any] = {"noOverwriteDirNonDir": True, "copyUIDGID": archive or None}
     found = _stat(client, ref, target)
     if source == "-":
-        if found is None or not found["mode"] & _GO_MODE_DIR:
+        if found is None or not found["mode"] & GO_DIRECTORY:
             raise InvalidRequest(f"cp: {target} in {ref} is not a directory")
         _put(client, ref, {**query, "path": target}, sys.stdin.buffer)
         return
     if not os.path.lexists(source.removesuffix("/.") or "/"):
         raise InvalidRequest(f"cp: {source}: no such file or directory")
-    if found is not None and found["mode"] & _GO_MODE_SYMLINK:
+    if found is not None and found["mode"] & GO_SYMLINK:
         link = found["linkTarget"]
         target = link if link.startswith("/") else os.path.join(os.path.dirname(target), link)
         found = _stat(client, ref, target)
     is_directory = os.path.isdir(source) and (follow_link or not os.path.islink(source))
     contents_only = source.endswith("/.")
-    if found is not None and found["mode"] & _GO_MODE_DIR:
+    if found is not None and found["mode"] & GO_DIRECTORY:
         into, name = target, "." if contents_only else os.path.basename(os.path.abspath(source))
     elif found is not None and is_directory:
         raise InvalidRequest(f"cp: cannot copy a directory onto the file {target}")

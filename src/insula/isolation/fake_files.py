@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 
 from insula.errors import InvalidRequest, NoSuchPath
 from insula.model.files import Change, ChangeKind, PathStat
+from insula.model.go_mode import GO_DIRECTORY, GO_SYMLINK
 from insula.model.paths import clean_path
 
 _PIECE = 1024 * 1024
-_GO_DIR = 1 << 31
-_GO_SYMLINK = 1 << 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,8 @@ class FakeTree:
 
     async def stat(self, path: str) -> PathStat:
         node = self._node(path)
-        mode = stat.S_IMODE(node.mode) | (_GO_DIR if node.is_dir else 0)
-        mode |= _GO_SYMLINK if stat.S_ISLNK(node.mode) else 0
+        mode = stat.S_IMODE(node.mode) | (GO_DIRECTORY if node.is_dir else 0)
+        mode |= GO_SYMLINK if stat.S_ISLNK(node.mode) else 0
         name = posixpath.basename(clean_path(path)) or "/"
         return PathStat(name=name, size=len(node.data), mode=mode, mtime_ns=node.mtime_ns)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from insula.model.stream import NetworkSample
+
 OWN = "/proc/thread-self/net/dev"
 """The namespace of whoever reads it."""
 
@@ -22,6 +24,21 @@ class Traffic:
     packets: int = 0
     errors: int = 0
     dropped: int = 0
+
+
+def sample(interface: str, received: Traffic, sent: Traffic) -> NetworkSample:
+    """As an instance sees its `interface`."""
+    return NetworkSample(
+        interface=interface,
+        rx_bytes=received.bytes,
+        rx_packets=received.packets,
+        rx_errors=received.errors,
+        rx_dropped=received.dropped,
+        tx_bytes=sent.bytes,
+        tx_packets=sent.packets,
+        tx_errors=sent.errors,
+        tx_dropped=sent.dropped,
+    )
 
 
 def read_counters(path: str) -> dict[str, tuple[Traffic, Traffic]]:

@@ -24,6 +24,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from insula.errors import InvalidRequest, NotFound
 from insula.model.files import Change, ChangeKind, PathStat
+from insula.model.go_mode import go_mode
 from insula.system.child import run_child, start_child
 from insula.system.openat import open_in_root
 from insula.system.scaffold import is_scaffold
@@ -34,24 +35,6 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MODULE = "insula.system.tree_child"
 _MAX_ENTRIES = 5_000_000
 _SPARE_BYTES = 64 << 20
-
-# Go's os.FileMode, which Docker's API carries
-_GO_DIR, _GO_SYMLINK, _GO_DEVICE, _GO_FIFO, _GO_SOCKET = 1 << 31, 1 << 27, 1 << 26, 1 << 25, 1 << 24
-_GO_SETUID, _GO_SETGID, _GO_CHAR, _GO_STICKY = 1 << 23, 1 << 22, 1 << 21, 1 << 20
-_GO_KINDS = {
-    st.S_IFDIR: _GO_DIR,
-    st.S_IFLNK: _GO_SYMLINK,
-    st.S_IFBLK: _GO_DEVICE,
-    st.S_IFCHR: _GO_DEVICE | _GO_CHAR,
-    st.S_IFIFO: _GO_FIFO,
-    st.S_IFSOCK: _GO_SOCKET,
-}
-
-
-def go_mode(mode: int) -> int:
-    """st_mode as Go's os.FileMode."""
-    bits = ((st.S_ISUID, _GO_SETUID), (st.S_ISGID, _GO_SETGID), (st.S_ISVTX, _GO_STICKY))
-    return (mode & 0o777) | _GO_KINDS.get(st.S_IFMT(mode), 0) | sum(go for bit, go in bits if mode & bit)
 
 
 def stat(root: str, path: str, *, at: str = "") -> PathStat:

@@ -20,7 +20,7 @@ from insula.errors import Conflict, CorruptData, InsulaError, RuntimeFailed, Uns
 from insula.isolation.plan import Device
 from insula.isolation.vm import accel, cgroup, guest, initramfs, kernel, messages, modules, stats
 from insula.isolation.vm.check import check_plan, check_update, parse_cpus
-from insula.isolation.vm.files import go_mode, parse_changes
+from insula.isolation.vm.files import parse_changes
 from insula.isolation.vm.initramfs import Entry
 from insula.isolation.vm.machine import Accelerator
 from insula.isolation.vm.modules import Module
@@ -30,6 +30,7 @@ from insula.isolation.vm.record import finalize_status, find_panic, parse_exit
 from insula.isolation.vm.vm import Vm
 from insula.isolation.vm.wire import ProtocolViolation
 from insula.model.files import Change, ChangeKind
+from insula.model.go_mode import go_mode, unix_mode
 from insula.model.instance import ExitStatus
 from insula.model.limits import Limits
 from insula.model.mounts import Mount, MountKind
@@ -202,6 +203,9 @@ def test_modes_are_gos() -> None:
     assert (1 << 26) | (1 << 21) | 0o600 == go_mode(stat.S_IFCHR | 0o600)
     assert (1 << 23) | 0o755 == go_mode(stat.S_IFREG | 0o4755)
     assert (1 << 31) | (1 << 20) | 0o777 == go_mode(stat.S_IFDIR | 0o1777)
+    for mode in (0o100644, 0o40755, 0o120777, 0o20600, 0o60600, 0o10644, 0o140777, 0o104755, 0o41777):
+        assert mode == unix_mode(go_mode(mode))
+    assert 0o644 == unix_mode((1 << 19) | 0o644)  # irregular: of no kind
 
 
 def test_changes_are_sorted_and_checked() -> None:

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from insula.api.translate_build import check_tags
 from insula.api.translate_limits import parse_limits
 from insula.api.translate_network import check_extra_hosts
 from insula.api.wire.codec import convert
 from insula.api.wire.host_config import Resources
 from insula.build.options import BuildOptions, Client
-from insula.errors import InvalidReference, InvalidRequest, UnsupportedField
+from insula.errors import InvalidRequest, UnsupportedField
 from insula.model.isolation import Isolation, parse_isolation
-from insula.model.reference import parse_reference
 
 ISOLATION_ARG = "INSULA_ISOLATION"
 """The build argument that chooses the isolation of a build's RUNs: buildx has a flag for it, and drops it."""
@@ -182,10 +182,6 @@ def _imports(attributes: Mapping[str, str], imports: Sequence[Any]) -> tuple[str
 
 def image_names(exporter: str, attributes: Mapping[str, str]) -> tuple[str, ...]:
     """The names that an exporter is to give to the image.  Raises InvalidReference."""
-    names: dict[str, None] = {}
-    for text in filter(None, attributes.get("name", "").split(",")) if exporter not in _NO_IMAGE else ():
-        reference = parse_reference(text.strip())
-        if reference.digest:
-            raise InvalidReference("refusing to create a tag with a digest reference")
-        names[str(reference.tagged())] = None
-    return tuple(names)
+    if exporter in _NO_IMAGE:
+        return ()
+    return check_tags(text.strip() for text in attributes.get("name", "").split(","))

@@ -18,7 +18,7 @@ from grpclib.server import Stream
 
 from insula import __version__
 from insula.api.buildkit import wire_pb2 as wire
-from insula.api.buildkit.connection import Calling, Methods, Tunnel
+from insula.api.buildkit.connection import Calling, Methods, Served, Tunnel
 from insula.api.buildkit.session import SESSION_ID, SESSION_METHOD, Session
 from insula.api.buildkit.solve import Builds, definition_of
 from insula.build.mounting import CACHE_LABEL
@@ -60,8 +60,9 @@ class Services:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.builds = Builds(engine)
+        self.server = Served(self._methods())
 
-    def methods(self) -> Methods:
+    def _methods(self) -> Methods:
         control, bridge = "/moby.buildkit.v1.Control/", "/moby.buildkit.v1.frontend.LLBBridge/"
         return {
             control + "Info": _unary(self._info, wire.InfoRequest, wire.InfoResponse),

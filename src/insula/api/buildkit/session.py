@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from urllib.parse import quote_plus
@@ -173,14 +173,10 @@ class Session:
             "exclude-patterns": list(exclude),
             "followpaths": list(follow),
         }
-        try:
+        with _told(f"reading the client's directory {directory!r}"):
             async with self._stream(_FILES, wire.Packet, wire.Packet, _encoded(asked)) as stream:
                 await stream.send_request()
                 yield stream
-        except GRPCError as error:
-            raise _failed(f"reading the client's directory {directory!r}", error) from None
-        except StreamTerminatedError:
-            raise InvalidRequest("the build's client has gone") from None
 
     @staticmethod
     def is_upload(address: str) -> bool:
@@ -190,17 +186,12 @@ class Session:
     async def upload(self, address: str) -> AsyncGenerator[bytes, None]:
         """What the client reads from its standard input, named by an address that it made up."""
         path = "/" + address.partition("://")[2].partition("/")[2]
-        try:
-            async with self._stream(
-                _UPLOAD, wire.BytesMessage, wire.BytesMessage, {"urlpath": [path], "urlhost": [_UPLOAD_HOST]}
-            ) as stream:
+        which = {"urlpath": [path], "urlhost": [_UPLOAD_HOST]}
+        with _told("reading the context from the client"):
+            async with self._stream(_UPLOAD, wire.BytesMessage, wire.BytesMessage, which) as stream:
                 await stream.send_request(end=True)
                 while (message := await stream.recv_message()) is not None:
                     yield message.data
-        except GRPCError as error:
-            raise _failed("reading the context from the client", error) from None
-        except StreamTerminatedError:
-            raise InvalidRequest("the build's client has gone") from None
 
     @asynccontextmanager
     async def output(self, number: int, *, packets: bool) -> AsyncIterator[Packets]:
@@ -209,15 +200,11 @@ class Session:
         if not self.offers(_SEND):
             raise InvalidRequest("the build's client takes no files")
         kind: type = wire.Packet if packets else wire.BytesMessage
-        try:
-            which = {"buildkit-attachable-exporter-id": [str(number)]}
+        which = {"buildkit-attachable-exporter-id": [str(number)]}
+        with _told("writing to the client"):
             async with self._stream(_SEND, kind, kind, which) as stream:
                 await stream.send_request()
                 yield stream
-        except GRPCError as error:
-            raise _failed("writing to the client", error) from None
-        except StreamTerminatedError:
-            raise InvalidRequest("the build's client has gone") from None
 
     # gRPC
 
@@ -237,6 +224,17 @@ class Session:
 def _failed(what: str, error: GRPCError) -> InsulaError:
     """The client's own words, which are its user's."""
     return InvalidRequest(f"{what}: {error.message or error.status.name}")
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What goes wrong at the client is an error of its request."""
+    try:
+        yield
+    except GRPCError as error:
+        raise _failed(what, error) from None
+    except StreamTerminatedError:
+        raise InvalidRequest("the build's client has gone") from None
 
 
 def _encoded(asked: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
@@ -259,7 +257,7 @@ class Sessions:
         self._changed = asyncio.Event()
 
     @contextlib.contextmanager
-    def entered(self, session: Session) -> Any:
+    def entered(self, session: Session) -> Iterator[None]:
         self._open[session.ident] = session
         self._changed.set()
         try:

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from insula.api.buildkit import wire_pb2 as wire
 from insula.api.buildkit.session import Packets
 from insula.errors import InvalidRequest
+from insula.model.go_mode import go_mode, unix_mode
 from insula.system import tar
-from insula.system.tree import go_mode
 
 _MOST_ENTRIES = 2_000_000
 _WINDOW = 4 << 20  # bytes asked for and not here yet
@@ -28,13 +28,14 @@ _SMALL = 1 << 20  # a file up to this may change its size while it is read
 _PIECE = 256 * 1024  # gRPC takes messages of up to 4 MiB
 _STAT, _REQ, _DATA = wire.Packet.STAT, wire.Packet.REQ, wire.Packet.DATA
 _FIN, _ERR = wire.Packet.FIN, wire.Packet.ERR
-
-# Go's os.FileMode: the bits that say what a file is
-_DIR, _SYMLINK, _DEVICE, _FIFO, _SOCKET, _CHAR, _IRREGULAR = (
-    1 << bit for bit in (31, 27, 26, 25, 24, 21, 19)
-)
-_KIND = _DIR | _SYMLINK | _DEVICE | _FIFO | _SOCKET | _CHAR | _IRREGULAR
-_SETUID, _SETGID, _STICKY = 1 << 23, 1 << 22, 1 << 20
+_KINDS = {
+    stat.S_IFREG: tar.FILE,
+    stat.S_IFDIR: tar.DIRECTORY,
+    stat.S_IFLNK: tar.SYMLINK,
+    stat.S_IFIFO: tar.FIFO,
+    stat.S_IFCHR: tar.CHAR,
+    stat.S_IFBLK: tar.BLOCK_DEVICE,
+}
 
 
 @dataclass(slots=True)
@@ -169,14 +170,14 @@ def _shown(member: tar.Member) -> str:
 
 def _member(entry: Any) -> tar.Member | None:
     """What a tar has for it; None for what no image has (sockets)."""
-    kind = entry.mode & _KIND
-    mode = entry.mode & 0o777
-    for bit, sticky in ((_SETUID, stat.S_ISUID), (_SETGID, stat.S_ISGID), (_STICKY, stat.S_ISVTX)):
-        mode |= sticky if entry.mode & bit else 0
-    name = entry.path.encode("utf-8", "surrogateescape")
+    mode = unix_mode(entry.mode)
+    kind = _KINDS.get(stat.S_IFMT(mode))
+    if kind is None:
+        return None
     member = tar.Member(
-        name=name,
-        mode=mode,
+        name=entry.path.encode("utf-8", "surrogateescape"),
+        kind=kind,
+        mode=stat.S_IMODE(mode),
         uid=entry.uid,
         gid=entry.gid,
         mtime_ns=max(0, entry.mod_time),
@@ -187,21 +188,16 @@ def _member(entry: Any) -> tar.Member | None:
         },
     )
     link = entry.linkname.encode("utf-8", "surrogateescape")
-    if kind == _DIR:
-        member.kind, member.name = tar.DIRECTORY, name + b"/"
-    elif kind == _SYMLINK:
-        member.kind, member.link = tar.SYMLINK, link
-    elif kind == 0 and link:
-        member.kind, member.link = tar.LINK, link
-    elif kind == 0:
-        member.size = max(0, entry.size)
-    elif kind == _FIFO:
-        member.kind = tar.FIFO
-    elif kind == _DEVICE | _CHAR or kind == _DEVICE:
-        member.kind = tar.CHAR if kind & _CHAR else tar.BLOCK_DEVICE
+    if kind == tar.DIRECTORY:
+        member.name += b"/"
+    elif kind == tar.SYMLINK:
+        member.link = link
+    elif kind in (tar.CHAR, tar.BLOCK_DEVICE):
         member.major, member.minor = entry.devmajor, entry.devminor
-    else:
-        return None
+    elif kind == tar.FILE and link:
+        member.kind, member.link = tar.LINK, link
+    elif kind == tar.FILE:
+        member.size = max(0, entry.size)
     return member
 
 
@@ -217,15 +213,14 @@ class _Entry:
 def _index(file: BinaryIO) -> list[_Entry]:
     """What a tar of ours has, in the order that a receiver wants: by the parts of the names."""
     with tarfile.open(fileobj=file, mode="r:") as archive:
-        members = [member for member in archive if _clean(member.name)]
-    by_name = {_clean(member.name): member for member in members}
+        by_name = {member.name: member for member in archive}
     first: dict[str, str] = {}  # of each file with several names, the one that comes first in that order
     entries = []
     for name in sorted(by_name, key=lambda name: name.split("/")):
         member = by_name[name]
         origin, link = name, member.linkname if member.issym() else ""
         if member.islnk():
-            origin = _clean(member.linkname)
+            origin = member.linkname
             member = by_name.get(origin, member)
         if member.isreg():
             known = first.setdefault(origin, name)
@@ -234,20 +229,9 @@ def _index(file: BinaryIO) -> list[_Entry]:
     return entries
 
 
-def _clean(name: str) -> str:
-    return (
-        name.removeprefix(".").strip("/") if name.startswith(("./", "/")) or name == "." else name.strip("/")
-    )
-
-
 def _stat_of(name: str, member: tarfile.TarInfo, link: str) -> Any:
-    kind = {
-        tarfile.DIRTYPE: stat.S_IFDIR,
-        tarfile.SYMTYPE: stat.S_IFLNK,
-        tarfile.FIFOTYPE: stat.S_IFIFO,
-        tarfile.CHRTYPE: stat.S_IFCHR,
-        tarfile.BLKTYPE: stat.S_IFBLK,
-    }.get(member.type, stat.S_IFREG)
+    kind = next((mode for mode, kind in _KINDS.items() if kind == member.type), stat.S_IFREG)
+    is_device = kind in (stat.S_IFCHR, stat.S_IFBLK)
     return wire.Stat(
         path=name,
         mode=go_mode(kind | member.mode),
@@ -256,8 +240,8 @@ def _stat_of(name: str, member: tarfile.TarInfo, link: str) -> Any:
         size=member.size if member.isreg() else 0,
         mod_time=int(member.mtime * 1_000_000_000),
         linkname=link,
-        devmajor=member.devmajor if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
-        devminor=member.devminor if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
+        devmajor=member.devmajor if is_device else 0,
+        devminor=member.devminor if is_device else 0,
     )
 
 

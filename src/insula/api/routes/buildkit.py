@@ -6,8 +6,8 @@ What is behind them is loaded by the first client.
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -20,15 +20,13 @@ if TYPE_CHECKING:
     from insula.api.buildkit.services import Services
     from insula.engine.engine import Engine
 
-_services: WeakKeyDictionary[Engine, Services] = WeakKeyDictionary()
 
-
+@functools.cache
 def _of(engine: Engine) -> Services:
-    if engine not in _services:
-        from insula.api.buildkit.services import Services
+    """A daemon has one engine."""
+    from insula.api.buildkit.services import Services
 
-        _services[engine] = Services(engine)
-    return _services[engine]
+    return Services(engine)
 
 
 def _check(call: Call) -> None:
@@ -38,9 +36,9 @@ def _check(call: Call) -> None:
 
 async def grpc(call: Call) -> web.StreamResponse:
     _check(call)
-    from insula.api.buildkit.connection import Served, until_closed
+    from insula.api.buildkit.connection import until_closed
 
-    protocol = Served(_of(call.engine).methods()).protocol()
+    protocol = _of(call.engine).server.protocol()
     await until_closed(upgrade(call.http, "h2c", protocol), protocol)
     return Hijacked()
 

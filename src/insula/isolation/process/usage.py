@@ -14,7 +14,7 @@ from insula.isolation.backend import ProcessTable
 from insula.model.stream import BlockSample, NetworkSample, Sample
 from insula.system import cgroups
 from insula.system.cgroups import Layout
-from insula.system.interfaces import read_counters
+from insula.system.interfaces import read_counters, sample
 from insula.system.run import arun
 
 _UNLIMITED = 1 << 60  # version 1 writes "no limit" as a page-aligned huge number
@@ -131,17 +131,7 @@ def _limit(value: int | None) -> int:
 def read_networks(pid: int) -> tuple[NetworkSample, ...]:
     """Interfaces in the network namespace of `pid`, without lo; none when it is gone."""
     return tuple(
-        NetworkSample(
-            interface=name,
-            rx_bytes=received.bytes,
-            rx_packets=received.packets,
-            rx_errors=received.errors,
-            rx_dropped=received.dropped,
-            tx_bytes=sent.bytes,
-            tx_packets=sent.packets,
-            tx_errors=sent.errors,
-            tx_dropped=sent.dropped,
-        )
+        sample(name, received, sent)
         for name, (received, sent) in read_counters(f"/proc/{pid}/net/dev").items()
         if name != "lo"
     )

@@ -9,39 +9,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import stat
 from collections.abc import AsyncIterator
 
 from insula.errors import DiskFull, GuestFailed, InvalidRequest, NoSuchPath
 from insula.isolation.vm.channel import AgentError, AgentStream, Channel, translate
 from insula.isolation.vm.wire import ProtocolViolation, Type, number
 from insula.model.files import Change, ChangeKind, PathStat
+from insula.model.go_mode import go_mode
 from insula.model.paths import clean_path
 
 _KINDS = {"A": ChangeKind.ADDED, "C": ChangeKind.MODIFIED, "D": ChangeKind.DELETED}
 # a disk of 10 GiB has 655,360 inodes; every change is some hundred bytes of the daemon's memory
 _MOST_CHANGES = 1_000_000
 _MOST_CHANGES_BYTES = 128 * 1024 * 1024
-
-# Go's os.FileMode: the type bits are its own
-_GO_BITS = (
-    (stat.S_ISDIR, 1 << 31),
-    (stat.S_ISLNK, 1 << 27),
-    (stat.S_ISFIFO, 1 << 25),
-    (stat.S_ISSOCK, 1 << 24),
-    (stat.S_ISBLK, 1 << 26),
-    (stat.S_ISCHR, (1 << 26) | (1 << 21)),
-)
-_GO_SPECIAL = ((stat.S_ISUID, 1 << 23), (stat.S_ISGID, 1 << 22), (stat.S_ISVTX, 1 << 20))
-
-
-def go_mode(st_mode: int) -> int:
-    """st_mode as Docker's API has it."""
-    mode = stat.S_IMODE(st_mode) & 0o777
-    mode |= next((bits for test, bits in _GO_BITS if test(st_mode)), 0)
-    for bit, go in _GO_SPECIAL:
-        mode |= go if st_mode & bit else 0
-    return mode
 
 
 def _from_root(path: str, untrusted_link: str) -> str:

@@ -11,7 +11,7 @@ from insula.model.network import Endpoint
 from insula.model.stream import BlockSample, NetworkSample, Sample
 from insula.system import cgroups
 from insula.system.cgroups import Layout
-from insula.system.interfaces import OWN, Traffic, read_counters
+from insula.system.interfaces import OWN, Traffic, read_counters, sample
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -23,17 +23,7 @@ def sample_network(endpoint: Endpoint, counters: Mapping[str, tuple[Traffic, Tra
     received, sent = counters.get(endpoint.link, (Traffic(), Traffic()))
     if not endpoint.on_parent:
         received, sent = sent, received
-    return NetworkSample(
-        interface=endpoint.interface,
-        rx_bytes=received.bytes,
-        rx_packets=received.packets,
-        rx_errors=received.errors,
-        rx_dropped=received.dropped,
-        tx_bytes=sent.bytes,
-        tx_packets=sent.packets,
-        tx_errors=sent.errors,
-        tx_dropped=sent.dropped,
-    )
+    return sample(endpoint.interface, received, sent)
 
 
 def _process_times(pids: Sequence[int]) -> tuple[int, int]:
