@@ -76,6 +76,10 @@ def instances(daemon: Daemon) -> list[str]:
     return daemon.ok("ps", "-aq").split()
 
 
+def caches(buildx: Buildx) -> list[str]:
+    return sorted(re.findall(r"^(build-cache-\w+)", buildx.docker("buildx", "du"), re.MULTILINE))
+
+
 _WHOLE = f"""\
 ARG BASE=none
 FROM {IMAGE} AS tools
@@ -153,6 +157,15 @@ def test_a_build_as_where_docker_is_installed(buildx: Buildx, isolation: str) ->
     cold = buildx.build(*words, "--no-cache-filter", "tools", TOKEN="other")
     assert not re.search(r"RUN echo tool\n#\d+ CACHED", cold)
     assert before == instances(daemon)
+
+    first, *others = caches(buildx)
+    assert others
+    for kept in ("--filter=id=none-such", "--keep-storage=1gb", "--filter=until=24h"):
+        buildx.docker("buildx", "prune", "-f", kept)
+        assert [first, *others] == caches(buildx)
+    buildx.docker("buildx", "prune", "-f", f"--filter=id={first}")
+    assert others == caches(buildx)
+    assert "is not known" in buildx.docker("buildx", "prune", "-f", "--filter=type=regular", code=1)
 
 
 def test_what_is_made_may_be_files_of_the_clients(buildx: Buildx) -> None:

@@ -23,7 +23,7 @@ from insula.api.buildkit.session import SESSION_ID, SESSION_METHOD, Session
 from insula.api.buildkit.solve import Builds, definition_of
 from insula.build.mounting import CACHE_LABEL
 from insula.build.prune import prune_caches
-from insula.errors import InsulaError
+from insula.errors import InsulaError, UnsupportedField
 from insula.images.registry.manifests import host_platform
 from insula.model.reports import PruneFilters
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _VERSION = "v0.17.3"  # of BuildKit, as the Docker that we say we are has it
+_BY_ID = ("id==", "id~=")  # as buildx writes `--filter id=NAME`
+
 # what a frontend's client may ask of the gateway, and what a build may ask for (BuildKit's apicaps)
 _FRONTEND_CAPS = (
     "solve.base",
@@ -159,10 +161,22 @@ class Services:
                 )
 
     async def _prune(self, request: Any) -> AsyncIterator[Any]:
+        for name in ("max_used_space", "min_free_space"):
+            if getattr(request, name):
+                raise UnsupportedField(name, "there is no such bound here", hint="--reserved-space")
+        asked = [text for text in request.filter if text]  # buildx sends an empty one for none
+        if strange := next((text for text in asked if not text.startswith(_BY_ID)), ""):
+            raise UnsupportedField("filter", f"{strange[:128]!r} is not known", hint="id, until")
         before_ns = time.time_ns() - request.keep_duration if request.keep_duration else 0
         filters = PruneFilters(until_ns=before_ns)
         known = {record.id: record async for record in self._records()}
-        for name in (await prune_caches(self._engine, filters)).deleted:
+        parts = [text[len(_BY_ID[0]) :].strip('"') for text in asked]
+        ids = [name for name in known if any(part in name for part in parts)]
+        if asked and not ids:
+            return
+        keep = request.reserved_space
+        report = await prune_caches(self._engine, filters, ids=ids, keep_bytes=keep)
+        for name in report.deleted:
             if name in known:
                 yield known[name]
 
