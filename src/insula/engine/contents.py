@@ -20,6 +20,7 @@ from insula.engine.instances import Entry, Instances, Run
 from insula.engine.legality import Action, check
 from insula.engine.mounting import Mounting
 from insula.engine.operations import exclusive
+from insula.engine.probing import Probing
 from insula.engine.types import Archive, CommitSpec, InstanceSizes
 from insula.errors import Conflict, Failure, Forbidden, GuestFailed, InsulaError, NoSuchPath
 from insula.images.changes import apply_changes
@@ -42,10 +43,11 @@ _KERNELS = ("/proc", "/sys")
 
 
 class Contents:
-    def __init__(self, kit: Kit, instances: Instances, mounting: Mounting) -> None:
+    def __init__(self, kit: Kit, instances: Instances, mounting: Mounting, probing: Probing) -> None:
         self._kit = kit
         self._instances = instances
         self._mounting = mounting
+        self._probing = probing
         self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def stat(self, ref: str, path: str) -> PathStat:
@@ -187,7 +189,7 @@ class Contents:
         return await stack.enter_async_context(self._kit.backend(plan.isolation).files(plan))
 
     def _frozen(self, entry: Entry) -> _Frozen:
-        return _Frozen(self._kit, entry)
+        return _Frozen(self._kit, self._probing, entry)
 
 
 async def _ended(run: Run) -> bool:
@@ -201,16 +203,29 @@ async def _ended(run: Run) -> bool:
 
 
 class _Frozen:
-    """Its workload stands still; not the same as a user's pause, so no state and no event."""
+    """Its workload stands still, and nobody probes it; not the same as a user's pause, so no state and no
+    event."""
 
-    def __init__(self, kit: Kit, entry: Entry) -> None:
+    def __init__(self, kit: Kit, probing: Probing, entry: Entry) -> None:
         self._backend = kit.backend(entry.record.spec.isolation)
+        self._probing = probing
         self._entry = entry
 
     async def __aenter__(self) -> None:
-        await self._backend.freeze(self._entry.id, True)
+        self._probing.cancel(self._entry)
+        try:
+            await self._backend.freeze(self._entry.id, True)
+        except BaseException:
+            self._probing.watch(self._entry)
+            raise
 
     async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._thaw()
+        finally:
+            self._probing.watch(self._entry)
+
+    async def _thaw(self) -> None:
         run = self._entry.run
         if self._entry.record.state is not State.RUNNING or run is None:
             return

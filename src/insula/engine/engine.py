@@ -150,7 +150,7 @@ class Engine:
             self._kit, self._instances, self._creation, self._preparation, self._lifecycle, self._removal
         )
         self._snapshots = Snapshots(self._kit, self._instances, self._copies, self._lifecycle)
-        self._contents = Contents(self._kit, self._instances, self._mounting)
+        self._contents = Contents(self._kit, self._instances, self._mounting, self._probing)
         self._inventory = Inventory(self._kit, self._instances, self._creation, self._contents)
 
     async def start(self) -> None:

@@ -18,6 +18,7 @@ from insula.engine.engine import Engine
 from insula.errors import Conflict, Failure
 from insula.events import Event, EventBus
 from insula.images.images import Images
+from insula.isolation.backend import Exec
 from insula.isolation.fake import FakeBackend
 from insula.model.image import Image, ImageConfig, Platform
 from insula.model.instance import InstanceSpec
@@ -107,6 +108,9 @@ class FaultyBackend(FakeBackend):
         self.answers = asyncio.Event()
         """Without it, a release is answered late, as a guest's."""
         self.answers.set()
+        self.freezing_s = 0.0
+        """How long it takes to freeze; no exec can begin meanwhile."""
+        self._freezing = False
 
     def _break(self, where: str) -> None:
         if self.break_at == where:
@@ -121,6 +125,20 @@ class FaultyBackend(FakeBackend):
         self._break("release")
         await super().release(instance_id)
         await self.answers.wait()
+
+    async def freeze(self, instance_id: str, frozen: bool) -> None:
+        self._freezing = frozen
+        try:
+            await asyncio.sleep(self.freezing_s)
+            self._break("freeze")
+        finally:
+            self._freezing = False
+        await super().freeze(instance_id, frozen)
+
+    async def exec(self, instance_id, plan) -> Exec:  # type: ignore[no-untyped-def]
+        if self._freezing:
+            raise Conflict("it is being frozen")
+        return await super().exec(instance_id, plan)
 
     async def set_network(self, instance_id, endpoints, files) -> None:  # type: ignore[no-untyped-def]
         self.fate.check()

@@ -18,11 +18,12 @@ from insula.engine.health import (
     probe_args,
     timed_out,
 )
-from insula.engine.types import ExecSpec
-from insula.errors import InvalidRequest
+from insula.engine.types import CommitSpec, ExecSpec
+from insula.errors import Conflict, InvalidRequest
 from insula.events import Event
 from insula.model.durations import format_duration, parse_duration
 from insula.model.health import Health, HealthCheck, HealthStatus, ProbeResult
+from insula.model.image import Image
 from insula.model.instance import InstanceSpec
 
 from .rooms import World, spec
@@ -219,6 +220,48 @@ async def test_nobody_probes_while_it_is_paused_or_has_ended(
     log = health(engine, ref).log
     await engine.start_instance(ref)
     assert health(engine, ref) == Health(log=log)
+    assert len(probers(engine)) == 1
+    await engine.remove(ref, force=True)
+
+
+async def test_what_freezing_does_to_a_probe_says_nothing_of_its_health(
+    world: World, engine: Engine, told: AsyncIterator[Event]
+) -> None:
+    ref = await start(engine, probed("true", retries=1))
+    await until(told, "health_status: healthy")
+    world.backend.freezing_s = 0.05
+    await engine.pause(ref)
+    await engine.unpause(ref)
+    assert (await until(told, "health_status")).action == "health_status: healthy"
+    await engine.remove(ref, force=True)
+
+
+async def test_a_commit_says_nothing_of_its_health(
+    world: World, engine: Engine, told: AsyncIterator[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def commit(*_: object, base: Image, **__: object) -> Image:
+        return base
+
+    monkeypatch.setattr(engine._kit.images, "commit", commit)
+    ref = await start(engine, probed("true", retries=1))
+    await until(told, "health_status: healthy")
+    world.backend.freezing_s = 0.05
+    await engine.commit(ref, CommitSpec(pause=True))
+    assert "health_status: unhealthy" not in world.seen()
+    assert health(engine, ref).status is HEALTHY
+    assert len(probers(engine)) == 1
+    await engine.remove(ref, force=True)
+
+
+async def test_it_is_probed_on_when_it_cannot_be_paused(
+    world: World, engine: Engine, told: AsyncIterator[Event]
+) -> None:
+    ref = await start(engine, probed("true"))
+    await until(told, "health_status: healthy")
+    world.backend.break_at = "freeze"
+    with pytest.raises(Conflict, match="broken at freeze"):
+        await engine.pause(ref)
+    assert health(engine, ref).status is HEALTHY
     assert len(probers(engine)) == 1
     await engine.remove(ref, force=True)
 
