@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from insula.api.filters import Filters
-from insula.api.times import SECOND_NS
+from insula.api.times import SECOND_NS, format_time
 from insula.api.translate_image import render_summary
 from insula.api.translate_list import render_summary as render_container
 from insula.api.translate_volume import render_volume
@@ -16,6 +17,9 @@ from insula.api.wire.codec import to_builtins
 from insula.engine.types import DiskUsage
 from insula.events import Event
 from insula.model.reports import has_label
+
+if TYPE_CHECKING:
+    from insula.build.prune import CacheRecord
 
 
 def render_event(event: Event) -> dict[str, Any]:
@@ -76,12 +80,31 @@ def _sizes(usage: DiskUsage, instance_id: str) -> dict[str, int]:
     return {"SizeRw": sizes.written_bytes, "SizeRootFs": sizes.total_bytes} if sizes else {}
 
 
-def render_disk_usage(usage: DiskUsage, kinds: tuple[str, ...], version: Version = NEWEST) -> dict[str, Any]:
+def _render_cache(cache: CacheRecord, version: Version) -> dict[str, Any]:
+    return {
+        "ID": cache.ident,
+        **({"Parents": None} if version >= (1, 42) else {"Parent": ""}),
+        "Type": cache.kind,
+        "Description": cache.description,
+        "InUse": False,
+        "Shared": False,
+        "Size": cache.size_bytes,
+        "CreatedAt": format_time(cache.created_ns),
+        "LastUsedAt": format_time(cache.used_ns),
+        "UsageCount": cache.uses,
+    }
+
+
+def render_disk_usage(
+    usage: DiskUsage, kinds: tuple[str, ...], version: Version = NEWEST, caches: Sequence[CacheRecord] = ()
+) -> dict[str, Any]:
     def wanted(kind: str) -> bool:
         return not kinds or kind in kinds
 
     now_ns = time.time_ns()
-    document: dict[str, Any] = {"BuilderSize": 0} if version < (1, 42) else {}
+    document: dict[str, Any] = (
+        {"BuilderSize": sum(cache.size_bytes for cache in caches)} if version < (1, 42) else {}
+    )
     if wanted("image"):
         users = Counter(view.instance.image_id for view in usage.instances)
         document["LayersSize"] = usage.layers_bytes
@@ -100,5 +123,5 @@ def render_disk_usage(usage: DiskUsage, kinds: tuple[str, ...], version: Version
             for v in usage.volumes
         ]
     if wanted("build-cache"):
-        document["BuildCache"] = []
+        document["BuildCache"] = [_render_cache(cache, version) for cache in caches]
     return document

@@ -86,7 +86,9 @@ class Builder:
                 stack.push_async_callback(asyncio.to_thread, remove_tree, place)  # a context may be large
             stack.callback(self._let_go)
             context = await receive(self._places.state)
-            parsed = await asyncio.to_thread(parse_dockerfile, context.dockerfile)
+            parsed = context.parsed
+            if parsed is None:
+                parsed = await asyncio.to_thread(parse_dockerfile, context.dockerfile)
             parsed = parsed.up_to(self._options.target)
             stack.push_async_callback(self._drop_disks)
             return await self._build(parsed, context)

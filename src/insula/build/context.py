@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from insula.build.git import fetch_repository, parse_git
 from insula.build.remote import fetch, is_address, is_git
 from insula.dockerfile.reader import MAX_BYTES
+from insula.dockerfile.stages import Dockerfile
 from insula.errors import CorruptData, InvalidRequest, NotFound
 from insula.system import tree
 from insula.system.child import run_child
@@ -29,11 +30,13 @@ _MODULE = "insula.build.ignore_child"
 @dataclass(frozen=True, slots=True)
 class Context:
     """`directory` is on the host, and empty where there is nothing but the Dockerfile.  `named` are further
-    directories, by the names that `--from` may give."""
+    directories, by the names that `--from` may give.  `parsed` is the Dockerfile, if it was read
+    already."""
 
     directory: str
     dockerfile: bytes
     named: Mapping[str, str] = field(default_factory=dict)
+    parsed: Dockerfile | None = None
 
 
 async def receive_context(
@@ -127,15 +130,6 @@ async def _take_dockerfile(directory: str, name: str) -> bytes:
             for one in (await run_child(_MODULE, request, pass_fds=(root,)))["ignored"]:
                 _remove(root, one)
         return text
-    finally:
-        os.close(root)
-
-
-def read_file(directory: str, name: str) -> bytes | None:
-    """What `name` is in a directory of the client's, links followed inside it; None: no file."""
-    root = os.open(directory, _DIRECTORY)
-    try:
-        return _read(root, name)
     finally:
         os.close(root)
 

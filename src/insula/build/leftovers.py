@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 
+from insula.build.contexts import Contexts
 from insula.config import Settings
 from insula.system.files import remove_tree
 from insula.system.mounts import umount_below
@@ -18,3 +19,4 @@ def remove_unfinished_builds(settings: Settings) -> None:
         if os.path.isdir(place):
             umount_below(place)
             remove_tree(place)
+    Contexts(settings).trim()

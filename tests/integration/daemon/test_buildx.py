@@ -165,7 +165,40 @@ def test_a_build_as_where_docker_is_installed(buildx: Buildx, isolation: str) ->
         assert [first, *others] == caches(buildx)
     buildx.docker("buildx", "prune", "-f", f"--filter=id={first}")
     assert others == caches(buildx)
-    assert "is not known" in buildx.docker("buildx", "prune", "-f", "--filter=type=regular", code=1)
+    assert "is not known" in buildx.docker("buildx", "prune", "-f", "--filter=mutable=true", code=1)
+
+
+def test_only_what_has_changed_is_sent_again(buildx: Buildx) -> None:
+    buildx.docker("buildx", "prune", "-f", "--filter=type=source.local")
+    buildx.write(Dockerfile="FROM scratch\nCOPY . /\n", d__same="s", d__changes="before", goes="g")
+    (buildx.directory / "large").write_bytes(os.urandom(3 << 20))
+    out = buildx.directory.parent / "out"
+
+    def built() -> tuple[dict[str, bytes], float]:
+        """The files, and the kilobytes that were sent for the context."""
+        shutil.rmtree(out, ignore_errors=True)
+        said = buildx.build("-o", str(out))
+        sent = re.findall(r"transferring context: ([\d.]+)([kM]?)B done", said)[-1]
+        files = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+        return files, float(sent[0]) * {"": 1, "k": 1000, "M": 1e6}[sent[1]] / 1000
+
+    files, kilobytes = built()
+    assert {"Dockerfile", "d/same", "d/changes", "goes", "large"} == set(files)
+    assert kilobytes > 3000
+    (buildx.directory / "goes").unlink()
+    (buildx.directory / "d/changes").write_text("after.")
+    buildx.write(comes="c")
+    files, kilobytes = built()
+    assert ({"Dockerfile", "d/same", "d/changes", "comes", "large"}, b"after.") == (
+        set(files),
+        files["d/changes"],
+    )
+    assert kilobytes < 10
+    of_context = ("--filter=type=source.local", "--filter=description=local source for context")
+    assert "3.146MB" in buildx.docker("buildx", "du", *of_context)
+    assert "source.local" in buildx.docker("system", "df", "-v")
+    buildx.docker("builder", "prune", "-f")
+    assert "source.local" not in buildx.docker("system", "df", "-v")
 
 
 def test_what_is_made_may_be_files_of_the_clients(buildx: Buildx) -> None:

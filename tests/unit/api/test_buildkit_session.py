@@ -21,6 +21,7 @@ from insula.errors import InvalidRequest, Unavailable
 _SECRET = "/moby.buildkit.secrets.v1.Secrets/GetSecret"
 _CREDENTIALS = "/moby.filesync.v1.Auth/Credentials"
 _CHECK, _AGENT = "/moby.sshforward.v1.SSH/CheckAgent", "/moby.sshforward.v1.SSH/ForwardAgent"
+_FILES = "/moby.filesync.v1.FileSync/DiffCopy"
 _PULL = "/moby.upload.v1.Upload/Pull"
 
 
@@ -57,7 +58,19 @@ async def pull(stream: Any) -> None:
         await stream.send_message(wire.BytesMessage(data=piece))
 
 
+async def files(stream: Any) -> None:
+    """Two thousand names; then what is asked for, until it is asked for too much."""
+    stats = [wire.Packet(stat=wire.Stat(path=f"{stream.metadata['dir-name']}{n}")) for n in range(2000)]
+    for packet in (*stats, wire.Packet()):
+        await stream.send_message(packet)
+    while (packet := await stream.recv_message()).type == wire.Packet.REQ:
+        size = (17 << 20) if packet.id == 1999 else 300_000
+        await stream.send_message(wire.Packet(type=wire.Packet.DATA, id=packet.id, data=bytes(size)))
+    await stream.send_message(wire.Packet(type=wire.Packet.FIN))
+
+
 _METHODS = {
+    _FILES: (files, Cardinality.STREAM_STREAM, wire.Packet, wire.Packet),
     _SECRET: (secret, Cardinality.UNARY_UNARY, wire.GetSecretRequest, wire.GetSecretResponse),
     _CREDENTIALS: (credentials, Cardinality.UNARY_UNARY, wire.CredentialsRequest, wire.CredentialsResponse),
     _CHECK: (check_agent, Cardinality.UNARY_UNARY, wire.CheckAgentRequest, wire.CheckAgentResponse),
@@ -116,6 +129,38 @@ async def test_programs_reach_the_clients_agent(tmp_path: Path) -> None:
                 assert b"QUESTION" == await asyncio.wait_for(reader.readexactly(8), 10)
                 writer.close()
         assert not Path(path).exists()
+
+
+async def test_packets_come_and_go_several_at_a_time() -> None:
+    async with connected() as session, session.files("größe") as stream:
+        for number in range(2000):
+            assert f"gr%C3%B6%C3%9Fe{number}" == (await stream.recv_message()).stat.path
+        assert not (await stream.recv_message()).HasField("stat")
+        await stream.send_messages([wire.Packet(type=wire.Packet.REQ, id=number) for number in range(50)])
+        for number in range(50):
+            packet = await stream.recv_message()
+            assert (number, bytes(300_000)) == (packet.id, packet.data)
+        await stream.send_message(wire.Packet(type=wire.Packet.FIN), end=True)
+        assert wire.Packet.FIN == (await stream.recv_message()).type
+        assert None is await stream.recv_message()
+
+
+_TOO_LARGE = r"grpc: received message larger than max \(\d+ vs\. 16777216\)"
+
+
+async def test_a_message_is_bounded_on_its_way_to_us_and_from_a_client() -> None:
+    async def read(session: Session) -> None:
+        async with session.files("x") as stream:
+            await stream.send_messages([wire.Packet(type=wire.Packet.REQ, id=1999)])
+            while await stream.recv_message():
+                pass
+
+    async with connected() as session:
+        with pytest.raises(InvalidRequest, match=_TOO_LARGE):
+            await read(session)
+        with pytest.raises(InvalidRequest, match=_TOO_LARGE):
+            await session.secret("x" * (16 << 20))
+        assert b"\0secret" == await session.secret("known"), "and the session goes on"
 
 
 async def test_standard_input_is_pulled() -> None:

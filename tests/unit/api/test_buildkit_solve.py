@@ -1,14 +1,17 @@
-"""What clients show of an error, and the handles of results."""
+"""What clients show of an error, the handles of results, and filters of records."""
 
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import pytest
 
 from insula.api.buildkit import wire_pb2 as wire
+from insula.api.buildkit.services import parse_filters
 from insula.api.buildkit.solve import definition_of, line_in, result_of, source_of
-from insula.errors import InsulaError
+from insula.build.prune import LOCAL, MOUNT, CacheRecord
+from insula.errors import InsulaError, UnsupportedField
 
 _FILE = b"FROM a\nENV A=1\n\nRUN x \\\n # inside\n y\n\n# after\nCOPY <<E /z\nRUN no\nE\nRUN z"
 
@@ -36,3 +39,31 @@ def test_a_result_comes_back_as_it_went_out() -> None:
         result_of(wire.Definition())
     with pytest.raises(InsulaError, match="no LLB"):
         result_of(wire.Definition(**{"def": [b"\xff\xff"]}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("texts", "chosen"),
+    [
+        ([], "cm"),
+        ([""], "cm"),
+        (["type==source.local"], "c"),
+        (["type!=source.local"], "m"),
+        (["id~=ach,type==exec.cachemount"], "m"),
+        (["id~=ach,type==source.local"], ""),
+        (["id==con", 'description=="cached mount a,b"'], "cm"),
+        (['description=="cached mount a,b",type==exec.cachemount'], "m"),
+        (["description~=local source"], "c"),
+    ],
+)
+def test_records_are_chosen_as_buildx_asks(texts: list[str], chosen: str) -> None:
+    numbers: dict[str, Any] = {"size_bytes": 1, "created_ns": 1, "used_ns": 1, "labels": {}}
+    context = CacheRecord(ident="context", kind=LOCAL, description="local source for context", **numbers)
+    mount = CacheRecord(ident="cache", kind=MOUNT, description="cached mount a,b", **numbers)
+    asked = parse_filters(texts)
+    assert chosen == "c" * asked(context) + "m" * asked(mount)
+
+
+@pytest.mark.parametrize("text", ["mutable==true", "id", "type==a,shared", 'id==a"b', ","])
+def test_other_filters_are_refused(text: str) -> None:
+    with pytest.raises(UnsupportedField, match="is not known"):
+        parse_filters([text])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from insula.api.buildkit import wire_pb2 as wire
-from insula.api.buildkit.transfer import receive, send
+from insula.api.buildkit.transfer import receive, receive_files, send
 from insula.errors import InvalidRequest
 
 _GO_DIR, _GO_LINK, _GO_SETUID = 1 << 31, 1 << 27, 1 << 23
@@ -28,6 +28,10 @@ class Pipe:
 
     async def send_message(self, message: Any, *, end: bool = False) -> None:
         await self.outbox.put(message)
+
+    async def send_messages(self, messages: Iterable[Any]) -> None:
+        for message in messages:
+            await self.send_message(message)
 
     async def recv_message(self) -> Any:
         return await self.inbox.get()
@@ -74,12 +78,13 @@ async def serve(pipe: Pipe, stats: list[Any], files: dict[str, bytes], *, order:
 
 
 async def received(
-    stats: list[Any], files: dict[str, bytes], **how: Any
+    stats: list[Any], files: dict[str, bytes], have: Any = None, **how: Any
 ) -> tuple[tarfile.TarFile, list[str]]:
     pipe = Pipe()
     serving = asyncio.create_task(serve(pipe.other(), stats, files, **how))
     counts: list[int] = []
-    data = b"".join([piece async for piece in receive(pipe, counts.append)])  # type: ignore[arg-type]
+    pieces = receive(pipe, counts.append, have)  # type: ignore[arg-type]
+    data = b"".join([piece async for piece in pieces])
     assert counts == sorted(counts)
     return tarfile.open(fileobj=io.BytesIO(data)), await serving
 
@@ -139,6 +144,50 @@ async def test_a_large_one_that_shrinks_is_told_and_one_that_grows_is_cut() -> N
     archive, _ = await received([a_file("big", size), a_file("c", 1)], {"big": b"x" * (size + 9), "c": b"c"})
     assert size == archive.getmember("big").size
     assert b"c" == archive.extractfile("c").read()  # type: ignore[union-attr]
+
+
+async def test_what_is_here_already_is_not_asked_for() -> None:
+    stats = [wire.Stat(path="d", mode=_GO_DIR | 0o755), a_file("d/a", 3), a_file("d/b", 3), a_file("z", 1)]
+
+    async def have(members: Any) -> set[int]:
+        assert [b"d/", b"d/a", b"d/b", b"z"] == [member.name for member in members]
+        return {0, 1, 3}
+
+    archive, asked = await received(stats, {"d/b": b"new"}, have=have)
+    assert ["d/b"] == archive.getnames() == asked
+
+
+async def files_of(stats: list[Any], files: dict[str, bytes], *names: str) -> dict[str, bytes]:
+    pipe = Pipe()
+    serving = asyncio.create_task(serve(pipe.other(), stats, files))
+    found = await receive_files(pipe, lambda _: None, names, most=9)  # type: ignore[arg-type]
+    await serving
+    return found
+
+
+async def test_files_by_name_with_links_inside_the_directory() -> None:
+    link = _GO_LINK | 0o777
+    stats = [
+        wire.Stat(path="Dockerfile", mode=link, linkname="../d/../d/real"),
+        wire.Stat(path="circle", mode=link, linkname="circle"),
+        wire.Stat(path="d", mode=_GO_DIR | 0o755),
+        a_file("d/hard", 0, linkname="d/real"),
+        wire.Stat(path="d/link", mode=link, linkname="/way/real"),
+        a_file("d/real", 5),
+        a_file("empty", 0),
+        wire.Stat(path="way", mode=link, linkname="d"),
+    ]
+    names = ["Dockerfile", "d/hard", "d/link", "d", "circle", "none", "empty", "../.."]
+    found = await files_of(stats, {"d/real": b"hello"}, *names)
+    assert {"Dockerfile": b"hello", "d/hard": b"hello", "d/link": b"hello", "empty": b""} == found
+
+
+async def test_a_file_that_is_too_large_is_not_read() -> None:
+    pipe = Pipe()
+    for packet in told(a_file("f", 10)):
+        pipe.inbox.put_nowait(packet)
+    with pytest.raises(InvalidRequest, match="f is larger than"):
+        await receive_files(pipe, lambda _: None, ["f"], most=9)  # type: ignore[arg-type]
 
 
 _DATA, _ERR = wire.Packet.DATA, wire.Packet.ERR

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from insula.build.contexts import Contexts
 from insula.build.mounting import CACHE_LABEL
-from insula.build.prune import prune_caches
+from insula.build.prune import list_contexts, prune_caches
 from insula.engine.contents import check_writable
 from insula.engine.engine import Engine
 from insula.errors import Conflict, Forbidden, InvalidRequest, NoSuchPath
@@ -195,14 +196,22 @@ async def test_which_caches_of_builds_are_pruned(
 
     async def pruned(*labels: str, ids: tuple[str, ...] = (), keep_bytes: int = 0) -> tuple[str, ...]:
         filters = PruneFilters(labels=labels)
-        return (await prune_caches(engine, filters, ids=ids, keep_bytes=keep_bytes)).deleted
+        report = await prune_caches(
+            engine, filters, chosen=lambda cache: not ids or cache.ident in ids, keep_bytes=keep_bytes
+        )
+        return report.deleted
 
     assert () == await pruned(ids=("none", "data"))
     assert ("two",) == await pruned(ids=("two", "data"))
     assert () == await pruned(keep_bytes=800)
     assert ("one",) == await pruned(keep_bytes=700)
     assert () == await pruned("two")
-    assert ("three", "four") == await pruned()
+    context = Contexts(engine.settings).take("key", "context")
+    context.size_bytes = 100
+    Contexts(engine.settings).give_back(context)
+    assert ["local source for context"] == [c.description for c in await list_contexts(engine)]
+    assert () == await pruned(keep_bytes=800)
+    assert ("three", "four", context.ident) == await pruned()
     assert ["data"] == [volume.name for volume in engine.volumes.list()]
 
 

@@ -20,6 +20,7 @@ from grpclib.protocol import H2Protocol
 from grpclib.server import Server
 
 from insula.api.buildkit import wire_pb2 as wire
+from insula.api.buildkit.streams import BoundedProtocol
 
 for _name in ("h2", "hpack", "grpclib"):  # each header of each call, else
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -71,7 +72,8 @@ class Served(Server):
 
     def protocol(self) -> H2Protocol:
         """Of one connection."""
-        return self._protocol_factory()
+        plain = self._protocol_factory()
+        return BoundedProtocol(plain.handler, plain.config, plain.h2_config)
 
 
 class Calling(Channel):
@@ -79,7 +81,8 @@ class Calling(Channel):
 
     def __init__(self) -> None:
         super().__init__(path="session", codec=ProtoCodec(), status_details_codec=Details())
-        self.protocol = self._protocol_factory()
+        plain = self._protocol_factory()
+        self.protocol: H2Protocol = BoundedProtocol(plain.handler, plain.config, plain.h2_config)
         self._taken = False
 
     async def _create_connection(self) -> H2Protocol:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from grpclib.const import Cardinality, Status
@@ -19,10 +20,9 @@ from grpclib.server import Stream
 from insula import __version__
 from insula.api.buildkit import wire_pb2 as wire
 from insula.api.buildkit.connection import Calling, Methods, Served, Tunnel
-from insula.api.buildkit.session import SESSION_ID, SESSION_METHOD, Session
+from insula.api.buildkit.session import SESSION_ID, SESSION_KEY, SESSION_METHOD, Session
 from insula.api.buildkit.solve import Builds, definition_of
-from insula.build.mounting import CACHE_LABEL
-from insula.build.prune import prune_caches
+from insula.build.prune import CacheRecord, list_caches, prune_caches
 from insula.errors import InsulaError, UnsupportedField
 from insula.images.registry.manifests import host_platform
 from insula.model.reports import PruneFilters
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _VERSION = "v0.17.3"  # of BuildKit, as the Docker that we say we are has it
-_BY_ID = ("id==", "id~=")  # as buildx writes `--filter id=NAME`
+# as buildx writes `--filter NAME=VALUE`: `name==value`, several with commas between them
+_PARTS = re.compile(r'(?:[^,"]|"[^"]*")+')
+_FILTER = re.compile(r'(id|type|description)(==|~=|!=)("[^"]*"|[^"]*)')
 
 # what a frontend's client may ask of the gateway, and what a build may ask for (BuildKit's apicaps)
 _FRONTEND_CAPS = (
@@ -134,7 +136,8 @@ class Services:
 
         sending = asyncio.create_task(send())
         try:
-            with self.builds.sessions.entered(Session(ident, offered, channel)):
+            key = str(metadata.get(SESSION_KEY.lower(), ""))
+            with self.builds.sessions.entered(Session(ident, offered, channel, key)):
                 while (message := await stream.recv_message()) is not None:
                     channel.protocol.data_received(message.data)
         finally:
@@ -144,41 +147,23 @@ class Services:
             await asyncio.gather(sending, return_exceptions=True)
 
     async def _usage(self, request: Any, ref: str) -> Any:
-        return wire.DiskUsageResponse(record=[record async for record in self._records()])
-
-    async def _records(self) -> AsyncIterator[Any]:
-        """The caches of `RUN --mount=type=cache`: steps are images here, which have pages of their own."""
-        for volume in self._engine.volumes.list():
-            if ident := volume.labels.get(CACHE_LABEL):
-                seconds, nanos = divmod(volume.created_ns, 1_000_000_000)
-                yield wire.UsageRecord(
-                    id=volume.name,
-                    mutable=True,
-                    size=await self._engine.volumes.size(volume.name),
-                    created_at=wire.Timestamp(seconds=seconds, nanos=nanos),
-                    description=f"cached mount {ident}",
-                    record_type="exec.cachemount",
-                )
+        chosen = parse_filters(request.filter)
+        caches = await list_caches(self._engine)
+        return wire.DiskUsageResponse(record=[_record_of(cache) for cache in caches if chosen(cache)])
 
     async def _prune(self, request: Any) -> AsyncIterator[Any]:
         for name in ("max_used_space", "min_free_space"):
             if getattr(request, name):
                 raise UnsupportedField(name, "there is no such bound here", hint="--reserved-space")
-        asked = [text for text in request.filter if text]  # buildx sends an empty one for none
-        if strange := next((text for text in asked if not text.startswith(_BY_ID)), ""):
-            raise UnsupportedField("filter", f"{strange[:128]!r} is not known", hint="id, until")
-        before_ns = time.time_ns() - request.keep_duration if request.keep_duration else 0
-        filters = PruneFilters(until_ns=before_ns)
-        known = {record.id: record async for record in self._records()}
-        parts = [text[len(_BY_ID[0]) :].strip('"') for text in asked]
-        ids = [name for name in known if any(part in name for part in parts)]
-        if asked and not ids:
-            return
-        keep = request.reserved_space
-        report = await prune_caches(self._engine, filters, ids=ids, keep_bytes=keep)
+        chosen = parse_filters(request.filter)
+        filters = PruneFilters(
+            until_ns=time.time_ns() - request.keep_duration if request.keep_duration else 0
+        )
+        known = {cache.ident: cache for cache in await list_caches(self._engine)}
+        report = await prune_caches(self._engine, filters, chosen=chosen, keep_bytes=request.reserved_space)
         for name in report.deleted:
             if name in known:
-                yield known[name]
+                yield _record_of(known[name])
 
     # LLBBridge
 
@@ -215,6 +200,43 @@ class Services:
 
     async def _health(self, request: Any, ref: str) -> Any:
         return wire.HealthCheckResponse(status=wire.HealthCheckResponse.ServingStatus.SERVING)
+
+
+def parse_filters(texts: Sequence[str]) -> Callable[[CacheRecord], bool]:
+    """Which records are asked for.  In a text all must hold, and of several texts one.  Raises
+    UnsupportedField."""
+    wanted: list[list[tuple[str, str, str]]] = []
+    for text in filter(None, texts):  # buildx sends an empty one for none
+        parts = [_FILTER.fullmatch(part) for part in _PARTS.findall(text)]
+        if not parts or not all(parts):
+            raise UnsupportedField(
+                "filter", f"{text[:128]!r} is not known", hint="id, type, description, until"
+            )
+        wanted.append([(part[1], part[2], part[3].strip('"')) for part in parts if part])
+
+    def holds(cache: CacheRecord, field: str, how: str, value: str) -> bool:
+        said = {"id": cache.ident, "type": cache.kind, "description": cache.description}[field]
+        return value in said if how == "~=" or field == "id" else (said == value) == (how == "==")
+
+    return lambda cache: not wanted or any(all(holds(cache, *one) for one in parts) for parts in wanted)
+
+
+def _record_of(cache: CacheRecord) -> Any:
+    return wire.UsageRecord(
+        id=cache.ident,
+        mutable=True,
+        size=cache.size_bytes,
+        created_at=_time(cache.created_ns),
+        last_used_at=_time(cache.used_ns) if cache.uses else None,
+        usage_count=cache.uses,
+        description=cache.description,
+        record_type=cache.kind,
+    )
+
+
+def _time(time_ns: int) -> Any:
+    seconds, nanos = divmod(time_ns, 1_000_000_000)
+    return wire.Timestamp(seconds=seconds, nanos=nanos)
 
 
 def _version() -> Any:

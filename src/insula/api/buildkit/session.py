@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote_plus
 
 from grpclib.client import Channel, Stream
@@ -20,6 +20,7 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from insula.api.buildkit import wire_pb2 as wire
+from insula.api.buildkit.streams import Packets
 from insula.errors import InsulaError, InvalidRequest, Unavailable
 from insula.model.credentials import Credentials
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SESSION_ID = "X-Docker-Expose-Session-Uuid"
 SESSION_METHOD = "X-Docker-Expose-Session-Grpc-Method"
+SESSION_KEY = "X-Docker-Expose-Session-Sharedkey"
 
 _FILES = "/moby.filesync.v1.FileSync/DiffCopy"
 _SEND = "/moby.filesync.v1.FileSend/DiffCopy"
@@ -42,14 +44,17 @@ _PIECE = 32 * 1024
 _HUB = "registry-1.docker.io"  # as BuildKit asks for Docker Hub's
 _UPLOAD_HOST = "buildkit-session"
 
-Packets = Stream[Any, Any]
+_Call = Stream[Any, Any]
+T = TypeVar("T")
 
 
 class Session:
-    """`offered` are the methods that the client serves, as `/service/Method`."""
+    """`offered` are the methods that the client serves, as `/service/Method`.  `shared_key` is what it says
+    its directories are known by from one session to the next ("": by nothing)."""
 
-    def __init__(self, ident: str, offered: frozenset[str], channel: Channel) -> None:
+    def __init__(self, ident: str, offered: frozenset[str], channel: Channel, shared_key: str = "") -> None:
         self.ident = ident
+        self.shared_key = shared_key
         self._offered = {path.lower() for path in offered}
         self._channel = channel
 
@@ -176,7 +181,7 @@ class Session:
         with _told(f"reading the client's directory {directory!r}"):
             async with self._stream(_FILES, wire.Packet, wire.Packet, _encoded(asked)) as stream:
                 await stream.send_request()
-                yield stream
+                yield Packets(stream, wire.Packet)
 
     @staticmethod
     def is_upload(address: str) -> bool:
@@ -204,19 +209,19 @@ class Session:
         with _told("writing to the client"):
             async with self._stream(_SEND, kind, kind, which) as stream:
                 await stream.send_request()
-                yield stream
+                yield Packets(stream, kind)
 
     # gRPC
 
     async def _ask(self, path: str, message: Any, asks: type[Any], gives: type[Any]) -> Any:
-        call: Packets = self._channel.request(path, Cardinality.UNARY_UNARY, asks, gives, timeout=_ANSWER_S)
+        call: _Call = self._channel.request(path, Cardinality.UNARY_UNARY, asks, gives, timeout=_ANSWER_S)
         async with call as stream:
             await stream.send_message(message, end=True)
             return await stream.recv_message()
 
     def _stream(
         self, path: str, asks: type[Any], gives: type[Any], metadata: Mapping[str, Sequence[str]]
-    ) -> Packets:
+    ) -> _Call:
         pairs = [(name, value) for name, values in metadata.items() for value in values]
         return self._channel.request(path, Cardinality.STREAM_STREAM, asks, gives, metadata=pairs)
 
@@ -249,32 +254,46 @@ def _encoded(asked: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
     return found
 
 
+class Awaited(Generic[T]):
+    """Things by their names, which may be asked for before they are there: requests overtake each other."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, T] = {}
+        self._changed = asyncio.Event()
+
+    def add(self, name: str, thing: T) -> None:
+        self.known[name] = thing
+        self._changed.set()
+
+    async def find(self, name: str, wait_s: float) -> T | None:
+        """None when it does not come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while name not in self.known:
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self.known.get(name)
+
+
 class Sessions:
     """Those that are open, by the name that their client gave them."""
 
     def __init__(self) -> None:
-        self._open: dict[str, Session] = {}
-        self._changed = asyncio.Event()
+        self._open = Awaited[Session]()
 
     @contextlib.contextmanager
     def entered(self, session: Session) -> Iterator[None]:
-        self._open[session.ident] = session
-        self._changed.set()
+        self._open.add(session.ident, session)
         try:
             yield
         finally:
-            if self._open.get(session.ident) is session:
-                del self._open[session.ident]
+            if self._open.known.get(session.ident) is session:
+                del self._open.known[session.ident]
 
     async def find(self, ident: str) -> Session:
         """Raises Unavailable when it does not come."""
         if not ident:
             raise InvalidRequest("the build names no session")
-        try:
-            async with asyncio.timeout(_WAIT_S):
-                while ident not in self._open:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            raise Unavailable(f"no active session for {ident}") from None
-        return self._open[ident]
+        if (session := await self._open.find(ident, _WAIT_S)) is None:
+            raise Unavailable(f"no active session for {ident}")
+        return session

@@ -26,9 +26,10 @@ from insula.api.buildkit import wire_pb2 as wire
 from insula.api.buildkit.attributes import Frontend, image_names, parse_frontend
 from insula.api.buildkit.loading import Loading
 from insula.api.buildkit.progress import Progress, Steps
-from insula.api.buildkit.session import Session, Sessions
+from insula.api.buildkit.session import Awaited, Session, Sessions
 from insula.api.buildkit.transfer import send
 from insula.build.builder import Builder
+from insula.build.contexts import KEPT_NS, Contexts
 from insula.build.copying import Copying
 from insula.dockerfile.reader import read_dockerfile
 from insula.errors import BuildStepFailed, InsulaError, InvalidRequest, UnsupportedField
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 FRONTEND = "dockerfile.v0"
 _GATEWAY_WAIT_S = 3.0
 _KEPT_S = 30.0  # a build that is done is known as long, for who asks for its status late
+_TRIM_S = KEPT_NS / 1e9 + 60
 _RESULT_S = 3600.0  # a result is known as long, for another build of the same client to begin with it
 _HANDLE = "docker-image://insula.result/"
 _NO_RUN = "only Dockerfiles are built here, not LLB"
@@ -90,9 +92,10 @@ class Builds:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.sessions = Sessions()
-        self._jobs: dict[str, Job] = {}
+        self._contexts = Contexts(engine.settings)
+        self._jobs = Awaited[Job]()
+        self._trimming: asyncio.TimerHandle | None = None
         self._results: dict[str, _Result] = {}
-        self._known = asyncio.Event()
 
     # by their reference
 
@@ -101,31 +104,33 @@ class Builds:
         """A new one.  Raises InvalidRequest when there is one of that name."""
         if not request.ref:
             raise InvalidRequest("Ref: a build needs a reference")
-        if request.ref in self._jobs:
+        if request.ref in self._jobs.known:
             raise InvalidRequest(f"Ref: there is a build {request.ref} already")
         loop = asyncio.get_running_loop()
         job = Job(request.ref, request.session, Progress(request.ref), loop.create_future())
-        self._jobs[job.ref] = job
-        self._known.set()
+        self._jobs.add(job.ref, job)
         try:
             yield job
         finally:
             job.progress.close()
-            loop.call_later(_KEPT_S, self._jobs.pop, job.ref, None)
+            loop.call_later(_KEPT_S, self._jobs.known.pop, job.ref, None)
+            self._trim_later()
             for result in self._results.values():
                 if result.order is not None and result.order.job is job:
                     result.order = None  # its client has gone
 
+    def _trim_later(self) -> None:
+        """What this build leaves may be the last that is used for long."""
+        if self._trimming is not None:
+            self._trimming.cancel()
+        loop = asyncio.get_running_loop()
+        self._trimming = loop.call_later(_TRIM_S, loop.run_in_executor, None, self._contexts.trim)
+
     async def find(self, ref: str) -> Job:
-        """Raises InvalidRequest when it does not come: requests overtake each other."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GATEWAY_WAIT_S):
-                while ref not in self._jobs:
-                    self._known.clear()
-                    await self._known.wait()
-        if ref not in self._jobs:
+        """Raises InvalidRequest when it does not come."""
+        if (job := await self._jobs.find(ref, _GATEWAY_WAIT_S)) is None:
             raise InvalidRequest(f"no such job {ref}")
-        return self._jobs[ref]
+        return job
 
     # what a client asks for
 
@@ -197,10 +202,18 @@ class Builds:
         steps = Steps(job.progress)
         options = replace(frontend.options, renamed={**frontend.options.renamed, **others})
         frontend = replace(frontend, options=options)
-        loading = Loading(job.progress, session, self.sessions, frontend, self._has_triggers)
+        loading = Loading(
+            progress=job.progress,
+            session=session,
+            sessions=self.sessions,
+            contexts=self._contexts,
+            frontend=frontend,
+            has_triggers=self._has_triggers,
+        )
         builder = Builder(self._engine, options, steps, secrets.token_hex(8))
         try:
-            image = await builder.build(loading.receive)
+            async with aclosing(loading):
+                image = await builder.build(loading.receive)
         except InsulaError as error:
             message = str(error)
             if isinstance(error, BuildStepFailed):

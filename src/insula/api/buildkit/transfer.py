@@ -1,7 +1,7 @@
 """Directories over a session: fsutil's DiffCopy, as a tar on our side.  Async.
 
 The sender first tells of everything in the directory, in order; then the receiver asks for the files that it
-wants, by their number in that list.  Nothing is kept from one build to the next, so all is wanted.
+wants, by their number in that list: those that are not here from an earlier build (`build.contexts`).
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import os
 import stat
 import tarfile
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from insula.api.buildkit import wire_pb2 as wire
-from insula.api.buildkit.session import Packets
+from insula.api.buildkit.streams import Packets
 from insula.errors import InvalidRequest
 from insula.model.go_mode import go_mode, unix_mode
 from insula.system import tar
 
 _MOST_ENTRIES = 2_000_000
 _WINDOW = 4 << 20  # bytes asked for and not here yet
-_MOST_ASKED = 64
+_MOST_ASKED = 1024
+_MOST_HELD = 4 * _WINDOW  # bytes that came and cannot go on yet
 _SMALL = 1 << 20  # a file up to this may change its size while it is read
-_PIECE = 256 * 1024  # gRPC takes messages of up to 4 MiB
+_PIECE = 256 * 1024
+_LONGEST_CHAIN = 40  # of links
 _STAT, _REQ, _DATA = wire.Packet.STAT, wire.Packet.REQ, wire.Packet.DATA
 _FIN, _ERR = wire.Packet.FIN, wire.Packet.ERR
 _KINDS = {
@@ -38,7 +40,7 @@ _KINDS = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Wanted:
     """A file that was asked for, or will be."""
 
@@ -54,6 +56,7 @@ class _Receiver:
         self._tell = tell
         self._received = 0
         self._asked: dict[int, _Wanted] = {}
+        self._held = 0
 
     async def packet(self) -> Any:
         packet = await self._stream.recv_message()
@@ -79,9 +82,9 @@ class _Receiver:
                 )
         raise InvalidRequest("the client sent a file before it told of all")
 
-    async def ask(self, wanted: _Wanted) -> None:
-        self._asked[wanted.number] = wanted
-        await self._stream.send_message(wire.Packet(type=_REQ, id=wanted.number))
+    async def ask(self, batch: Sequence[_Wanted]) -> None:
+        self._asked.update((wanted.number, wanted) for wanted in batch)
+        await self._stream.send_messages([wire.Packet(type=_REQ, id=wanted.number) for wanted in batch])
 
     async def data(self) -> None:
         """The next piece of any file that was asked for."""
@@ -91,11 +94,20 @@ class _Receiver:
             raise InvalidRequest("the client sent a file that was not asked for")
         if packet.data:
             wanted.held += packet.data
-            if len(wanted.held) > max(_WINDOW, _SMALL + wanted.member.size) + (1 << 20):
+            self._held += len(packet.data)
+            most = max(_WINDOW, _SMALL + wanted.member.size) + (1 << 20)
+            if len(wanted.held) > most or self._held > _MOST_HELD:
                 raise InvalidRequest(f"{_shown(wanted.member)} grew while it was sent")
         else:
             wanted.ended = True
             del self._asked[packet.id]
+
+    def take(self, wanted: _Wanted) -> bytes:
+        """What has come of it by now."""
+        taken = bytes(wanted.held)
+        wanted.held.clear()
+        self._held -= len(taken)
+        return taken
 
     async def finish(self) -> None:
         await self._stream.send_message(wire.Packet(type=_FIN), end=True)
@@ -103,40 +115,110 @@ class _Receiver:
             pass
 
 
-async def receive(stream: Packets, tell: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
-    """The directory, as a tar.  `tell` gets the bytes that have come.  Raises InvalidRequest."""
+Have = Callable[[Sequence[tar.Member | None]], Awaitable[Container[int]]]
+"""Of which members, by their number, nothing is to be sent."""
+
+
+async def receive(
+    stream: Packets, tell: Callable[[int], None], have: Have | None = None
+) -> AsyncGenerator[bytes, None]:
+    """The directory, as a tar, without what is here already.  `tell` gets the bytes that have come.  Raises
+    InvalidRequest."""
     receiver = _Receiver(stream, tell)
-    listing = await receiver.listing()
+    members = [_member(entry) for entry in await receiver.listing()]
+    there = await have(members) if have is not None else ()
     ahead: deque[_Wanted] = deque()
     at = size = 0
-    members = [_member(entry) for entry in listing]
 
     async def ask_ahead() -> None:
         nonlocal at, size
+        if len(ahead) > _MOST_ASKED // 2 or size > _WINDOW // 2:
+            return
+        batch: list[_Wanted] = []
         while at < len(members) and len(ahead) < _MOST_ASKED and (size < _WINDOW or not ahead):
             member = members[at]
-            if member is not None and member.kind == tar.FILE and member.size:
+            if member is not None and member.kind == tar.FILE and member.size and at not in there:
                 if ahead and member.size > _WINDOW:
-                    return  # it comes alone, as it is not held
-                wanted = _Wanted(at, member)
-                ahead.append(wanted)
+                    break  # it comes alone, as it is not held
+                batch.append(_Wanted(at, member))
+                ahead.append(batch[-1])
                 size += member.size
-                await receiver.ask(wanted)
             at += 1
+        if batch:
+            await receiver.ask(batch)
 
+    made = bytearray()
     for number, member in enumerate(members):
-        if member is None:
+        if member is None or number in there:
             continue
         await ask_ahead()
         if not ahead or ahead[0].number != number:
-            yield tar.header(member)
-            continue
-        wanted = ahead.popleft()
-        size -= member.size
-        async for piece in _file(receiver, wanted):
-            yield piece
+            made += tar.header(member)
+        else:
+            wanted = ahead.popleft()
+            size -= member.size
+            async for piece in _file(receiver, wanted):
+                made += piece
+                if len(made) >= _PIECE:
+                    yield bytes(made)
+                    made.clear()
+        if len(made) >= _PIECE:
+            yield bytes(made)
+            made.clear()
+    if made:
+        yield bytes(made)
     yield tar.END
     await receiver.finish()
+
+
+async def receive_files(
+    stream: Packets, tell: Callable[[int], None], names: Sequence[str], *, most: int
+) -> dict[str, bytes]:
+    """What those files have that are there, their links followed inside the directory.  Raises InvalidRequest
+    for one of more than `most` bytes."""
+    receiver = _Receiver(stream, tell)
+    members = [_member(entry) for entry in await receiver.listing()]
+    numbers = {member.name.rstrip(b"/"): n for n, member in enumerate(members) if member is not None}
+    found: dict[str, _Wanted] = {}
+    for name in names:
+        number = _resolved(members, numbers, name.encode("utf-8", "surrogateescape"))
+        member = members[number] if number is not None else None
+        if number is None or member is None:
+            continue
+        if member.size > most:
+            raise InvalidRequest(f"{name} is larger than {most >> 20} MiB")
+        same = (wanted for wanted in found.values() if wanted.number == number)
+        found[name] = next(same, None) or _Wanted(number, member, ended=not member.size)
+    await receiver.ask([wanted for wanted in dict.fromkeys(found.values()) if not wanted.ended])
+    for wanted in found.values():
+        while not wanted.ended:
+            await receiver.data()
+    await receiver.finish()
+    return {name: bytes(wanted.held) for name, wanted in found.items()}
+
+
+def _resolved(members: Sequence[tar.Member | None], numbers: Mapping[bytes, int], name: bytes) -> int | None:
+    """Which member a name is in the end; None when it is no file, or out of the directory."""
+    for _ in range(_LONGEST_CHAIN):
+        parts: list[bytes] = []
+        for part in name.split(b"/"):
+            if part == b"..":
+                del parts[-1:]
+            elif part not in (b"", b"."):
+                parts.append(part)
+        for depth in range(1, len(parts) + 1):
+            number = numbers.get(b"/".join(parts[:depth]))
+            member = members[number] if number is not None else None
+            if member is None:
+                return None
+            if member.kind in (tar.SYMLINK, tar.LINK):
+                above = parts[: depth - 1] if member.kind == tar.SYMLINK else []
+                above = [] if member.link.startswith(b"/") else above
+                name = b"/".join((*above, member.link, *parts[depth:]))
+                break
+        else:
+            return number if parts and member is not None and member.kind == tar.FILE else None
+    return None
 
 
 async def _file(receiver: _Receiver, wanted: _Wanted) -> AsyncGenerator[bytes, None]:
@@ -144,8 +226,9 @@ async def _file(receiver: _Receiver, wanted: _Wanted) -> AsyncGenerator[bytes, N
     if member.size <= _SMALL:
         while not wanted.ended:
             await receiver.data()
-        member.size = len(wanted.held)
-        yield tar.header(member) + bytes(wanted.held) + tar.padding(member.size)
+        content = receiver.take(wanted)
+        member.size = len(content)
+        yield tar.header(member) + content + tar.padding(member.size)
         return
     yield tar.header(member)
     left = member.size
@@ -154,13 +237,12 @@ async def _file(receiver: _Receiver, wanted: _Wanted) -> AsyncGenerator[bytes, N
             await receiver.data()
         if not wanted.held:
             raise InvalidRequest(f"{_shown(member)} became shorter while it was sent")
-        piece = bytes(wanted.held[:left])
-        wanted.held.clear()
+        piece = receiver.take(wanted)[:left]
         left -= len(piece)
         yield piece
     while not wanted.ended:  # what was written behind its end meanwhile is none of the context's
         await receiver.data()
-        wanted.held.clear()
+        receiver.take(wanted)
     yield tar.padding(member.size)
 
 

@@ -94,7 +94,7 @@ async def build(call: Call) -> web.StreamResponse:
 
 
 async def prune(call: Call) -> web.StreamResponse:
-    """Cache mounts of RUN.  The steps' images are images: `docker image prune` is for those."""
+    """Cache mounts of RUN, and contexts.  The steps' images are images: `docker image prune` is for those."""
     from insula.build.prune import prune_caches
 
     filters = call.filters()
@@ -102,7 +102,10 @@ async def prune(call: Call) -> web.StreamResponse:
     keep = call.text("keep-storage") or "0"
     if not keep.isdecimal() or len(keep) > _MOST_DIGITS:
         raise InvalidRequest(f"keep-storage is in bytes and expects an integer, got {keep[:64]}")
-    report = await prune_caches(call.engine, wanted, ids=filters.get("id"), keep_bytes=int(keep))
+    ids = filters.get("id")
+    report = await prune_caches(
+        call.engine, wanted, chosen=lambda cache: not ids or cache.ident in ids, keep_bytes=int(keep)
+    )
     return answer({"CachesDeleted": list(report.deleted) or None, "SpaceReclaimed": report.reclaimed_bytes})
 
 

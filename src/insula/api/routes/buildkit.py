@@ -46,18 +46,16 @@ async def grpc(call: Call) -> web.StreamResponse:
 async def session(call: Call) -> web.StreamResponse:
     _check(call)
     from insula.api.buildkit.connection import Calling, until_closed
-    from insula.api.buildkit.session import SESSION_ID, SESSION_METHOD, Session
+    from insula.api.buildkit.session import SESSION_ID, SESSION_KEY, SESSION_METHOD, Session
 
     headers = call.http.headers
     if not (ident := headers.get(SESSION_ID, "")):
         raise InvalidRequest(f"{SESSION_ID}: a session needs a name")
     channel = Calling()
     offered = frozenset(headers.getall(SESSION_METHOD, ()))
+    one = Session(ident, offered, channel, headers.get(SESSION_KEY, ""))
     closed = upgrade(call.http, "h2c", channel.protocol)
-    with (
-        contextlib.closing(channel),
-        _of(call.engine).builds.sessions.entered(Session(ident, offered, channel)),
-    ):
+    with contextlib.closing(channel), _of(call.engine).builds.sessions.entered(one):
         await until_closed(closed, channel.protocol)
     return Hijacked()
 

@@ -84,7 +84,12 @@ async def disk_usage(call: Call) -> web.StreamResponse:
     for kind in kinds:
         if kind not in ("container", "image", "volume", "build-cache"):
             raise InvalidRequest(f"unknown object type: {kind[:64]}")
-    return answer(render_disk_usage(await call.engine.disk_usage(), kinds, call.version))
+    caches = []
+    if not kinds or "build-cache" in kinds:
+        from insula.build.prune import list_contexts
+
+        caches = await list_contexts(call.engine)
+    return answer(render_disk_usage(await call.engine.disk_usage(), kinds, call.version, caches))
 
 
 ROUTES = (
