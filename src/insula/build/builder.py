@@ -122,6 +122,7 @@ class Builder:
             self._context_layers,
             self.find_root,
             may_be_nothing=options.buildkit,
+            digests=context.digests,
         )
         mounts = RunMounts(self._places, copying, self._engine.volumes, options.client, self._find_mount_root)
         self._running = Running(

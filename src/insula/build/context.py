@@ -30,13 +30,14 @@ _MODULE = "insula.build.ignore_child"
 @dataclass(frozen=True, slots=True)
 class Context:
     """`directory` is on the host, and empty where there is nothing but the Dockerfile.  `named` are further
-    directories, by the names that `--from` may give.  `parsed` is the Dockerfile, if it was read
-    already."""
+    directories, by the names that `--from` may give.  `parsed` is the Dockerfile, if it was read already.
+    `digests` are, by directory, what a COPY has made of one that is as it was (`build.files`); added to."""
 
     directory: str
     dockerfile: bytes
     named: Mapping[str, str] = field(default_factory=dict)
     parsed: Dockerfile | None = None
+    digests: Mapping[str, dict[str, str]] = field(default_factory=dict)
 
 
 async def receive_context(

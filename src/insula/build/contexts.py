@@ -14,8 +14,8 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from insula.config import Settings
 from insula.system import tar
@@ -24,6 +24,7 @@ from insula.system.files import remove_tree
 KEPT_NS = 48 * 3600 * 1_000_000_000
 """As long as Docker's own collection leaves local sources that nobody uses."""
 
+_MOST_DIGESTS = 1000
 _PART = 10  # of the disk, for all of them together
 _CAPABILITY = "security.capability"
 
@@ -38,12 +39,14 @@ class Kept:
     created_ns: int
     used_ns: int
     uses: int
+    digests: Mapping[str, str]
 
 
 @dataclass(slots=True)
 class Lease:
     """A context that a build has taken: its tree is `directory`.  `size_bytes` is to be told before it is
-    given back."""
+    given back.  `digests` are what COPY made of the tree as it is (`build.files`), to be cleared when it
+    changes."""
 
     ident: str
     name: str
@@ -51,6 +54,7 @@ class Lease:
     created_ns: int
     uses: int = 0
     size_bytes: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def directory(self) -> str:
@@ -77,6 +81,7 @@ class Contexts:
                 os.rename(f"{self._root}/{ident}", place)
                 if (known := _record(place, ident)) is not None and os.path.isdir(lease.directory):
                     lease.created_ns, lease.uses = known.created_ns, known.uses
+                    lease.digests = dict(known.digests)
                     return lease
                 remove_tree(place)  # damaged
         os.makedirs(place, mode=0o700)
@@ -91,8 +96,14 @@ class Contexts:
         if not lease.ident or not lease.size_bytes or lease.size_bytes > most:
             remove_tree(lease.place)
             return
-        record = {"name": lease.name, "size_bytes": lease.size_bytes, "created_ns": lease.created_ns}
-        record |= {"used_ns": time.time_ns(), "uses": lease.uses + 1}
+        record = {
+            "name": lease.name,
+            "size_bytes": lease.size_bytes,
+            "created_ns": lease.created_ns,
+            "used_ns": time.time_ns(),
+            "uses": lease.uses + 1,
+            "digests": lease.digests if len(lease.digests) <= _MOST_DIGESTS else {},
+        }
         with open(f"{lease.place}/record", "w", encoding="utf-8") as file:
             json.dump(record, file)
         os.makedirs(self._root, mode=0o700, exist_ok=True)
@@ -153,13 +164,22 @@ def _record(place: str, ident: str) -> Kept | None:
             created_ns=int(found["created_ns"]),
             used_ns=int(found["used_ns"]),
             uses=int(found["uses"]),
+            digests=dict(found["digests"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def sift(directory: str, members: Sequence[tar.Member | None]) -> frozenset[int]:
-    """Leave in a tree what is there as `members` say, and remove the rest: the numbers of those that stay.
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """`same` are the numbers of those that stay; `whole`: nothing else was there, and nothing is to come."""
+
+    same: frozenset[int]
+    whole: bool = False
+
+
+def sift(directory: str, members: Sequence[tar.Member | None]) -> Sifted:
+    """Leave in a tree what is there as `members` say, and remove the rest.
 
     As fsutil decides it: by kind, mode, size, time and a link's target; besides, by file capabilities.  A
     tree that cannot be read is emptied.
@@ -172,7 +192,7 @@ def sift(directory: str, members: Sequence[tar.Member | None]) -> frozenset[int]
     with os.scandir(os.fsencode(directory)) as entries:
         for entry in list(entries):
             _drop(entry)
-    return frozenset()
+    return Sifted(frozenset())
 
 
 def _drop(entry: os.DirEntry[bytes]) -> None:
@@ -191,7 +211,7 @@ class _Sieve:
         self._inodes: set[int] = set()
         self._removed = False
 
-    def sift(self, top: bytes) -> frozenset[int]:
+    def sift(self, top: bytes) -> Sifted:
         pending = [(top, b"")]
         while pending:
             path, shown = pending.pop()
@@ -207,8 +227,8 @@ class _Sieve:
                 _drop(entry)
         wanted = len(self._by_name) - len(self._directories)
         if not self._removed and len(self._same) == wanted:
-            return frozenset(self._same | self._directories)
-        return frozenset(self._same)  # what comes or goes changes its directory's time
+            return Sifted(frozenset(self._same | self._directories), whole=True)
+        return Sifted(frozenset(self._same))  # what comes or goes changes its directory's time
 
     def _stays(self, entry: os.DirEntry[bytes], name: bytes) -> bool:
         number = self._by_name.get(name)

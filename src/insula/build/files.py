@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 
 from insula.build.copying import Copying, CopyOrder, Item, Layers
 from insula.build.git import fetch_repository, parse_git
@@ -22,7 +25,7 @@ _FILE = "file"  # what is fetched or written is called so on the disk, whatever 
 
 class FileSteps:
     """`state` is the build's own directory, `context` the context's root.  `may_be_nothing`: patterns may
-    match no file."""
+    match no file.  `digests` are what is known of directories that did not change since, and are added to."""
 
     def __init__(
         self,
@@ -32,7 +35,9 @@ class FileSteps:
         find_root: Callable[[str], Awaitable[Layers]],
         *,
         may_be_nothing: bool = False,
+        digests: Mapping[str, dict[str, str]] = MappingProxyType({}),
     ) -> None:
+        self._digests = digests
         self._may_be_nothing = may_be_nothing
         self._copying = copying
         self._state = state
@@ -116,7 +121,15 @@ class FileSteps:
         return place
 
     async def digest(self, order: CopyOrder) -> str:
-        return await self._copying.digest(order)
+        """Of a directory that is as it was, what was found then."""
+        known = self._digests.get(order.roots[0][0]) if _is_of_the_source(order) else None
+        if known is None:
+            return await self._copying.digest(order)
+        asked = replace(order, target_layers=(), roots=(), created_ns=0, newest_ns=None)
+        key = hashlib.sha256(repr(asked).encode()).hexdigest()
+        if key not in known:
+            known[key] = await self._copying.digest(order)
+        return known[key]
 
     def layer(self, order: CopyOrder) -> AsyncGenerator[bytes, None]:
         return self._copying.layer(order)
@@ -150,6 +163,11 @@ class FileSteps:
             )
         finally:
             await layer.aclose()
+
+
+def _is_of_the_source(order: CopyOrder) -> bool:
+    """Whether the digest depends on the one source alone, not on the image's users or on what is fetched."""
+    return len(order.roots) == 1 and not order.chown and not any(item.unpack for item in order.items)
 
 
 def _target(working_dir: str, path: str) -> str:

@@ -166,7 +166,8 @@ def test_each_run_has_the_isolation_asked_for(daemon: Daemon, isolation: str, tm
     assert 2 == len(
         image_of(daemon, name)["RootFS"]["Layers"]
     )  # the base's, and of the RUN that changed files
-    assert [1] == [len(daemon.client.post("/build/prune")["CachesDeleted"])]
+    deleted = daemon.client.post("/build/prune")["CachesDeleted"]
+    assert 1 == sum(name.startswith("build-cache-") for name in deleted)
     assert "" == daemon.ok("volume", "ls", "-q", "-f", "label=com.insula.build-cache")
 
 

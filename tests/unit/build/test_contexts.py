@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from insula.build import contexts as kept
-from insula.build.contexts import Contexts, sift
+from insula.build.contexts import Contexts, Sifted, sift
 from insula.build.leftovers import remove_unfinished_builds
 from insula.config import Settings
 from insula.system import tar
@@ -40,7 +40,9 @@ def test_a_build_finds_what_the_last_one_left(settings: Settings) -> None:
     assert "x" == Path(lease.directory, "f").read_text()
     assert () == contexts.list(), "it is that build's alone"
     lease.size_bytes = 1
+    lease.digests["what"] = "file:1"
     contexts.give_back(lease)
+    assert {"what": "file:1"} == contexts.list()[0].digests
     assert [2] == [one.uses for one in contexts.list()]
     assert [] == os.listdir(contexts.take("key", "dockerfile").directory)
     assert [] == os.listdir(contexts.take("other", "context").directory)
@@ -135,7 +137,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a context is root's")
 
 @needs_root
 def test_a_tree_that_is_as_told_stays_whole(tmp_path: Path) -> None:
-    assert {0, 1, 3, 4} == sift(str(tmp_path), a_tree(tmp_path))
+    assert Sifted(frozenset({0, 1, 3, 4}), whole=True) == sift(str(tmp_path), a_tree(tmp_path))
     assert "hello" == (tmp_path / "d/f").read_text()
 
 
@@ -155,17 +157,28 @@ def test_a_tree_that_is_as_told_stays_whole(tmp_path: Path) -> None:
 def test_a_file_that_differs_is_asked_for(tmp_path: Path, changed: dict[str, Any]) -> None:
     members = a_tree(tmp_path)
     members[1] = entry("d/f", **({"size": 5} | changed))
-    assert {3, 4} == sift(str(tmp_path), members), "and its directory's time is told again"
+    assert Sifted(frozenset({3, 4})) == sift(str(tmp_path), members), "and its directory's time is told again"
     assert not (tmp_path / "d/f").exists()
 
 
 @needs_root
 def test_what_the_client_has_no_more_is_gone(tmp_path: Path) -> None:
     members = a_tree(tmp_path)
-    assert {1, 3} == sift(str(tmp_path), [*members[:4], entry("link/", tar.DIRECTORY)])
+    assert {1, 3} == sift(str(tmp_path), [*members[:4], entry("link/", tar.DIRECTORY)]).same
     assert not (tmp_path / "link").is_symlink()
-    assert frozenset() == sift(str(tmp_path), [])
+    assert Sifted(frozenset()) == sift(str(tmp_path), [])
     assert [] == os.listdir(tmp_path)
+
+
+@needs_root
+def test_what_is_removed_alone_is_a_change_too(tmp_path: Path) -> None:
+    members = [entry("a"), entry("b")]
+    for name in "ab":
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o644)
+        os.utime(tmp_path / name, ns=(T, T))
+    assert Sifted(frozenset({0, 1}), whole=True) == sift(str(tmp_path), members)
+    assert Sifted(frozenset({0})) == sift(str(tmp_path), members[:1])
 
 
 @needs_root
@@ -175,14 +188,14 @@ def test_what_was_damaged_is_asked_for(tmp_path: Path) -> None:
     os.utime(tmp_path / "d/f", ns=(T, T))
     os.chown(tmp_path / "empty", 1000, 1000)
     (tmp_path / "link").unlink()
-    assert frozenset() == sift(str(tmp_path), members)
+    assert Sifted(frozenset()) == sift(str(tmp_path), members)
 
 
 @needs_root
 def test_two_names_of_one_file_are_not_two_files(tmp_path: Path) -> None:
     members = a_tree(tmp_path)
     os.link(tmp_path / "empty", tmp_path / "second")
-    same = sift(str(tmp_path), [*members, entry("second")])
+    same = sift(str(tmp_path), [*members, entry("second")]).same
     assert 1 == len({3, 5} & same)
     assert 1 == os.stat(tmp_path / ("empty" if 3 in same else "second")).st_nlink
 
@@ -190,5 +203,5 @@ def test_two_names_of_one_file_are_not_two_files(tmp_path: Path) -> None:
 @needs_root
 @pytest.mark.parametrize("name", ["./d/f", "d//f", "../f", "", "d/f"])
 def test_names_that_are_none_or_told_twice_keep_nothing(tmp_path: Path, name: str) -> None:
-    assert frozenset() == sift(str(tmp_path), [*a_tree(tmp_path), entry(name)])
+    assert Sifted(frozenset()) == sift(str(tmp_path), [*a_tree(tmp_path), entry(name)])
     assert [] == os.listdir(tmp_path)

@@ -47,6 +47,7 @@ class Loading:
         self._contexts = contexts
         self._frontend = frontend
         self._leases = AsyncExitStack()
+        self._digests: dict[str, dict[str, str]] = {}
         self._has_triggers = has_triggers
         self.dockerfile = b""
         """As far as it was found."""
@@ -84,7 +85,7 @@ class Loading:
                 exclude = await self._ignored(local)
                 with self._progress.vertex(f"[context {name}] load from client") as vertex:
                     named[name] = await self._tree(vertex, local, exclude=exclude)
-        return Context(directory, given, named, parsed)
+        return Context(directory, given, named, parsed, self._digests)
 
     async def aclose(self) -> None:
         """What is kept of the contexts goes back to where the next build finds it."""
@@ -135,7 +136,10 @@ class Loading:
 
         async def have(members: Sequence[tar.Member | None]) -> frozenset[int]:
             lease.size_bytes = sum(member.size for member in members if member is not None)
-            return await asyncio.to_thread(sift, lease.directory, members)
+            found = await asyncio.to_thread(sift, lease.directory, members)
+            if not found.whole:
+                lease.digests.clear()
+            return found.same
 
         async with session.files(name, **patterns) as stream:
             async with aclosing(receive(stream, count, have)) as pieces:
@@ -145,6 +149,7 @@ class Loading:
                 else:
                     await unpack_context(_joined(first, pieces), lease.directory)
         count.end()
+        self._digests[lease.directory] = lease.digests
         return lease.directory
 
     @asynccontextmanager
