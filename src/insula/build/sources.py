@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from insula.dockerfile.patterns import WILDCARDS, compile_part
+from insula.dockerfile.patterns import compile_part, has_wildcards
 from insula.errors import InvalidRequest
 
 _LONGEST_CHAIN = 40
@@ -77,7 +77,7 @@ def find_sources(root: bytes, pattern: str) -> Iterator[Found]:
     """What a source of COPY means, in the order of names.  Raises FileNotFoundError for a plain name that is
     not there, InvalidRequest for a pattern that is none."""
     name = os.fsencode(pattern)
-    if WILDCARDS.search(pattern) is None:
+    if not has_wildcards(pattern):
         yield _found(root, name)
         return
     patterns = [os.fsdecode(part) for part in _clean(name)]

@@ -11,7 +11,13 @@ from collections.abc import Iterable
 
 from insula.errors import InvalidRequest
 
-WILDCARDS = re.compile(r"[*?\[\\]")
+_WILDCARD = re.compile(r"(?:[^*?\[\\]|\\.)*+[*?\[]", re.DOTALL)
+
+
+def has_wildcards(pattern: str) -> bool:
+    """Whether a source of COPY is a pattern.  As in Docker, what has only escaped ones is a plain name, its
+    backslashes included."""
+    return _WILDCARD.match(pattern) is not None
 
 
 def parse_ignore(text: str) -> tuple[str, ...]:

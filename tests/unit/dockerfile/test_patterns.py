@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from insula.dockerfile.patterns import Ignored, compile_part, parse_ignore
+from insula.dockerfile.patterns import Ignored, compile_part, has_wildcards, parse_ignore
 from insula.errors import InvalidRequest
 
 
@@ -58,3 +58,24 @@ def test_patterns_that_are_none(pattern: str) -> None:
 def test_parts_of_a_source() -> None:
     assert compile_part("a*.t?t").fullmatch("abc.txt")
     assert not compile_part("a*.t?t").fullmatch("b.txt")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("plain", False),
+        ("a*", True),
+        ("a?", True),
+        ("[a]", True),
+        (r"\[a\].txt", False),
+        (r"\*", False),
+        (r"\\*", True),
+        (r"\[a\]*", True),
+        ("back\\slash", False),
+        ("end\\", False),
+        ("new\\\nline*", True),
+        ("\\" * 100_001, False),
+    ],
+)
+def test_escaped_wildcards_make_no_pattern(source: str, expected: bool) -> None:
+    assert expected is has_wildcards(source)
