@@ -28,7 +28,7 @@ class Catalog:
         self.reload()
 
     def reload(self) -> None:
-        self._images = {image.id: image for image in self._store.images()}
+        self._images = {image.id: _in_order(image) for image in self._store.images()}
         self._tags = self._known(self._store.tags())
         self._digests = self._known(self._store.digests())
 
@@ -164,3 +164,10 @@ class Catalog:
             if reference.domain == domain and any(layer.digest == digest for layer in image.layers):
                 found[reference.path] = None
         return tuple(found)
+
+
+def _in_order(image: Image) -> Image:
+    """Its names by the whole of them, as Docker has them: compose takes the first for the image's own."""
+    if len(image.tags) <= 1:
+        return image
+    return replace(image, tags=tuple(sorted(image.tags, key=lambda tag: parse_reference(tag).full)))

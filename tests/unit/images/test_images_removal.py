@@ -92,6 +92,12 @@ def test_catalog_is_read_back(catalog: Catalog) -> None:
     assert catalog.all() == (stored,)
 
 
+def test_names_are_in_the_order_of_their_whole_forms(catalog: Catalog) -> None:
+    names = ("web:1", "web-x:1", "team/web:1", "a.example/web:1")
+    stored = catalog.add(make_image("a"), tags=names)
+    assert ("a.example/web:1", "web-x:1", "web:1", "team/web:1") == stored.tags
+
+
 def test_one_of_two_tags_is_only_untagged(catalog: Catalog) -> None:
     image = catalog.add(make_image("a"), tags=("x:1",))
     catalog.tag("x:2", image.id)
