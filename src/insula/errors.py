@@ -13,7 +13,8 @@
     │   ├── NoSuchInstance · NoSuchImage · NoSuchExec · NoSuchNetwork · NoSuchVolume · NoSuchPlugin ·
     │       NoSuchPath
     ├── Conflict                     409   the state of the thing does not allow it now
-    │   └── NameInUse                409
+    │   ├── NameInUse                409
+    │   └── ExecStarted              409   an exec is started once
     ├── NotModified                  304   it already is as asked (no body)
     ├── NotImplementedYet            501   a route of Docker's that insula does not have
     ├── Unavailable                  503   it cannot be done on this host, or not now
@@ -167,6 +168,13 @@ class NameInUse(Conflict):
             f'Conflict. The container name "/{name}" is already in use by container "{holder}". '
             "You have to remove (or rename) that container to be able to reuse that name."
         )
+
+
+class ExecStarted(Conflict):
+    """`how`: "is already running", "has already run"."""
+
+    def __init__(self, exec_id: str, how: str) -> None:
+        super().__init__(f"Error: Exec command {exec_id} {how}")
 
 
 class NotModified(InsulaError):

@@ -319,6 +319,10 @@ async def test_a_chunked_exec_start_that_is_hijacked_keeps_what_follows(house: H
         assert await wire.frames() == b"first"
     inspected = json.loads((await ask(house, "GET", f"/exec/{exec_id}/json"))[2])
     assert (inspected["Running"], inspected["ExitCode"]) == (False, 0)
+    # a second start: its words on a stream, as compose's watch takes no error there
+    status, _, body = await ask(house, "POST", f"/exec/{exec_id}/start", {})
+    assert (status, body[8:]) == (200, f"Error: Exec command {exec_id} has already run\r\n".encode())
+    assert 409 == (await ask(house, "POST", f"/exec/{exec_id}/start", {"Detach": True}))[0]
 
 
 async def test_without_upgrade_the_answer_is_200_and_raw(house: House) -> None:

@@ -85,19 +85,23 @@ class Control:
             await self._over(entry, run.over)
 
     async def restart(self, entry: Entry, ref: str, *, timeout_s: int | None, signal: str | None) -> None:
-        """Stop it if it runs, without its auto-removal, then start it."""
-        entry.keep_on_exit = True
+        """Stop it if it runs, without its auto-removal, then start it.
+
+        Who looks meanwhile sees that it restarts, not that it has ended: `docker compose up` would end too.
+        """
+        entry.keep_on_exit = entry.restarting = True
         try:
             try:
                 await self.stop(entry, ref, timeout_s=timeout_s, signal=signal)
             except NotModified:
                 pass  # it does not run: a restart is a start then
-        finally:
             entry.keep_on_exit = False
-        try:
-            await self._lifecycle.start(entry, ref)
-        except NotModified:
-            pass  # somebody else has started it meanwhile
+            try:
+                await self._lifecycle.start(entry, ref)
+            except NotModified:
+                pass  # somebody else has started it meanwhile
+        finally:
+            entry.keep_on_exit = entry.restarting = False
         self._instances.event(entry, "restart")
 
     async def pause(self, entry: Entry, ref: str) -> None:

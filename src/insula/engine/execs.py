@@ -18,6 +18,7 @@ from insula.engine.merge import process_env, replace_env
 from insula.engine.types import ExecSpec, ExecView
 from insula.errors import (
     Conflict,
+    ExecStarted,
     InsulaError,
     InvalidRequest,
     NoSuchExec,
@@ -96,9 +97,9 @@ class Execs:
         made = self.find(exec_id)
         entry = made.owner
         if made.exit_code is not None:
-            raise Conflict(f"exec command {made.id} has already run")
+            raise ExecStarted(made.id, "has already run")
         if made.started:
-            raise Conflict(f"exec command {made.id} is already running")
+            raise ExecStarted(made.id, "is already running")
         check(Action.EXEC, entry.record, entry.id)
         made.started = True
         spec = made.spec

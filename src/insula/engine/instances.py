@@ -53,6 +53,8 @@ class Entry:
     execs: dict[str, ExecEntry] = field(default_factory=dict)
     removed: bool = False
     keep_on_exit: bool = False
+    restarting: bool = False
+    """Somebody has asked for a restart, which is under way."""
     no_restart: bool = False
     oom_early: bool = False
     """It had too little memory before its start was recorded."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 
 from insula.engine.instances import Entry
 from insula.engine.types import InstanceView, MountView
 from insula.model.image import Image
+from insula.model.instance import State
 from insula.model.mounts import MountKind, MountSpec
 from insula.model.network import Endpoint, PortBinding
 
@@ -26,10 +28,13 @@ def make_view(
 ) -> InstanceView:
     """What the doors may know of an instance."""
     plan = entry.plan
+    record = entry.record
+    if entry.restarting and record.state is State.EXITED:
+        record = dataclasses.replace(record, state=State.RESTARTING)
     directory = plan.directory if plan is not None else None
     disk = plan.disk if plan is not None else None
     return InstanceView(
-        instance=entry.record,
+        instance=record,
         image=image,
         image_named=image_named,
         config=entry.config,

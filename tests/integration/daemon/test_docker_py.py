@@ -149,8 +149,9 @@ def test_exec_streams_sockets_and_sizes(client: docker.DockerClient, long: Any) 
     assert b"22 66" in read_all(sock)
     seen = client.api.exec_inspect(made)
     assert (4, False, long.id) == (seen["ExitCode"], seen["Running"], seen["ContainerID"])
+    assert f"Error: Exec command {made} has already run" in client.api.exec_start(made).decode()
     with refused(409, "has already run"):
-        client.api.exec_start(made)
+        client.api.exec_start(made, detach=True)
     with pytest.raises(NotFound, match="No such exec instance"):
         client.api.exec_inspect("0" * 64)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import pytest
 
@@ -302,6 +303,26 @@ async def test_restart_keeps_an_auto_removed_instance(engine: Engine) -> None:
     await engine.restart(made.id, timeout_s=0)
     assert engine.find(made.id).state is State.RUNNING
     assert engine.find(made.id).restart_count == 0
+
+
+async def test_who_is_told_of_an_end_sees_that_it_restarts(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await engine.create(spec("sleep", "infinity"), None)
+    await engine.start_instance(made.id)
+    seen: list[State] = []
+    starts = engine._lifecycle.start
+
+    async def start(entry: Any, ref: str) -> Any:
+        seen.append(engine.describe(made.id).instance.state)
+        return await starts(entry, ref)
+
+    monkeypatch.setattr(engine._lifecycle, "start", start)
+    await engine.restart(made.id, timeout_s=0)
+    assert [State.RESTARTING] == seen
+    assert State.RUNNING is engine.describe(made.id).instance.state
+    await engine.stop_instance(made.id, timeout_s=0)
+    assert State.EXITED is engine.describe(made.id).instance.state
 
 
 async def test_wait_conditions(engine: Engine) -> None:

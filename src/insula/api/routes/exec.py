@@ -18,6 +18,7 @@ from insula.errors import (
     CommandNotExecutable,
     CommandNotFound,
     Conflict,
+    ExecStarted,
     GuestFailed,
     InsulaError,
     InvalidRequest,
@@ -80,10 +81,8 @@ async def start(call: Call) -> web.StreamResponse:
         stream = await call.engine.exec_start(
             view.id, detach=given.Detach, tty=tty, console_rows=rows, console_cols=cols
         )
-    except (Conflict, NotFound):
-        raise
     except InsulaError as error:
-        if given.Detach:
+        if given.Detach or (isinstance(error, Conflict | NotFound) and not isinstance(error, ExecStarted)):
             raise
         # on the stream, as Docker: of another answer than 101 its client shows the number alone
         return await say(call, (_WHY if isinstance(error, _OF_THE_RUNTIME) else "") + str(error), terms)
