@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 
-from insula.build.contexts import Contexts
 from insula.config import Settings
 from insula.system.files import remove_tree
 from insula.system.mounts import umount_below
@@ -19,4 +18,7 @@ def remove_unfinished_builds(settings: Settings) -> None:
         if os.path.isdir(place):
             umount_below(place)
             remove_tree(place)
-    Contexts(settings).trim()
+    if os.path.isdir(os.path.join(settings.data_root, "contexts")):
+        from insula.build.contexts import Contexts
+
+        Contexts(settings).trim()
