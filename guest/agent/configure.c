@@ -110,6 +110,7 @@ void
 configure_undo (struct configuration *configuration)
 {
   root_unmount ();
+  mounts_forget_files ();
   free (configuration->blob);
   free (configuration->sysctls);
   *configuration = (struct configuration){ 0 };

@@ -307,6 +307,8 @@ handle_premount (const struct message *message, const struct fields *fields, lon
     return fail (fault, FAULT_CONFLICT, 0, "the machine is configured already");
   if (!upper)
     return fail (fault, FAULT_INVALID, 0, "field \"upper_serial\" is missing");
+  if (!image && field_text (fields, "file"))
+    return fail (fault, FAULT_INVALID, 0, "field \"file\" needs \"image_serial\"");
   if (!image)
     return root_premount_upper (upper, fault);
   if (root_premount (image, upper, fault) < 0)
@@ -314,7 +316,7 @@ handle_premount (const struct message *message, const struct fields *fields, lon
   while (fields_next (fields, &at, &key, &value))
     if (strcmp (key, "file") == 0 && mounts_add_file (value, fault) < 0)
       return -1;
-  return mounts_keep_ahead (fault);
+  return mounts_keep_ahead (fault) < 0 ? -1 : root_sync (fault);
 }
 
 static int

@@ -134,12 +134,17 @@ root_premount (const char *image_serial, const char *upper_serial, struct fault 
       root_unmount ();
       return -1;
     }
-  cleanup_close int fd = open (DIR_UPPER, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0 || syncfs (fd) < 0)
-    return fail (fault, FAULT_FAILED, errno, "sync the upper disk");
   read_ahead ();
   ahead = AHEAD_ROOT;
   return 0;
+}
+
+int
+root_sync (struct fault *fault)
+{
+  cleanup_close int fd = open (DIR_UPPER, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+  return fd < 0 || syncfs (fd) < 0 ? fail (fault, FAULT_FAILED, errno, "sync the upper disk") : 0;
 }
 
 /* 1: the upper disk is mounted now; 0: nothing is. */

@@ -9,6 +9,8 @@ int root_make_scaffold (struct fault *fault);
 int root_premount_upper (const char *upper_serial, struct fault *fault);
 /* Of a clone that is to be an image's template: the whole root, on an upper disk that is still empty. */
 int root_premount (const char *image_serial, const char *upper_serial, struct fault *fault);
+/* What was written to the upper disk is on it. */
+int root_sync (struct fault *fault);
 /* A NULL upper serial: what is written stays in memory.  `fresh`: the upper disk is, byte for byte, what it was when
  * the last of the above had returned; if none was called, it means nothing. */
 int root_mount (const char *image_serial, const char *upper_serial, bool fresh, struct fault *fault);

@@ -83,6 +83,17 @@ async def test_the_second_vm_of_an_image_has_one_made(
     assert 1 == images.ready()
 
 
+async def test_one_is_made_while_vms_start_without_a_rest(
+    images: ImageTemplates, maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_templates, "_QUIET_S", 0.02)
+    monkeypatch.setattr(image_templates, "_PATIENCE_S", 0.1)
+    kind = make_kind(tmp_path)
+    while not maker.made:
+        images.started(kind)
+        await asyncio.sleep(0.001)
+
+
 async def test_starts_of_long_ago_do_not_count(
     images: ImageTemplates, maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 _LEAST = 2  # VMs of an image, before one more pays
 _RECENT_S = 600.0
 _BUSY_S = 60.0  # one that was used so lately does not make room for another
-_QUIET_S = 0.5  # making one is a second of a CPU's time: not while an instance starts
+_QUIET_S = 0.5  # making one is a second of a CPU's time: not while an instance starts,
+_PATIENCE_S = 5.0  # unless one always does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +154,9 @@ class ImageTemplates:
             self._making = None
 
     async def _quiet(self) -> None:
-        rest_s = _QUIET_S
-        while rest_s > 0:
+        """Who starts one after another without a rest has waited long enough at some time."""
+        rest_s, until = _QUIET_S, time.monotonic() + _PATIENCE_S
+        while rest_s > 0 and time.monotonic() < until:
             await asyncio.sleep(rest_s)
             rest_s = self._last_start + _QUIET_S - time.monotonic()
 
