@@ -64,6 +64,8 @@ put_in_place (struct configuration *configuration, const struct fields *fields, 
     return -1;
   while (fields_next (fields, &at, &key, &value))
     {
+      if (strcmp (key, "mount") == 0 && mounts_have_ahead ())
+        return fail (fault, FAULT_CONFLICT, 0, "files that go over mounts were mounted ahead");
       if (strcmp (key, "mount") == 0 && mounts_add (value, fault) < 0)
         return -1;
       if (strcmp (key, "nic") == 0 && (nics++ == 0 ? network_begin () : 0, network_set_up (value, fault) < 0))
@@ -82,7 +84,7 @@ put_in_place (struct configuration *configuration, const struct fields *fields, 
   while (fields_next (fields, &at, &key, &value))
     if (strcmp (key, "file") == 0 && mounts_add_file (value, fault) < 0)
       return -1;
-  return mounts_add_machine_id (fault);
+  return mounts_have_ahead () ? 0 : mounts_add_machine_id (fault);
 }
 
 int
@@ -108,6 +110,7 @@ void
 configure_undo (struct configuration *configuration)
 {
   root_unmount ();
+  mounts_forget_files ();
   free (configuration->blob);
   free (configuration->sysctls);
   *configuration = (struct configuration){ 0 };

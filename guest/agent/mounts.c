@@ -197,6 +197,8 @@ static struct
   char target[256];
 } known[FILES_MAX];
 static unsigned files_count;
+/* So many of them lie there already, ahead of CONFIGURE, without their text. */
+static unsigned files_ahead;
 
 static void
 name_place (char place[64], unsigned number)
@@ -217,6 +219,18 @@ split_file (char *copy, char **content, struct fault *fault)
   return 0;
 }
 
+/* In place: the workload has this very file mounted. */
+static int
+fill_file (unsigned number, const char *content, struct fault *fault)
+{
+  char place[64];
+
+  name_place (place, number);
+  if (write_text (place, content, O_TRUNC) < 0)
+    return fail (fault, FAULT_FAILED, errno, "keep file %.200s", known[number].target);
+  return 0;
+}
+
 int
 mounts_add_file (const char *text, struct fault *fault)
 {
@@ -227,6 +241,9 @@ mounts_add_file (const char *text, struct fault *fault)
     return fail (fault, FAULT_FAILED, errno, "memory for a file");
   if (split_file (copy, &content, fault) < 0)
     return -1;
+  for (unsigned i = 0; i < files_ahead; i++)
+    if (strcmp (known[i].target, copy) == 0)
+      return fill_file (i, content, fault);
   if (files_count == COUNT (known) || strlen (copy) >= sizeof known->target)
     return fail (fault, FAULT_INVALID, 0, "file %.200s: too many files, or too long a name", copy);
   name_place (place, files_count);
@@ -248,7 +265,7 @@ int
 mounts_renew_file (const char *text, struct fault *fault)
 {
   cleanup_free char *copy = strdup (text);
-  char place[64], *content;
+  char *content;
 
   if (!copy)
     return fail (fault, FAULT_FAILED, errno, "memory for a file");
@@ -256,13 +273,7 @@ mounts_renew_file (const char *text, struct fault *fault)
     return -1;
   for (unsigned i = 0; i < files_count; i++)
     if (strcmp (known[i].target, copy) == 0)
-      {
-        name_place (place, i);
-        /* in place: the workload has this very file mounted */
-        if (write_text (place, content, O_TRUNC) < 0)
-          return fail (fault, FAULT_FAILED, errno, "keep file %.200s", copy);
-        return 0;
-      }
+      return fill_file (i, content, fault);
   return fail (fault, FAULT_INVALID, 0, "file %.200s is not one that was given before", copy);
 }
 
@@ -316,6 +327,21 @@ mounts_edit_file (const char *text, struct fault *fault)
 }
 
 int
+mounts_keep_ahead (struct fault *fault)
+{
+  if (mounts_make_points (fault) < 0 || (files_count && mounts_add_machine_id (fault) < 0))
+    return -1;
+  files_ahead = files_count;
+  return 0;
+}
+
+bool
+mounts_have_ahead (void)
+{
+  return files_ahead > 0;
+}
+
+int
 mounts_add_machine_id (struct fault *fault)
 {
   struct stat st;
@@ -352,5 +378,5 @@ mounts_forget_files (void)
   while (dir && (entry = readdir (dir)))
     if (entry->d_name[0] != '.' && !is_identity (entry->d_name) && unlinkat (dirfd (dir), entry->d_name, 0) < 0)
       say ("remove %s: %s", entry->d_name, strerror (errno));
-  files_count = 0;
+  files_count = files_ahead = 0;
 }

@@ -9,7 +9,11 @@ int mounts_make_points (struct fault *fault);
 int mounts_add (const char *text, struct fault *fault);
 /* `target TAB text`, escaped */
 int mounts_add_file (const char *text, struct fault *fault);
-/* The same for one that was given before: its new text. */
+/* The files that were added, mount points and the machine id stay for the CONFIGURE to come, which gives the same files
+ * and no mounts that might lie between. */
+int mounts_keep_ahead (struct fault *fault);
+bool mounts_have_ahead (void);
+/* As mounts_add_file, for one that was given before: its new text. */
 int mounts_renew_file (const char *text, struct fault *fault);
 /* `+target TAB line` or `-target TAB line`, escaped: put a line at the end of a file, or take its first such
  * line out. */

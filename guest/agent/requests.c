@@ -26,7 +26,8 @@ static const struct field_rule on_rules[] = { { "seq", false }, { "on", false },
 static const struct field_rule pause_rules[] = { { "seq", false }, { "on", false }, { "time_ns", false }, { NULL, false } };
 static const struct field_rule limit_rules[] = { { "seq", false }, { "cgroup", true }, { NULL, false } };
 static const struct field_rule reset_rules[] = { { "seq", false }, { "settle", false }, { NULL, false } };
-static const struct field_rule premount_rules[] = { { "seq", false }, { "upper_serial", false }, { NULL, false } };
+static const struct field_rule premount_rules[]
+    = { { "seq", false }, { "image_serial", false }, { "upper_serial", false }, { "file", true }, { NULL, false } };
 static const struct field_rule path_rules[] = { { "seq", false }, { "path", false }, { NULL, false } };
 static const struct field_rule network_rules[]
     = { { "seq", false }, { "rescan", false }, { "gone", true }, { "nic", true }, { "gateway", false }, { "line", true }, { NULL, false } };
@@ -297,14 +298,25 @@ static int
 handle_premount (const struct message *message, const struct fields *fields, long long seq, struct answer *answer,
                  struct fault *fault)
 {
-  const char *serial = field_text (fields, "upper_serial");
+  const char *image = field_text (fields, "image_serial"), *upper = field_text (fields, "upper_serial");
+  const char *key, *value;
+  size_t at = 0;
 
   (void) message, (void) seq, (void) answer;
   if (machine.state != STATE_IDLE)
     return fail (fault, FAULT_CONFLICT, 0, "the machine is configured already");
-  if (!serial)
+  if (!upper)
     return fail (fault, FAULT_INVALID, 0, "field \"upper_serial\" is missing");
-  return root_premount (serial, fault);
+  if (!image && field_text (fields, "file"))
+    return fail (fault, FAULT_INVALID, 0, "field \"file\" needs \"image_serial\"");
+  if (!image)
+    return root_premount_upper (upper, fault);
+  if (root_premount (image, upper, fault) < 0)
+    return -1;
+  while (fields_next (fields, &at, &key, &value))
+    if (strcmp (key, "file") == 0 && mounts_add_file (value, fault) < 0)
+      return -1;
+  return mounts_keep_ahead (fault) < 0 ? -1 : root_sync (fault);
 }
 
 static int

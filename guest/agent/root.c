@@ -11,7 +11,9 @@
 
 enum
 {
-  DISK_WAIT_MS = 10000
+  DISK_WAIT_MS = 10000,
+  READ_PIECE = 1 << 16,
+  READ_MOST = 1 << 22 /* of one file; a multiple of the piece */
 };
 
 int
@@ -72,28 +74,86 @@ mount_upper (const char *serial, unsigned long flags, struct fault *fault)
   return mount_disk (serial, DIR_UPPER, "ext4", MS_NOATIME | flags, "noinit_itable,no_prefetch_block_bitmaps", fault);
 }
 
-static bool premounted;
+/* What is mounted ahead of CONFIGURE. */
+static enum { AHEAD_NOTHING, AHEAD_UPPER, AHEAD_ROOT } ahead;
 
 /* What a kernel does to mount an ext4 is a tenth of all that an emulated CPU translates until a clone's program runs.
  * Only what is read-only may be mounted while the disk below it changes: whoever has another disk than the template's
  * takes it away, and a file system that was never writable writes nothing when it goes (ext4_put_super; its journal
  * is empty, so jbd2_journal_destroy leaves it alone). */
 int
-root_premount (const char *upper_serial, struct fault *fault)
+root_premount_upper (const char *upper_serial, struct fault *fault)
 {
   if (mount_upper (upper_serial, MS_RDONLY, fault) < 0)
     return -1;
-  premounted = true;
+  ahead = AHEAD_UPPER;
   return 0;
+}
+
+/* What every start looks up, and what most programs are loaded with: clones have it in memory, one for all. */
+static void
+read_ahead (void)
+{
+  static const char *const paths[] = { "etc/hosts",
+                                       "etc/hostname",
+                                       "etc/resolv.conf",
+                                       "etc/machine-id",
+                                       "etc/passwd",
+                                       "etc/group",
+                                       "etc/ld.so.cache",
+                                       "bin/sh",
+                                       "lib64/ld-linux-x86-64.so.2",
+                                       "lib/x86_64-linux-gnu/libc.so.6",
+                                       "lib64/libc.so.6",
+                                       "lib/ld-musl-x86_64.so.1",
+                                       "lib/ld-linux-aarch64.so.1",
+                                       "lib/aarch64-linux-gnu/libc.so.6",
+                                       "lib/ld-musl-aarch64.so.1" };
+  cleanup_close int root = open (DIR_ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  cleanup_free char *buffer = malloc (READ_PIECE);
+  struct stat st;
+
+  for (size_t i = 0; buffer && i < COUNT (paths); i++)
+    {
+      cleanup_close int place = open_in_root (root, paths[i], O_PATH);
+      if (place < 0 || fstat (place, &st) < 0 || !S_ISREG (st.st_mode)) /* a device does something when it is opened */
+        continue;
+      cleanup_close int fd = open_in_root (root, paths[i], O_RDONLY);
+      for (size_t most = READ_MOST; fd >= 0 && most && read (fd, buffer, READ_PIECE) > 0;)
+        most -= READ_PIECE;
+    }
+}
+
+/* The overlay's own checks of its upper layer are two tenths more.  It is writable from here on, so a clone must have
+ * the disk of this very instant. */
+int
+root_premount (const char *image_serial, const char *upper_serial, struct fault *fault)
+{
+  if (root_mount (image_serial, upper_serial, true, fault) < 0)
+    {
+      root_unmount ();
+      return -1;
+    }
+  read_ahead ();
+  ahead = AHEAD_ROOT;
+  return 0;
+}
+
+int
+root_sync (struct fault *fault)
+{
+  cleanup_close int fd = open (DIR_UPPER, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+  return fd < 0 || syncfs (fd) < 0 ? fail (fault, FAULT_FAILED, errno, "sync the upper disk") : 0;
 }
 
 /* 1: the upper disk is mounted now; 0: nothing is. */
 static int
 take_premounted (bool fresh, struct fault *fault)
 {
-  if (!premounted)
+  if (ahead == AHEAD_NOTHING)
     return 0;
-  premounted = false;
+  ahead = AHEAD_NOTHING;
   if (fresh && mount (NULL, DIR_UPPER, NULL, MS_REMOUNT | MS_NOATIME, NULL) == 0)
     return 1;
   if (umount2 (DIR_UPPER, UMOUNT_NOFOLLOW) < 0)
@@ -106,6 +166,13 @@ root_mount (const char *image_serial, const char *upper_serial, bool fresh, stru
 {
   if (!image_serial)
     return fail (fault, FAULT_INVALID, 0, "image_serial is missing");
+  if (ahead == AHEAD_ROOT)
+    {
+      if (!fresh || !upper_serial)
+        return fail (fault, FAULT_CONFLICT, 0, "the root that is mounted is on another upper disk");
+      ahead = AHEAD_NOTHING;
+      return 0;
+    }
   if (mount_disk (image_serial, DIR_IMAGE, "erofs", MS_RDONLY, NULL, fault) < 0)
     return -1;
   int mounted = take_premounted (fresh && upper_serial, fault);
@@ -129,7 +196,7 @@ root_unmount (void)
   /* most often the first is enough; a busy one is cut off and goes when its last user does */
   static const char *const points[] = { DIR_ROOT, DIR_DEV, DIR_SHARES, DIR_UPPER, DIR_IMAGE };
 
-  premounted = false;
+  ahead = AHEAD_NOTHING;
   for (size_t i = 0; i < COUNT (points); i++)
     for (int tries = 0; tries < 64; tries++)
       {

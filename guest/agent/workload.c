@@ -287,7 +287,6 @@ workload_reset (bool settle, struct fault *fault)
   if (!machine.configuration.rehearsal || machine.state != STATE_EXITED)
     return fail (fault, FAULT_CONFLICT, 0, "only a rehearsal that is over can be reset");
   configure_undo (&machine.configuration);
-  mounts_forget_files ();
   if (limits_renew (fault) < 0 || devices_renew (fault) < 0)
     return -1;
   device_rules_forget ();

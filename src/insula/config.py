@@ -20,7 +20,14 @@ DEFAULT_SOCKET = "/run/insula/insula.sock"
 ACCELERATORS = ("auto", "kvm", "tcg")
 
 
-_LEAST = (("vm_memory_mib", 80), ("vm_vcpus", 1), ("vm_disk_gib", 1), ("vm_pool", 0), ("max_downloads", 1))
+_LEAST = (
+    ("vm_memory_mib", 80),
+    ("vm_vcpus", 1),
+    ("vm_disk_gib", 1),
+    ("vm_pool", 0),
+    ("vm_image_templates", 0),
+    ("max_downloads", 1),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,7 @@ class Settings:
     vm_vcpus: int = 1
     vm_disk_gib: int = 10
     vm_pool: int = 1
+    vm_image_templates: int = 2
     vm_kernel: str = ""
     bridge: str = "insula0"
     subnet: str = "172.29.0.0/16"

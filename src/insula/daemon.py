@@ -183,6 +183,7 @@ def _option(name: str, flag: str = "", **arguments: Any) -> Callable[[F], F]:
 @_option("vm_vcpus", type=int, metavar="N", help="CPUs of a VM without a limit.")
 @_option("vm_disk_gib", type=int, metavar="GIB", help="How far a VM's disk may grow.")
 @_option("vm_pool", type=int, metavar="N", help="VMs of a size kept ready, once there was one; 0: none.")
+@_option("vm_image_templates", type=int, metavar="N", help="Images with a template of their own; 0: none.")
 @_option("vm_kernel", metavar="FILE", help="Kernel for VMs (vmlinuz).  [default: the distribution's]")
 @_option("bridge", metavar="NAME", help="Link of the default network.")
 @_option("subnet", metavar="NETWORK", help="Addresses of the default network.")

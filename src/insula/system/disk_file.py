@@ -92,6 +92,15 @@ def copy_sparse(source: str, target: str) -> None:
             raise
 
 
+def replace_disk(source: str, target: str) -> None:
+    """As `make_again`, of a file that nobody has open: all of it, or nothing.  Raises DiskFull."""
+    fresh = f"{target}.new"
+    with contextlib.suppress(FileNotFoundError):  # a crash
+        os.unlink(fresh)
+    copy_sparse(source, fresh)
+    os.rename(fresh, target)
+
+
 def make_like(source: str, target: str) -> None:
     """A file as long as another, all hole, for `copy_into`.  Raises DiskFull, FileExistsError."""
     with disk_errors("copying a disk"):

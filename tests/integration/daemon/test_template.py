@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -78,6 +80,50 @@ def test_the_life_of_a_template(own: Daemon, name: str) -> None:
     assert "boot" == start(own, f"{name}-5")["Start"]
     assert "clone" == start(own, f"{name}-6")["Start"]
     assert f"{key}\n" in insula(own, "template", "prune", "-f", "--all")
+
+
+def test_an_image_that_is_used_often_gets_a_template(own: Daemon, name: str) -> None:
+    """Its clones share nothing that one of them has written, and are each other's in nothing."""
+    for number in (1, 2):
+        start(own, f"{name}-{number}")
+    wait_for_image_template(own)
+    names = [f"{name}-{number}" for number in (3, 4)]
+    assert ["image clone"] * 2 == [start(own, one)["Start"] for one in names]
+    same = "cat /etc/hostname /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | base64"
+    seen = [own.ok("exec", one, "sh", "-c", same).split() for one in names]
+    for one, (hostname, *_) in zip(names, seen, strict=True):
+        state = own.inspect(one)
+        assert state["Id"][:12] == hostname
+        address = state["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+        assert f"{address}\t{hostname}" in own.ok("exec", one, "cat", "/etc/hosts")
+    assert all(here != there for here, there in zip(*seen, strict=True))
+    own.ok("exec", names[0], "sh", "-c", "echo mine > /mark; rm /bin/sleep")
+    assert ["C /bin", "D /bin/sleep", "A /mark"] == own.ok("diff", names[0]).splitlines()
+    assert "" == own.ok("diff", names[1])
+    own.ok("exec", names[1], "ls", "/bin/sleep")
+    own.ok("stop", "-t", "0", names[0])
+    disk = own.inspect(names[0])["GraphDriver"]["Data"]["UpperDisk"]
+    checked = subprocess.run(["e2fsck", "-f", "-n", disk], capture_output=True, text=True, check=False)
+    assert 0 == checked.returncode, checked.stdout
+    own.ok("commit", names[0], f"{name}:changed")  # what it wrote is there without it, too
+    assert "mine" == own.ok("run", "--rm", f"{name}:changed", "cat", "/mark")
+    own.ok("run", "-d", "--isolation", "vm", "--name", f"{name}-5", "--tmpfs", "/etc", IMAGE, "sleep", "1000")
+    assert "clone" == origin(own, f"{name}-5")["Start"]  # what lies below the files is not the image's
+    assert f"{name}-5" in own.ok("ps", "--format", "{{.Names}}")
+    own.ok("exec", f"{name}-5", "ls", "/etc/hosts")
+    own.ok("restart", "-t", "0", names[1])
+    assert "clone" == origin(own, names[1])["Start"]  # its disk is its own by now
+    own.ok("rm", "-f", *(f"{name}-{number}" for number in (1, 2, 3, 4, 5)))
+    own.ok("rmi", f"{name}:changed")
+
+
+def wait_for_image_template(daemon: Daemon) -> None:
+    for _ in range(1200):
+        isolations = daemon.client.get("/insula/v1/info")["Isolations"]
+        if any(int(one["Details"].get("image templates", 0)) for one in isolations):
+            return
+        time.sleep(0.1)
+    raise AssertionError("no template of an image was made")
 
 
 def test_what_cannot_be_is_refused_by_its_name(own: Daemon) -> None:

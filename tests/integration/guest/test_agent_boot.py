@@ -247,6 +247,27 @@ def test_memory_running_out_is_reported(boot: Boot) -> None:
     assert exit_record(guest).startswith('{"code":137,"oom":true')
 
 
+def test_a_root_that_is_mounted_ahead_is_on_its_own_disk(boot: Boot) -> None:
+    guest = boot()
+    disks = (("image_serial", "image"), ("upper_serial", "upper"))
+    hosts = ("file", "/etc/hosts\tahead\\n")
+    with pytest.raises(rig.Refused, match="needs"):
+        guest.ask("PREMOUNT", disks[1], hosts)
+    for more, said in (
+        ((), "on another upper disk"),
+        ((("upper_fresh", "1"), ("mount", "tmpfs\ttmpfs\t/tmp\t\t")), "go over mounts"),
+    ):
+        guest.ask("PREMOUNT", *disks, hosts)
+        with pytest.raises(rig.Refused, match=said):
+            guest.configure(*more)
+    guest.ask("PREMOUNT", *disks, hosts)
+    guest.prepare("sleep", "1000", more=[("upper_fresh", "1"), ("file", "/etc/hosts\tnow\\n")])
+    guest.ask("START")
+    assert guest.run("cat", "/etc/hosts")[0] == b"now\n"
+    assert guest.run("grep", "-c", "/etc/hosts", "/proc/mounts")[0] == b"1\n"
+    assert guest.run("sh", "-c", "echo mine >/mine; cat /mine")[0] == b"mine\n"
+
+
 def test_nothing_of_a_rehearsals_limits_and_rules_stays(boot: Boot) -> None:
     guest = boot()
     guest.prepare("true", more=[("rehearsal", "1"), ("cgroup", "pids.max=50")])

@@ -12,8 +12,9 @@ import pytest
 
 from insula.errors import CorruptData, NotFound, RuntimeFailed
 from insula.isolation.vm.order import Order, with_interfaces
+from insula.isolation.vm.size import Size
 from insula.isolation.vm.template import FORMAT, Template, TemplateStore, finalize_record, key_of
-from insula.isolation.vm.templates import Size, Templates
+from insula.isolation.vm.templates import Templates
 from insula.model.limits import Limits
 from insula.system.memory_file import make_memory_file, seal
 from insula.system.pool import Pool

@@ -50,10 +50,10 @@ from insula.isolation.vm.prepare import (
 )
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.recover import end_helpers, find_vm, forget
+from insula.isolation.vm.size import Size
 from insula.isolation.vm.stalls import look_after
 from insula.isolation.vm.starter import Starter
 from insula.isolation.vm.streams import VmExec, VmStream
-from insula.isolation.vm.templates import Size
 from insula.isolation.vm.vm import Vm
 from insula.isolation.vm.wire import Fields, Type, number
 from insula.model.instance import ExitStatus
@@ -115,6 +115,7 @@ class VmBackend:
         details = [
             *self._facilities.details(),
             ("clones ready", str(self._starter.clones.ready())),
+            ("image templates", str(self._starter.images.ready())),
         ]
         return BackendInfo(
             isolation=Isolation.VM,
@@ -136,8 +137,9 @@ class VmBackend:
             return {"Start": "copy", "Source": record.copy_of}
         if not record.template:
             return {"Start": "boot", "Reason": record.reason}
+        how = "image clone" if record.has_root else "clone"
         return {
-            "Start": "clone" if record.owner == instance_id else "ready clone",
+            "Start": how if record.owner == instance_id else "ready clone",
             "Template": record.template,
         }
 
@@ -227,6 +229,7 @@ class VmBackend:
             booted = await self._starter.hand_over(clone, order, vm.adopt)
             if booted is not None:
                 vm.steps.mark("hand-over")
+                vm.was_ready = True
                 _set_affinity(booted.cgroup.pids(), parse_cpus(order.limits.cpuset_cpus))
                 return booted, clone.generation
             vm.monitor = Monitor(boot.qmp_path(order.run_dir), order.id[:12])
@@ -312,7 +315,7 @@ class VmBackend:
         if vm.cgroup is not None:
             vm.cgroup.limit_cpu(vm.limits)  # from here on: a limit is on the workload, not on booting
         if vm.order is not None:
-            self._starter.look_ahead(vm.order)
+            self._starter.look_ahead(vm.order, was_ready=vm.was_ready)
 
     async def wait(self, instance_id: str) -> ExitStatus:
         return await asyncio.shield(self._vm(instance_id).status)
@@ -450,7 +453,7 @@ class VmBackend:
         order = helper_order(plan, run_dir)
         monitor = Monitor(boot.qmp_path(run_dir), order.id[:12])
         try:
-            booted = await self._starter.start(order, order.id, generation, Channel, monitor)
+            booted = await self._starter.start(order, order.id, generation, Channel, monitor, for_files=True)
         finally:
             await monitor.close()
         try:

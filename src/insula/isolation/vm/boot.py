@@ -82,8 +82,8 @@ class Launch:
     """What is to run, on what, as whom, and where it begins.
 
     `source`: go on from it; with a workload in it, nothing that this machine sends reaches a network before
-    `Monitor.plug_in`.  `ram`: an empty memory file for the guest's memory, to be made a template's.  `reason`
-    is kept: why there is no template.
+    `Monitor.plug_in`.  `ram`: an empty memory file for the guest's memory, to be made a template's, also
+    one that begins as a copy of `source`.  `reason` is kept: why there is no template.
     """
 
     order: Order
@@ -183,11 +183,14 @@ class _Memory:
 
 
 def _open_memory(launch: Launch, files: _Descriptors) -> _Memory:
-    """virtiofsd maps the guest's memory: a clone with shares has a copy of its own."""
+    """virtiofsd maps the guest's memory: a clone with shares has a copy of its own, as has one that is to be
+    a template."""
     source = launch.source
     if source is None:
         return _Memory(ram_fd=launch.ram, shared=launch.ram >= 0)
     state_fd = files.fd(open_again(source.state))
+    if launch.ram >= 0:
+        return _Memory(ram_fd=launch.ram, shared=True, state_fd=state_fd, copy_from=source.ram)
     if not launch.order.shares:
         return _Memory(ram_fd=source.ram, state_fd=state_fd)
     own = files.fd(make_memory_file("insula-ram", launch.order.memory_mib * _MIB))
@@ -325,6 +328,7 @@ async def boot(
             launched_ns=time.time_ns(),
             helpers=tuple((h.pid, pidfd.start_time(h.pid) or 0) for h in started.helpers),
             template=source.name if source is not None and source.template else "",
+            has_root=source is not None and source.has_root,
             owner=order.id,
             reason=launch.reason,
             nic_count=len(machine.nics),

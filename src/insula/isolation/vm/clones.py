@@ -19,19 +19,18 @@ from dataclasses import dataclass
 from insula.errors import Unavailable
 from insula.isolation.vm import boot
 from insula.isolation.vm.boot import Booted
-from insula.isolation.vm.machine import OVERHEAD_MIB, Disk
+from insula.isolation.vm.machine import Disk
 from insula.isolation.vm.order import Order
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.record import VmRecord, record_path, write_record
+from insula.isolation.vm.size import Size, have_memory
 from insula.isolation.vm.taps import plug_in_beside
-from insula.isolation.vm.templates import Size
 from insula.system.files import disk_errors, remove_tree
 from insula.system.pool import Pool
 
 log = logging.getLogger(__name__)
 
 _BURST = 4  # times as many as are kept otherwise
-_SPARE = 0.1  # of the host's memory is never taken for clones that nobody has asked for
 _QUIET_S = 0.5  # making one is a second of a CPU's time: not while an instance starts
 _MOVED = ("control.sock", "qmp.sock", "console.log", "exit", "qemu.log", "root")
 
@@ -44,14 +43,6 @@ class Clone:
     booted: Booted
     monitor: Monitor
     generation: str
-
-
-def have_memory(size: Size) -> bool:
-    """For one more of these, and a tenth of the host's left."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        found = dict(line.split(":", 1) for line in file)
-    total, available = (int(found[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
-    return available - size.memory_mib - OVERHEAD_MIB > total * _SPARE
 
 
 class Clones:
@@ -82,7 +73,7 @@ class Clones:
             return
 
         async def make() -> Clone:
-            if not have_memory(size):
+            if not have_memory(size.memory_mib):
                 raise Unavailable(f"memory is short: no VM of {size.memory_mib} MiB is made ahead")
             return await self._make(size)
 
@@ -104,7 +95,7 @@ class Clones:
     def relieve(self) -> None:
         """Give memory back when the host is short of it."""
         for size, pool in self._pools.items():
-            if pool.ready() and not have_memory(dataclasses.replace(size, memory_mib=0)):
+            if pool.ready() and not have_memory(0):
                 log.info("memory is short: VMs of %d MiB that were made ahead are ended", size.memory_mib)
                 pool.drop_ready()
 

@@ -35,6 +35,8 @@ class Order:
     shares: tuple[tuple[str, ShareSpec], ...] = ()
     background: bool = False
     """Nobody waits for it: others go first."""
+    files: tuple[str, ...] = ()
+    """Targets of the files that lie right on its root, with no mount between."""
     fixed_taps: bool = False
     """Nothing can stand in for one of its taps: it is a macvtap, which is its own way to the wire."""
 
@@ -62,6 +64,7 @@ def order_for(plan: LaunchPlan) -> Order:
         log_path=plan.console.log_path,
         taps=tuple((endpoint.link, endpoint.mac) for endpoint in plan.endpoints),
         shares=tuple((m.tag, share_of(m, plan.run_dir)) for m in binds(plan.mounts)),
+        files=() if plan.mounts else tuple(file.target for file in plan.etc_files),
         fixed_taps=any(endpoint.on_parent for endpoint in plan.endpoints),
     )
 

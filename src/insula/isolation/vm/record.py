@@ -29,7 +29,8 @@ _NO_MEMORY = re.compile(rb"out of memory|no killable processes", re.IGNORECASE)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmRecord:
     """`helpers` are virtiofsd's pids and start times.  `boot_id` is the host's: they end with it.
-    `template` is the key of the one that it started from, "" for one that was booted.  `owner` names
+    `template` is the key of the one that it started from, "" for one that was booted; `has_root`: with its
+    image's root mounted (`image_templates`).  `owner` names
     its cgroup ("" in records of before: the instance's id); `link` is its tap, if that is not its
     endpoint's; `reason` says why it was booted.  `nic_count`: how many interfaces QEMU was started with.
     `copy_of` says what it goes on from if that had a workload already; while it is `unconfirmed` its guest
@@ -43,6 +44,7 @@ class VmRecord:
     launched_ns: int
     helpers: tuple[tuple[int, int], ...] = ()
     template: str = ""
+    has_root: bool = False
     owner: str = ""
     link: str = ""
     reason: str = ""

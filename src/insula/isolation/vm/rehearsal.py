@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
+from collections.abc import Sequence
 
 from insula.errors import GuestFailed
 from insula.isolation.plan import Console, ExecPlan, GuestMachine, LaunchPlan, Process, Security
@@ -104,9 +105,19 @@ async def rehearse(channel: Channel, release: str, *, settle: bool = False) -> N
 
 async def premount(channel: Channel) -> None:
     """The empty upper disk, of a guest that is about to be frozen.  Raises GuestFailed."""
+    await _premount(channel, ("upper_serial", "upper"))
+
+
+async def premount_root(channel: Channel, files: Sequence[str]) -> None:
+    """The whole root, of a clone that is about to be frozen, with `files` on it.  Raises GuestFailed."""
+    empty = [("file", messages.etc_file(EtcFile(target=target, text="", host_path=""))) for target in files]
+    await _premount(channel, ("image_serial", "image"), ("upper_serial", "upper"), *empty)
+
+
+async def _premount(channel: Channel, *pairs: tuple[str, str]) -> None:
     try:
         async with asyncio.timeout(_LIMIT_S):
-            await channel.request(Type.PREMOUNT, ("upper_serial", "upper"))
+            await channel.request(Type.PREMOUNT, *pairs)
     except TimeoutError:
         raise GuestFailed(f"the guest did not mount its disk within {_LIMIT_S:.0f} s") from None
     except AgentError as error:

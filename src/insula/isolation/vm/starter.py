@@ -19,6 +19,7 @@ from insula.isolation.vm.boot import Booted, Launch
 from insula.isolation.vm.channel import Channel
 from insula.isolation.vm.clones import Clone, Clones
 from insula.isolation.vm.facilities import Facilities
+from insula.isolation.vm.image_templates import ImageTemplate, ImageTemplates, Kind, identify
 from insula.isolation.vm.machine import MOST_NICS, MOST_SHARES
 from insula.isolation.vm.order import (
     Order,
@@ -28,15 +29,17 @@ from insula.isolation.vm.order import (
     with_interfaces,
 )
 from insula.isolation.vm.qmp import Monitor
-from insula.isolation.vm.rehearsal import premount, rehearse
+from insula.isolation.vm.rehearsal import premount, premount_root, rehearse
+from insula.isolation.vm.size import Size, have_memory
 from insula.isolation.vm.steps import Steps
 from insula.isolation.vm.template import Source, Template, TemplateRecord
-from insula.isolation.vm.templates import Size, Templates, freeze, make_key
+from insula.isolation.vm.templates import Templates, finish, freeze, make_key
 from insula.model.limits import Limits
 from insula.model.root import IMAGE_DISK_BYTES
 from insula.model.template import TemplateView
-from insula.system.disk_file import copy_sparse, make_again
+from insula.system.disk_file import copy_sparse, make_again, replace_disk
 from insula.system.files import remove_tree
+from insula.system.memory_file import close_all, load_sealed, make_memory_file
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +55,13 @@ class Starter:
         self._slots = asyncio.Semaphore(_AT_ONCE * len(os.sched_getaffinity(0)))
         self.templates = Templates(self._settings.data_root, self._template_key, self._make_template)
         self.clones = Clones(self._make_clone, self._drop_clone, least=self._settings.vm_pool)
+        self.images = ImageTemplates(self._make_image_template, most=self._settings.vm_image_templates)
         self._dropping: set[asyncio.Task[None]] = set()
         self._empty = facilities.empty_disk
 
     async def close(self) -> None:
         await self.clones.close()
+        await self.images.close()
         if self._dropping:
             await asyncio.gather(*self._dropping)
         await self.templates.close()
@@ -64,6 +69,7 @@ class Starter:
     async def upkeep(self) -> None:
         """Now and then."""
         self.clones.relieve()
+        self.images.shrink()
         await self.templates.shrink()
 
     # an instance's VM
@@ -102,12 +108,18 @@ class Starter:
         monitor: Monitor,
         *,
         steps: Steps | None = None,
+        for_files: bool = False,
     ) -> Booted:
-        """Raises RuntimeFailed, GuestFailed, Unavailable."""
+        """`for_files`: no workload comes.  Raises RuntimeFailed, GuestFailed, Unavailable, DiskFull."""
         template, why = await self._find_template(order)
+        image = None
+        if template is not None and not for_files:
+            image = await self._find_image_template(template, order)
         if steps is not None:
             steps.mark("template")
-        if template is not None:
+        for one in (image, template):
+            if one is None:
+                continue
             try:
                 return await self._boot(
                     with_interfaces(order, 1),
@@ -115,20 +127,27 @@ class Starter:
                     generation,
                     make_channel,
                     monitor=monitor,
-                    source=template.source(),
+                    source=one.source(),
                     steps=steps,
                 )
             except RuntimeFailed as error:
-                why = f"a clone of {template.record.key} could not start: {error}"
+                why = f"a clone of {one.source().name} could not start: {error}"
                 log.warning("%s: %s", order.id[:12], why)
-                await self.templates.distrust(template)
+                await self._distrust(one)
         log.info("%s boots: %s", order.id[:12], why)
         return await self._boot(order, owner, generation, make_channel, steps=steps, reason=why)
 
+    async def _distrust(self, template: Template | ImageTemplate) -> None:
+        if isinstance(template, ImageTemplate):
+            self.images.drop(template)
+        else:
+            await self.templates.distrust(template)
+
     async def is_fresh(self, order: Order, booted: Booted) -> bool:
-        """Nothing has ever been written to the upper disk, which its template's kernel has mounted."""
-        if not booted.record.template:
-            return False
+        """The upper disk is what its template's kernel has mounted: nothing was ever written to it, but for
+        what a template of its image has written."""
+        if not booted.record.template or booted.record.has_root:
+            return booted.record.has_root
         return await self._empty.is_like(await self._facilities.need_guest(), order.upper_disk)
 
     async def resume(
@@ -222,13 +241,14 @@ class Starter:
         if view is None:
             raise NotFound(f"No such template: {key}")
         await self.templates.remove(key)
+        self.images.forget(Size(vcpus=view.vcpus, memory_mib=view.memory_mib))
         if view.current:
             await self.clones.forget(Size(vcpus=view.vcpus, memory_mib=view.memory_mib))
         return view
 
     async def warm(self, size: Size) -> TemplateView:
         """Made or loaded, and a clone of it made ahead soon.  Raises Unavailable when memory is short."""
-        if not clones.have_memory(size):
+        if not have_memory(size.memory_mib):
             raise Unavailable(f"the host has not {size.memory_mib} MiB of memory to spare for a template")
         self.templates.forgive()
         template = await self.templates.need(size)
@@ -275,10 +295,9 @@ class Starter:
             except BaseException:
                 await boot.end(booted)
                 raise
-            return await freeze(
-                booted,
-                run_dir,
+            return await finish(
                 ram,
+                await freeze(booted, run_dir, ram),
                 key=key,
                 release=guest.release,
                 accelerator=booted.record.accelerator,
@@ -290,6 +309,52 @@ class Starter:
         finally:
             self._facilities.give_uid(name)
             remove_tree(run_dir)
+
+    async def _find_image_template(self, base: Template, order: Order) -> ImageTemplate | None:
+        """Of the order's image; its upper disk, to which nobody has written, is the template's then."""
+        found = self.images.find(base, _kind_of(order))
+        if found is None:
+            return None
+        if not await self._empty.is_like(await self._facilities.need_guest(), order.upper_disk):
+            return None
+        await asyncio.to_thread(replace_disk, found.upper_disk, order.upper_disk)
+        return found
+
+    async def _make_image_template(self, kind: Kind) -> ImageTemplate | None:
+        base = await self.templates.find_loaded(kind.size)
+        if base is None:
+            return None
+        image = identify(kind.image_disk)
+        name, run_dir = clone_place(self._settings.exec_root)
+        descriptors: list[int] = []
+        try:
+            order = await self._rehearsal(name, run_dir, kind.size)
+            order = dataclasses.replace(order, image_disk=kind.image_disk, background=True)
+            ram = make_memory_file("insula-ram", kind.size.memory_mib << 20)
+            descriptors.append(ram)
+            monitor = Monitor(boot.qmp_path(run_dir), name)
+            booted = await self._boot(
+                order, name, str(uuid.uuid4()), Channel, monitor=monitor, source=base.source(), ram=ram
+            )
+            try:
+                await premount_root(booted.channel, kind.files)
+            except BaseException:
+                await boot.end(booted)
+                raise
+            finally:
+                await monitor.close()
+            descriptors.append(state := await freeze(booted, run_dir, ram))
+            upper = await asyncio.to_thread(load_sealed, order.upper_disk)
+            descriptors.append(upper)
+            if identify(kind.image_disk) != image:
+                raise RuntimeFailed("the image's disk was made anew meanwhile")
+        except BaseException:
+            close_all(*descriptors)
+            raise
+        finally:
+            self._facilities.give_uid(name)
+            remove_tree(run_dir)
+        return ImageTemplate(base, kind, image, ram=ram, state=state, upper=upper)
 
     async def _rehearsal(self, name: str, run_dir: str, size: Size) -> Order:
         """With its disks in place."""
@@ -305,9 +370,11 @@ class Starter:
 
     # clones made ahead
 
-    def look_ahead(self, order: Order) -> None:
+    def look_ahead(self, order: Order, *, was_ready: bool) -> None:
         """After a VM has started: the next of its size may find a template, and a clone that is ready."""
         if self._fits(order):
+            if not was_ready:
+                self.images.started(_kind_of(order))
             size = Size(vcpus=order.vcpus, memory_mib=order.memory_mib)
             self.templates.begin(size)
             if not order.shares:
@@ -344,3 +411,8 @@ class Starter:
         task = asyncio.create_task(drop())
         self._dropping.add(task)
         task.add_done_callback(self._dropping.discard)
+
+
+def _kind_of(order: Order) -> Kind:
+    size = Size(vcpus=order.vcpus, memory_mib=order.memory_mib)
+    return Kind(size=size, image_disk=order.image_disk, files=order.files)

@@ -58,7 +58,8 @@ class TemplateRecord:
 class Source:
     """What a VM goes on from instead of booting: a guest's memory and QEMU's device state, in sealed memory
     files, and what else a QEMU must have to load them.  `name` is for records and messages; `owner` keeps
-    the files open.  `nic_count`: how many interfaces it has.  `template`: its workload is still to come."""
+    the files open.  `nic_count`: how many interfaces it has.  `template`: its workload is still to come;
+    `has_root`: and the root for that is mounted."""
 
     name: str
     ram: int
@@ -67,6 +68,7 @@ class Source:
     type: str = DEFAULT_TYPE
     nic_count: int = 1
     template: bool = False
+    has_root: bool = False
 
 
 class Template:

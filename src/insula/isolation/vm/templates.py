@@ -15,7 +15,6 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from insula.errors import CorruptData, InsulaError, NotFound, RuntimeFailed
 from insula.isolation.vm.accel import cpu_word
@@ -25,6 +24,7 @@ from insula.isolation.vm.guest import digest_of
 from insula.isolation.vm.machine import Accelerator, Disk, Machine, Nic, cpu_for, finalize_argv
 from insula.isolation.vm.qmp import Monitor
 from insula.isolation.vm.rehearsal import MAC
+from insula.isolation.vm.size import Size
 from insula.isolation.vm.template import Template, TemplateRecord, TemplateStore, finalize_record, key_of
 from insula.model.root import IMAGE_DISK_BYTES
 from insula.system.memory_file import make_memory_file, seal
@@ -36,14 +36,6 @@ _FREEZE_S = 60.0
 _AGAIN_S = 300.0  # after a template could not be made
 _KEEP_S = 600.0  # loaded, after its last use
 _NOBODY = "00000000-0000-0000-0000-000000000000"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """A machine's, as its guest sees it."""
-
-    vcpus: int
-    memory_mib: int
 
 
 async def make_key(facilities: Facilities, size: Size) -> str:
@@ -80,8 +72,9 @@ async def make_key(facilities: Facilities, size: Size) -> str:
     return key_of(finalize_argv(machine, host.qemu), facts)
 
 
-async def freeze(booted: Booted, run_dir: str, ram: int, **known: object) -> Template:
-    """The template of a VM that has just been booted with `ram` as its memory; the VM is at its end then."""
+async def freeze(booted: Booted, run_dir: str, ram: int) -> int:
+    """The device state of a VM that has `ram` as its memory, as a memory file; both are sealed.  The VM is at
+    its end then, also when this fails."""
     state = make_memory_file("insula-state")
     try:
         await booted.channel.close()
@@ -93,6 +86,15 @@ async def freeze(booted: Booted, run_dir: str, ram: int, **known: object) -> Tem
             await end(booted)  # also: nobody has the memory mapped any more
         seal(ram)
         seal(state)
+    except BaseException:
+        os.close(state)
+        raise
+    return state
+
+
+async def finish(ram: int, state: int, **known: object) -> Template:
+    """What was frozen, with its record.  `state` is closed when this fails."""
+    try:
         record = await asyncio.to_thread(lambda: finalize_record(ram, state, **known))
     except BaseException:
         os.close(state)
@@ -132,6 +134,10 @@ class Templates:
             if key not in self._loaded and (loaded := await self._load(key)) is not None:
                 self._loaded[key] = loaded
             return self._loaded.get(key)
+
+    async def find_loaded(self, size: Size) -> Template | None:
+        """One that is in use."""
+        return self._loaded.get(await self._key(size))
 
     def begin(self, size: Size) -> None:
         """Make it in the background, if it is not there."""

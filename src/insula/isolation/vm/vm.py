@@ -59,6 +59,8 @@ class Vm:
         self.steps = Steps()
         self.order: Order | None = None
         """What it was launched with; None of one that an earlier daemon has launched."""
+        self.was_ready = False
+        """It was made ahead."""
         self._on_gone = on_gone
         self._watch: Watch | None = None
         self._tap = -1
