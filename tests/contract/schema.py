@@ -22,8 +22,8 @@ _HERE = Path(__file__).parent / "swagger"
 _NIL = ("array", "object")
 # no JSON: a swagger 2 schema for a stream of bytes or of documents
 _STREAMS = ("/containers/{id}/logs", "/containers/{id}/attach", "/exec/{id}/start", "/build", "/session")
-# pages of images, whose names have slashes
-_NAMED = ("/images/", "/distribution/")
+# pages of images and networks, whose names have slashes
+_NAMED = ("/images/", "/distribution/", "/networks/")
 # pointers in moby's Go: null where there is no number yet, or none was asked for
 _POINTERS = ("ExitCode", "MemorySwappiness", "OomKillDisable")
 

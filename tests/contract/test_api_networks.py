@@ -30,8 +30,9 @@ async def send(house: House, method: str, target: str, body: Any = b"") -> tuple
 
 
 async def test_a_network_is_made_joined_left_and_shown(house: House) -> None:
+    """Its name has slashes, as those that vagrant gives."""
     asked = {
-        "Name": "lan",
+        "Name": "lan/10.1.0.0/24",
         "CheckDuplicate": True,
         "Internal": True,
         "Attachable": True,
@@ -45,17 +46,19 @@ async def test_a_network_is_made_joined_left_and_shown(house: House) -> None:
     made = await house.ok("create", "--name", "web", "busybox", "sleep", "infinity")
     endpoint = {"Aliases": ["db"], "IPAMConfig": {"IPv4Address": "10.1.0.9"}, "DriverOpts": {"x.y": "z"}}
     join = {"Container": "web", "EndpointConfig": endpoint}
-    assert (200, None) == await send(house, "POST", "/networks/lan/connect", join)
+    assert (200, None) == await send(house, "POST", "/networks/lan/10.1.0.0/24/connect", join)
     assert 403 == (await send(house, "POST", f"/networks/{said['Id'][:9]}/connect", join))[0]
     _, shown = await send(house, "GET", "/containers/web/json")
     settings = shown["NetworkSettings"]["Networks"]
-    assert ["bridge", "lan"] == list(settings)
+    assert ["bridge", "lan/10.1.0.0/24"] == list(settings)
     expected = {**endpoint, "DNSNames": ["web", "db", made[:12]]}
-    assert expected == {key: settings["lan"][key] for key in expected}
-    _, listed = await send(house, "GET", "/containers/json?all=1&filters=" + '{"network":["lan"]}')
+    assert expected == {key: settings["lan/10.1.0.0/24"][key] for key in expected}
+    _, listed = await send(
+        house, "GET", "/containers/json?all=1&filters=" + '{"network":["lan/10.1.0.0/24"]}'
+    )
     assert [made] == [each["Id"] for each in listed]
     await house.ok("start", "web")
-    _, network = await send(house, "GET", "/networks/lan")
+    _, network = await send(house, "GET", "/networks/lan/10.1.0.0/24")
     member = network["Containers"][made]
     assert ("web", "10.1.0.9/16") == (member["Name"], member["IPv4Address"])
     assert (True, True, {"a": "b"}) == (network["Internal"], network["Attachable"], network["Labels"])
@@ -63,9 +66,9 @@ async def test_a_network_is_made_joined_left_and_shown(house: House) -> None:
     config = {"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25", "Gateway": "10.1.0.129"}
     assert [config] == network["IPAM"]["Config"]
     leave = {"Container": "web", "Force": False}
-    assert (200, None) == await send(house, "POST", "/networks/lan/disconnect", leave)
-    assert 500 == (await send(house, "POST", "/networks/lan/disconnect", leave))[0]
-    assert (204, None) == await send(house, "DELETE", "/networks/lan")
+    assert (200, None) == await send(house, "POST", "/networks/lan/10.1.0.0/24/disconnect", leave)
+    assert 500 == (await send(house, "POST", "/networks/lan/10.1.0.0/24/disconnect", leave))[0]
+    assert (204, None) == await send(house, "DELETE", "/networks/lan/10.1.0.0/24")
 
 
 async def test_two_networks_of_one_name_for_who_asks_for_them(house: House) -> None:

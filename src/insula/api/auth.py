@@ -7,14 +7,17 @@ import binascii
 import json
 
 from insula.api.wire.registry import AuthConfig
-from insula.errors import InvalidRequest
 from insula.model.credentials import Credentials
 
 _MOST = 64 * 1024
 
 
 def parse_auth_header(untrusted_text: str) -> Credentials | None:
-    """Base64 (URL alphabet) of JSON; None when nothing was sent.  Raises InvalidRequest."""
+    """Base64 (URL alphabet) of JSON; None when nothing was sent, or what is no such thing.
+
+    moby ignores what it cannot read: clients that have no credentials send any word, since a push must
+    have the header (`postImagesPush`).  The registry then says whether it wants some.
+    """
     if not untrusted_text:
         return None
     try:
@@ -26,8 +29,8 @@ def parse_auth_header(untrusted_text: str) -> Credentials | None:
             return None
         known = AuthConfig(**{k: v for k, v in document.items() if k in AuthConfig.__struct_fields__ and v})
         return credentials_of(known)
-    except (ValueError, TypeError, AttributeError, binascii.Error, RecursionError) as error:
-        raise InvalidRequest(f"invalid X-Registry-Auth header: {error}") from None
+    except (ValueError, TypeError, AttributeError, binascii.Error, RecursionError):
+        return None
 
 
 def credentials_of(given: AuthConfig) -> Credentials | None:

@@ -22,7 +22,8 @@ from insula.api.doorway import Doorway
 _HIGH = 256 * 1024
 _LOW = 64 * 1024
 _LINGER_S = 2.0
-_HEAD_TRIES = 25
+_HEAD_S = 2.0  # on a busy machine a client may be kept from the processor for tenths of a second
+_HEAD_LONGEST_S = 0.02
 
 
 class HijackedConnection(asyncio.Protocol):
@@ -94,10 +95,10 @@ class HijackedConnection(asyncio.Protocol):
 
     async def write(self, data: bytes) -> None:
         """Waits while the client does not read.  Raises ConnectionResetError when it has gone."""
-        if self._lost:
-            raise ConnectionResetError("the client has gone")
         if not self._head_is_read:
             await self._until_head_is_read()
+        if self._lost:
+            raise ConnectionResetError("the client has gone")
         self._transport.write(data)
         if not self._writable.is_set():
             await self._writable.wait()
@@ -105,16 +106,17 @@ class HijackedConnection(asyncio.Protocol):
     async def _until_head_is_read(self) -> None:
         """docker-py reads our head through a buffer and the output past it, from the socket itself: output
         that came in one piece with the head is lost to it.  The kernel tells when a local client has read
-        all that was sent; one that does not read is waited for only briefly."""
+        all that was sent; one that does not read is not waited for without end."""
         self._head_is_read = True
         socket = self._transport.get_extra_info("socket")
         if socket is None or socket.family != AF_UNIX:
             return
-        for _ in range(_HEAD_TRIES):
-            unread = fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)) if not self._lost else bytes(4)
-            if unread == bytes(4):
+        waited_s, pause_s = 0.0, 0.001
+        while waited_s < _HEAD_S and not self._lost:
+            if fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)) == bytes(4):
                 return
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(pause_s)
+            waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, _HEAD_LONGEST_S)
 
     async def finish(self) -> None:
         """End of output.  What the client still sends is read and dropped for a moment: closing with

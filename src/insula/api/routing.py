@@ -19,7 +19,7 @@ _PART = re.compile(r"\\{(\w+)(\\\*)?\\}")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`pattern` has `{name}` for one part of the path and `{name*}` for several (image names).
+    """`pattern` has `{name}` for one part of the path and `{name*}` for several (image names, networks').
 
     `completes`: the handler goes on to its end when the client goes away meanwhile (what changes the
     state of an instance); otherwise it is cancelled (what waits, follows, or moves data).

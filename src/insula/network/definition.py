@@ -38,7 +38,7 @@ _ID_DIGITS = 12  # with the prefix, what the kernel allows for a link's name
 
 _LEAST_MTU, _LEAST_MTU6, _MOST_MTU = 68, 1280, 65535
 _LINK = re.compile(r"[^\s/:\x00-\x1f]{1,15}")
-_NAME = re.compile(r"[^\x00-\x1f/]{1,255}")
+_NAME = re.compile(r"[^\x00-\x1f]{1,255}")
 _OWN_OPTIONS = "com.docker.network."
 _OPTIONS = {
     "bridge": (BRIDGE_OPTION, ICC_OPTION, MASQUERADE_OPTION, HOST_IP_OPTION, MTU_OPTION),
@@ -114,7 +114,9 @@ def _check_name(name: str, existing: Collection[Network]) -> None:
     if name in PREDEFINED or name == "default":
         raise Forbidden(f"operation is not permitted on predefined {name} network")
     if not _NAME.fullmatch(name):
-        raise InvalidRequest(f"invalid network name: {name[:64]!r}", hint="no slashes or control characters")
+        raise InvalidRequest(
+            f"invalid network name: {name[:64]!r}", hint="no control characters, and 255 at most"
+        )
     if any(network.name == name for network in existing):
         raise Conflict(f"network with name {name} already exists")
 

@@ -106,7 +106,8 @@ def test_networks_share_a_parent_unless_the_kernel_could_not() -> None:
     ("fields", "error", "words"),
     [
         ({"name": "  "}, InvalidRequest, "name is empty"),
-        ({"name": "a/b"}, InvalidRequest, "invalid network name"),
+        ({"name": "a\x1fb"}, InvalidRequest, "invalid network name"),
+        ({"name": "a" * 256}, InvalidRequest, "invalid network name"),
         ({"name": "default"}, Forbidden, "operation is not permitted on predefined default network"),
         ({"name": "none"}, Forbidden, "operation is not permitted on predefined none network"),
         ({"driver": "null"}, Forbidden, 'only one instance of "null" network is allowed'),

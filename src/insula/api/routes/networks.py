@@ -86,8 +86,8 @@ ROUTES = (
     Route("GET", "/networks/", list_),  # moby has this one, too
     Route("POST", "/networks/create", create, completes=True),
     Route("POST", "/networks/prune", prune, completes=True),
-    Route("GET", "/networks/{id}", inspect),
-    Route("DELETE", "/networks/{id}", remove, completes=True),
-    Route("POST", "/networks/{id}/connect", connect, completes=True),
-    Route("POST", "/networks/{id}/disconnect", disconnect, completes=True),
+    Route("GET", "/networks/{id*}", inspect),
+    Route("DELETE", "/networks/{id*}", remove, completes=True),
+    Route("POST", "/networks/{id*}/connect", connect, completes=True),
+    Route("POST", "/networks/{id*}/disconnect", disconnect, completes=True),
 )
