@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import secrets
 import stat
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field
 from insula.config import Settings
 from insula.system import tar
 from insula.system.files import remove_tree
+
+log = logging.getLogger(__name__)
 
 KEPT_NS = 48 * 3600 * 1_000_000_000
 """As long as Docker's own collection leaves local sources that nobody uses."""
@@ -90,7 +93,14 @@ class Contexts:
         return lease
 
     def give_back(self, lease: Lease) -> None:
-        """The last of several that had it at once is the one that stays."""
+        """The last of several that had it at once is the one that stays.  A build does not fail by it."""
+        try:
+            self._keep(lease)
+        except OSError as error:
+            log.warning("the context %s is not kept for the next build: %s", lease.name, error)
+            remove_tree(lease.place)
+
+    def _keep(self, lease: Lease) -> None:
         free = os.statvfs(self._builds)
         most = free.f_blocks * free.f_frsize // _PART
         if not lease.ident or not lease.size_bytes or lease.size_bytes > most:
@@ -108,10 +118,7 @@ class Contexts:
             json.dump(record, file)
         os.makedirs(self._root, mode=0o700, exist_ok=True)
         self.remove(lease.ident)
-        try:
-            os.rename(lease.place, f"{self._root}/{lease.ident}")
-        except OSError:  # another was given back at the same moment
-            remove_tree(lease.place)
+        os.rename(lease.place, f"{self._root}/{lease.ident}")  # fails if another came at the same moment
         self._trim(most)
 
     def _trim(self, most: int) -> None:

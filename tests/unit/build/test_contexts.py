@@ -70,6 +70,16 @@ def test_without_a_key_or_content_nothing_is_kept(settings: Settings) -> None:
     assert [] == os.listdir(f"{settings.data_root}/build")
 
 
+def test_what_cannot_be_kept_fails_no_build(settings: Settings) -> None:
+    contexts = Contexts(settings)
+    lease = contexts.take("key", "context")
+    lease.size_bytes = 1
+    Path(lease.place, "record").mkdir()
+    contexts.give_back(lease)
+    assert () == contexts.list()
+    assert [] == os.listdir(f"{settings.data_root}/build")
+
+
 def test_a_build_that_the_daemon_did_not_survive_leaves_nothing(settings: Settings) -> None:
     contexts = Contexts(settings)
     a_build(contexts, "stays")
