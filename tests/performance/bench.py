@@ -40,9 +40,8 @@ FORK_PAUSE, FORK_TEN = "fork: the source's pause", "fork: 10 copies until all an
 RATIOS = {
     "process": {RUN_NONE: 0.5, RUN: 0.5, ROUND_TRIP: 0.35, EXEC: 0.7, MANY: 0.4, MEMORY: 0.25, DAEMON: 0.5},
     "vm": {RUN: 0.75, EXEC: 1.0, MANY: 2.5},
+    "vm, pool empty": {RUN: 1.5, EXEC: 1.0, MANY: 2.5},
 }
-# what it calls pending: printed when it is missed, and no failure
-GOALS = {"vm, pool empty": {RUN: 1.5, MANY: 2.5}}
 # and as figures: milliseconds under TCG on two idle cores, KiB that nobody else shares
 FIGURES = {
     "vm, pool empty": {FIRST: 4000, MEMORY: 60 * 1024},
@@ -112,6 +111,12 @@ def all_pids() -> set[int]:
     return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
 
 
+def is_hypervisor(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().startswith("qemu-system")
+    return False
+
+
 def rss_mib(pid: int) -> float:
     """Resident memory of a process and of all its children's, MiB."""
     total, todo = 0.0, [pid]
@@ -161,14 +166,14 @@ def at_once(peer: Peer, count: int) -> float:
 
 def memory_kib(peer: Peer, count: int) -> float:
     """Of the processes that came with an idle instance: PSS; of VMs what they share with none, as the host
-    gives up no more for a further one."""
+    gives up no more for a further one.  A VM that is made ahead meanwhile is nothing of a container's."""
     before = all_pids()
     idents = [start_idle(peer, n) for n in range(count)]
     if peer.isolation == "vm":  # the hypervisor is all there is of one
         states = [peer.client.get(f"/containers/{ident}/json")["State"] for ident in idents]
         sizes = [memory_of(state["Pid"], "Private_Clean:", "Private_Dirty:") for state in states]
     else:
-        sizes = [memory_of(pid, "Pss:") for pid in all_pids() - before]
+        sizes = [memory_of(pid, "Pss:") for pid in all_pids() - before if not is_hypervisor(pid)]
     each = sum(sizes) / count
     for ident in idents:
         peer.client.delete(f"/containers/{ident}", force=True)
@@ -372,10 +377,6 @@ def main() -> None:
                 for client in {peer.client.host: peer.client for peer in peers}.values():
                     with contextlib.suppress(Exception):
                         client.delete(f"/images/{IMAGE}", force=True)
-    base = next((peer.title for peer in peers if not peer.isolation), None)
-    for peer in peers if base else ():
-        for sentence in over(peer.title, GOALS, figures[peer.title], figures[str(base)]):
-            print(f"not reached yet: {sentence}")
     for sentence in broken:
         print(f"missed: {sentence}")
     if broken:
