@@ -89,12 +89,17 @@ class PlainRoots(Roots):
         Path(f"{self.base}/{instance_id}/upper.ext4").unlink(missing_ok=True)
 
 
+async def _nothing(*_: object) -> None:
+    pass
+
+
 class PlainNetworks(Networks):
     """Addresses and port numbers, and nothing in the kernel."""
 
     def __init__(self, store: Store, *, subnet: str, exec_root: str, events: EventBus) -> None:
         super().__init__(store, bridge="insula0", subnet=subnet, exec_root=exec_root, events=events)
         self._fabric.load()
+        self._fabric.plumbing.remove_bridge = _nothing  # type: ignore[method-assign]
         self.connected: dict[str, tuple[Endpoint, ...]] = {}
         self.published: dict[str, tuple[PortBinding, ...]] = {}
         self.recovered_with: set[str] | None = None
