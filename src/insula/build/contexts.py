@@ -101,9 +101,7 @@ class Contexts:
             remove_tree(lease.place)
 
     def _keep(self, lease: Lease) -> None:
-        free = os.statvfs(self._builds)
-        most = free.f_blocks * free.f_frsize // _PART
-        if not lease.ident or not lease.size_bytes or lease.size_bytes > most:
+        if not lease.ident or not 0 < lease.size_bytes <= self._most():
             remove_tree(lease.place)
             return
         record = {
@@ -119,22 +117,23 @@ class Contexts:
         os.makedirs(self._root, mode=0o700, exist_ok=True)
         self.remove(lease.ident)
         os.rename(lease.place, f"{self._root}/{lease.ident}")  # fails if another came at the same moment
-        self._trim(most)
+        self.trim()
 
-    def _trim(self, most: int) -> None:
+    def _most(self) -> int:
+        """Bytes that all of them may have together."""
+        disk = os.statvfs(self._root if os.path.isdir(self._root) else self._builds)
+        return disk.f_blocks * disk.f_frsize // _PART
+
+    def trim(self) -> None:
         """Away with what was not used for long, and with the oldest of what is too much."""
-        left = 0
+        if not os.path.isdir(self._root):
+            return
+        left, most = 0, self._most()
         for kept in sorted(self.list(), key=lambda kept: kept.used_ns, reverse=True):
             left += kept.size_bytes
             if left > most or kept.used_ns < time.time_ns() - KEPT_NS:
                 self.remove(kept.ident)
                 left -= kept.size_bytes
-
-    def trim(self) -> None:
-        """At the daemon's start, and once a day."""
-        if os.path.isdir(self._root):
-            free = os.statvfs(self._root)
-            self._trim(free.f_blocks * free.f_frsize // _PART)
 
     def list(self) -> tuple[Kept, ...]:
         """Those that no build has taken."""
@@ -142,10 +141,13 @@ class Contexts:
             names = sorted(os.listdir(self._root))
         except FileNotFoundError:
             return ()
-        found = ((name, _record(f"{self._root}/{name}", name)) for name in names)
-        for name in [name for name, kept in found if kept is None]:
-            self.remove(name)
-        return tuple(kept for name in names if (kept := _record(f"{self._root}/{name}", name)) is not None)
+        found = []
+        for name in names:
+            if (kept := _record(f"{self._root}/{name}", name)) is not None:
+                found.append(kept)
+            else:
+                self.remove(name)
+        return tuple(found)
 
     def remove(self, ident: str) -> bool:
         """Whether it was there."""

@@ -84,10 +84,21 @@ async def prune_caches(
     chosen: Callable[[CacheRecord], bool] = lambda _: True,
     keep_bytes: int = 0,
 ) -> PruneReport:
+    """As `remove_caches`, told as Docker's pages tell it."""
+    removed = await remove_caches(engine, filters, chosen=chosen, keep_bytes=keep_bytes)
+    return PruneReport(
+        deleted=tuple(cache.ident for cache in removed),
+        reclaimed_bytes=sum(cache.size_bytes for cache in removed),
+    )
+
+
+async def remove_caches(
+    engine: Engine, filters: PruneFilters, *, chosen: Callable[[CacheRecord], bool], keep_bytes: int
+) -> list[CacheRecord]:
     """Those that no build uses now, oldest first.  `keep_bytes`: so much of all may stay."""
     caches = await list_caches(engine)
-    deleted: list[str] = []
-    freed, left = 0, sum(cache.size_bytes for cache in caches)
+    removed: list[CacheRecord] = []
+    left = sum(cache.size_bytes for cache in caches)
     for cache in caches:
         if not filters.matches(cache.used_ns, cache.labels) or not chosen(cache) or left <= keep_bytes > 0:
             continue
@@ -99,7 +110,6 @@ async def prune_caches(
                 await engine.remove_volume(cache.ident)
             except (Conflict, NoSuchVolume):
                 continue
-        deleted.append(cache.ident)
-        freed += cache.size_bytes
+        removed.append(cache)
         left -= cache.size_bytes
-    return PruneReport(deleted=tuple(deleted), reclaimed_bytes=freed)
+    return removed

@@ -212,12 +212,8 @@ class _Frozen:
         self._entry = entry
 
     async def __aenter__(self) -> None:
-        self._probing.cancel(self._entry)
-        try:
+        with self._probing.held(self._entry):
             await self._backend.freeze(self._entry.id, True)
-        except BaseException:
-            self._probing.watch(self._entry)
-            raise
 
     async def __aexit__(self, *_: object) -> None:
         try:

@@ -107,12 +107,8 @@ class Control:
     async def pause(self, entry: Entry, ref: str) -> None:
         async with exclusive(entry, "pause"):
             check(Action.PAUSE, entry.record, ref)
-            self._probing.cancel(entry)  # one that begins in a half frozen machine fails
-            try:
+            with self._probing.held(entry):
                 await self._kit.backend(entry.record.spec.isolation).freeze(entry.id, True)
-            except BaseException:
-                self._probing.watch(entry)
-                raise
             self._instances.put(entry, state=State.PAUSED, health=self._probing.stop(entry))
             self._instances.event(entry, "pause")
 

@@ -7,6 +7,7 @@ instance is paused or does not run, nobody probes; a daemon that comes back goes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -55,6 +56,17 @@ class Probing:
         if entry.prober is not None:
             entry.prober.cancel()
             entry.prober = None
+
+    @contextlib.contextmanager
+    def held(self, entry: Entry) -> Iterator[None]:
+        """Nobody probes from here on: what begins in a half frozen machine fails.  They go on if the block
+        fails."""
+        self.cancel(entry)
+        try:
+            yield
+        except BaseException:
+            self.watch(entry)
+            raise
 
     def stop(self, entry: Entry) -> Health | None:
         """As `cancel`; returns what is to be recorded of its health."""

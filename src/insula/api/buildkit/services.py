@@ -22,7 +22,7 @@ from insula.api.buildkit import wire_pb2 as wire
 from insula.api.buildkit.connection import Calling, Methods, Served, Tunnel
 from insula.api.buildkit.session import SESSION_ID, SESSION_KEY, SESSION_METHOD, Session
 from insula.api.buildkit.solve import Builds, definition_of
-from insula.build.prune import CacheRecord, list_caches, prune_caches
+from insula.build.prune import CacheRecord, list_caches, remove_caches
 from insula.errors import InsulaError, UnsupportedField
 from insula.images.registry.manifests import host_platform
 from insula.model.reports import PruneFilters
@@ -159,11 +159,9 @@ class Services:
         filters = PruneFilters(
             until_ns=time.time_ns() - request.keep_duration if request.keep_duration else 0
         )
-        known = {cache.ident: cache for cache in await list_caches(self._engine)}
-        report = await prune_caches(self._engine, filters, chosen=chosen, keep_bytes=request.reserved_space)
-        for name in report.deleted:
-            if name in known:
-                yield _record_of(known[name])
+        keep = request.reserved_space
+        for cache in await remove_caches(self._engine, filters, chosen=chosen, keep_bytes=keep):
+            yield _record_of(cache)
 
     # LLBBridge
 

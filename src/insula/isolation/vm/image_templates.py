@@ -18,7 +18,7 @@ import os
 import time
 import weakref
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from insula.errors import InsulaError
 from insula.isolation.vm.size import Size, have_memory
@@ -56,6 +56,8 @@ class ImageTemplate:
         self.ram = ram
         self.state = state
         self.upper = upper
+        self.used = time.monotonic()
+        """When it was made, or a VM last began from it."""
         weakref.finalize(self, memory_file.close_all, ram, state, upper)
 
     def source(self) -> Source:
@@ -81,18 +83,6 @@ def identify(image_disk: str) -> tuple[int, ...]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-@dataclass(slots=True)
-class _Starts:
-    """Of one kind, lately; the clock is `time.monotonic`."""
-
-    at: list[float] = field(default_factory=list)
-
-    def add(self, now: float) -> int:
-        recent = [one for one in self.at if now - one < _RECENT_S]
-        self.at = [*recent[-_LEAST:], now]
-        return len(self.at)
-
-
 class ImageTemplates:
     """`make` makes one from the template of the size, unless that is not there any more; it may fail.  `most`
     0: there are none."""
@@ -101,8 +91,7 @@ class ImageTemplates:
         self._make = make
         self._most = most
         self._ready: dict[Kind, ImageTemplate] = {}
-        self._used: dict[Kind, float] = {}
-        self._starts: dict[Kind, _Starts] = {}
+        self._starts: dict[Kind, list[float]] = {}
         self._failed: set[Kind] = set()
         self._last_start = 0.0
         self._making: asyncio.Task[None] | None = None
@@ -119,7 +108,7 @@ class ImageTemplates:
         if not is_same:
             self.drop(found)
             return None
-        self._used[kind] = time.monotonic()
+        found.used = time.monotonic()
         return found
 
     def ready(self) -> int:
@@ -130,7 +119,9 @@ class ImageTemplates:
         if not self._most:
             return
         now = self._last_start = time.monotonic()
-        often = self._starts.setdefault(kind, _Starts()).add(now) >= _LEAST
+        recent = [one for one in self._starts.get(kind, ()) if now - one < _RECENT_S]
+        self._starts[kind] = [*recent[-_LEAST:], now]
+        often = len(self._starts[kind]) >= _LEAST
         if often and kind not in self._ready and kind not in self._failed and self._making is None:
             self._making = asyncio.create_task(self._make_ahead(kind), name="image template")
 
@@ -144,7 +135,6 @@ class ImageTemplates:
             if template is None:
                 return
             self._ready[kind] = template
-            self._used[kind] = time.monotonic()
             took_s = time.monotonic() - began
             log.info("a template with %s mounted was made in %.1f s", kind.image_disk, took_s)
         except (InsulaError, OSError) as error:
@@ -164,17 +154,16 @@ class ImageTemplates:
         """For one more."""
         if len(self._ready) < self._most:
             return True
-        oldest = min(self._ready, key=lambda kind: self._used[kind])
-        if time.monotonic() - self._used[oldest] < _BUSY_S:
+        oldest = min(self._ready.values(), key=lambda template: template.used)
+        if time.monotonic() - oldest.used < _BUSY_S:
             return False
-        self.drop(self._ready[oldest])
+        self.drop(oldest)
         return True
 
     def drop(self, template: ImageTemplate) -> None:
         """No more clones of it; those that run keep its memory."""
         if self._ready.get(template.kind) is template:
             del self._ready[template.kind]
-            del self._used[template.kind]
 
     def forget(self, size: Size) -> None:
         """All of a size."""
@@ -184,11 +173,11 @@ class ImageTemplates:
     def shrink(self) -> None:
         """Now and then: those that nobody has used for ten minutes; all, while memory is short."""
         now = time.monotonic()
-        for kind, template in list(self._ready.items()):
-            if now - self._used[kind] > _RECENT_S or not have_memory(0):
+        for template in list(self._ready.values()):
+            if now - template.used > _RECENT_S or not have_memory(0):
                 self.drop(template)
         for kind, starts in list(self._starts.items()):
-            if now - starts.at[-1] > _RECENT_S:
+            if now - starts[-1] > _RECENT_S:
                 del self._starts[kind]
                 self._failed.discard(kind)
 
